@@ -1,0 +1,26 @@
+"""What detectors see: COCO-format files, the synthetic set, cached images."""
+
+from .coco import (
+    SIZES,
+    Document,
+    check_split,
+    class_names,
+    read_annotations,
+    size_class,
+    write_annotations,
+    write_together,
+)
+from .synthetic import ShapesFiles, make_shapes
+
+__all__ = [
+    "SIZES",
+    "Document",
+    "ShapesFiles",
+    "check_split",
+    "class_names",
+    "make_shapes",
+    "read_annotations",
+    "size_class",
+    "write_annotations",
+    "write_together",
+]

@@ -1,0 +1,224 @@
+"""COCO-format annotation files: read, checked and written whole or not at all.
+
+The format: https://cocodataset.org/#format-data. A checked document is the file's own dict, with
+the lists ``images``, ``annotations`` and ``categories``; other entries are kept as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..space import WrongUse
+
+Document = dict[str, Any]
+Entry = dict[str, Any]
+PathLike = str | os.PathLike[str]
+
+SIZES = ("small", "medium", "large")
+SMALL_BELOW = 32**2
+MEDIUM_BELOW = 96**2
+
+_LISTS = ("images", "annotations", "categories")
+_BOX = "[x, y, width, height], finite numbers, with a positive width and height"
+_INFINITY = float("inf")
+
+
+def size_class(area: float) -> str:
+    """COCO's size class of an object of ``area`` pixels: below 32² small, below 96² medium."""
+    if area < SMALL_BELOW:
+        return "small"
+    return "medium" if area < MEDIUM_BELOW else "large"
+
+
+def read_annotations(path: PathLike) -> Document:
+    """Read and check a COCO-format annotation file.
+
+    Raises :class:`WrongUse` naming the file when it is missing, is not a whole JSON document,
+    lacks one of the three lists, repeats an id or a file name, points to an unknown image or
+    category, or holds a box that is no box. Empty annotations (area 0 on a box without extent)
+    pass: COCO's train2017 itself has two of them, and detectors leave them out.
+    """
+    document = _load(path)
+    for find_fault in (_fault_in_layout, _fault_in_entries, _fault_in_annotations):
+        fault = find_fault(document)
+        if fault is not None:
+            raise WrongUse(f"{path}: {fault}")
+    return document
+
+
+def check_split(path: PathLike, image_folder: PathLike) -> Document:
+    """Read an annotation file that detectors are to be trained or scored on, and check its images.
+
+    Besides :func:`read_annotations`, raises :class:`WrongUse` when an image's file is missing from
+    ``image_folder`` or an entry lacks what detectors and COCO's metrics need.
+    """
+    document = read_annotations(path)
+    lacking = _lacking(document["images"], "images", ("width", "height")) or _lacking(
+        document["annotations"], "annotations", ("area", "iscrowd")
+    )
+    if lacking is not None:
+        raise WrongUse(f"{path}: {lacking}")
+    if not document["images"]:
+        raise WrongUse(f"{path}: it lists no images, a split has at least 1")
+    if not os.path.isdir(image_folder):
+        raise WrongUse(
+            f"{image_folder}: there is no such folder; {path} looks for its images there"
+        )
+    names = [image["file_name"] for image in document["images"]]
+    missing = _missing_files(names, image_folder)
+    if missing:
+        raise WrongUse(
+            f"{path}: {len(missing)} of {len(names)} images are not in {image_folder} "
+            f"(first: {missing[0]}); give the folder that the file names are relative to"
+        )
+    return document
+
+
+def class_names(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the document's categories, in the order of their ids."""
+    categories = sorted(document["categories"], key=lambda category: category["id"])
+    return tuple(category["name"] for category in categories)
+
+
+def write_annotations(path: PathLike, document: Mapping[str, Any]) -> None:
+    """Write an annotation file whole or not at all."""
+    write_together({path: document})
+
+
+def write_together(documents: Mapping[PathLike, Mapping[str, Any]]) -> None:
+    """Write several annotation files; none is put in place before all are on the disk."""
+    written: list[tuple[str, PathLike]] = []
+    try:
+        for path, document in documents.items():
+            handle, temporary = tempfile.mkstemp(
+                dir=Path(path).parent, prefix=f".{Path(path).name}."
+            )
+            written.append((temporary, path))
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(json.dumps(document, ensure_ascii=False) + "\n")
+            os.chmod(temporary, 0o644)
+        for temporary, path in written:
+            os.replace(temporary, path)
+    finally:
+        for temporary, _ in written:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _load(path: PathLike) -> Any:
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise WrongUse(
+            f"{path}: can't read the annotation file: {reason}; give a COCO-format JSON file"
+        ) from None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise WrongUse(
+            f"{path}: not a whole JSON document (character {error.pos} of {len(text)}: "
+            f"{error.msg}); give a COCO-format JSON file, or copy a cut-off one again"
+        ) from None
+
+
+def _fault_in_layout(document: Any) -> str | None:
+    if not isinstance(document, dict):
+        return f"a COCO-format file is a JSON object, not {type(document).__name__}"
+    for name in _LISTS:
+        if not isinstance(document.get(name), list):
+            return f"no list '{name}': a COCO-format file has the lists {', '.join(_LISTS)}"
+        if not all(isinstance(entry, dict) for entry in document[name]):
+            return f"the list '{name}' holds something other than JSON objects"
+    return None
+
+
+def _fault_in_entries(document: Document) -> str | None:
+    required = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ("id",)}
+    for kind, keys in required.items():
+        fault = _lacking(document[kind], kind, keys)
+        for key in keys:
+            fault = fault or _repeated(document[kind], kind, key)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _fault_in_annotations(document: Document) -> str | None:
+    annotations = document["annotations"]
+    images = {image["id"] for image in document["images"]}
+    categories = {category["id"] for category in document["categories"]}
+    return (
+        _wrong(annotations, "image_id", lambda a: _known(a.get("image_id"), images), "in 'images'")
+        or _wrong(
+            annotations,
+            "category_id",
+            lambda a: _known(a.get("category_id"), categories),
+            "in 'categories'",
+        )
+        or _wrong(annotations, "bbox", _has_box, _BOX)
+    )
+
+
+def _lacking(entries: Iterable[Entry], kind: str, keys: Sequence[str]) -> str | None:
+    for position, entry in enumerate(entries):
+        for key in keys:
+            if not isinstance(entry.get(key), str | int | float):
+                return f"{kind}[{position}] (id {entry.get('id')!r}) has no '{key}'"
+    return None
+
+
+def _repeated(entries: Iterable[Entry], kind: str, key: str) -> str | None:
+    seen = set()
+    for entry in entries:
+        if entry[key] in seen:
+            return f"the {key} {entry[key]!r} is there twice in '{kind}': each needs its own"
+        seen.add(entry[key])
+    return None
+
+
+def _wrong(
+    annotations: Sequence[Entry], key: str, is_right: Callable[[Entry], bool], right: str
+) -> str | None:
+    wrong = [annotation for annotation in annotations if not is_right(annotation)]
+    if not wrong:
+        return None
+    first = wrong[0]
+    return (
+        f"{len(wrong)} of {len(annotations)} annotations have a wrong {key} "
+        f"(first: annotation {first['id']}, {key} {first.get(key)!r:.60}); it must be {right}"
+    )
+
+
+def _known(value: Any, ids: set[Any]) -> bool:
+    return isinstance(value, str | int | float) and value in ids
+
+
+def _has_box(annotation: Entry) -> bool:
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4:
+        return False
+    for number in box:
+        if type(number) not in (int, float) or not -_INFINITY < number < _INFINITY:
+            return False
+    width, height = box[2:]
+    return (width > 0 and height > 0) or (
+        annotation.get("area") == 0 and width >= 0 and height >= 0
+    )
+
+
+def _missing_files(names: Iterable[str], folder: PathLike) -> list[str]:
+    """Those of ``names`` that are not there; every folder they lie in is listed once."""
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for name in names:
+        parent, base = os.path.split(os.path.join(folder, name))
+        if parent not in listings:
+            listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
+        if base not in listings[parent]:
+            missing.append(name)
+    return missing

@@ -1,0 +1,261 @@
+"""The store: every method is one transaction, and hands out plain rows."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import sessionmaker
+
+from .. import __version__
+from ..space import Candidate, Distiller, Outcome, Status, WrongUse, nearest
+from .changes import flush_alone, get, get_untold, now, write_outcome
+from .engine import READING, hide_password, open_database
+from .models import Search, Training, Trial
+from .records import flatten
+from .rows import SearchRow, TrainingRow, TrialRow, to_row, to_rows
+
+
+class Store:
+    """Searches, trials and trainings in a database.
+
+    ``url`` is ``sqlite:///path/to/file.db``, made when it is not there, or
+    ``postgresql+psycopg://user:password@host/database``. Opening brings the schema up to date.
+    Several processes may write at the same time. Raises :class:`WrongUse` for a URL that cannot be
+    opened and for a database that a newer version has written; ids that the store does not hold
+    raise LookupError.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = hide_password(url)
+        self._engine = open_database(url)
+        self._write = sessionmaker(self._engine)
+        self._read = sessionmaker(self._engine.execution_options(**READING))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # Searches
+
+    def create_search(
+        self, name: str, config: Mapping[str, Any], conditions: str, seed: int
+    ) -> SearchRow:
+        """Begin a search. Raises :class:`WrongUse` when the name is taken."""
+        search = Search(
+            name=name,
+            config=dict(config),
+            conditions=conditions,
+            seed=seed,
+            version=__version__,
+            created=now(),
+            host=platform.node(),
+        )
+        try:
+            with self._write.begin() as session:
+                session.add(search)
+                session.flush()
+                return to_row(SearchRow, search)
+        except IntegrityError:
+            raise WrongUse(
+                f"--name: {self.url} holds a search '{name}' already: continue it with --resume "
+                "or give another --name"
+            ) from None
+
+    def find_search(self, name: str) -> SearchRow | None:
+        with self._read.begin() as session:
+            search = session.scalar(select(Search).where(Search.name == name))
+            return None if search is None else to_row(SearchRow, search)
+
+    def search(self, name: str) -> SearchRow:
+        """The search of that name. Raises :class:`WrongUse` with the nearest name there is."""
+        found = self.find_search(name)
+        if found is not None:
+            return found
+        names = [search.name for search in self.searches()]
+        advice = nearest(name, names) if names else "it holds none yet, start one first"
+        raise WrongUse(f"{self.url} holds no search '{name}': {advice}")
+
+    def searches(self) -> list[SearchRow]:
+        """All searches, oldest first."""
+        with self._read.begin() as session:
+            return to_rows(SearchRow, session.scalars(select(Search).order_by(Search.id)))
+
+    def finish_search(self, search_id: int) -> None:
+        with self._write.begin() as session:
+            get(session, Search, search_id).finished = now()
+
+    # Trials
+
+    def add_trial(
+        self, search_id: int, candidate: Candidate, asked_after: int, conditions: str, seed: int
+    ) -> int:
+        """Queue a trial of a candidate, asked for after ``asked_after`` outcomes; returns its id.
+
+        Raises :class:`WrongUse` when the search has a trial of this number already, which is so
+        when two processes run the same search.
+        """
+        trial = Trial(
+            search_id=search_id,
+            number=candidate.number,
+            asked_after=asked_after,
+            stage=candidate.stage,
+            status=Status.QUEUED,
+            distiller=candidate.distiller,
+            notation=str(candidate.distiller),
+            key=candidate.distiller.key,
+            conditions=conditions,
+            seed=seed,
+            queued=now(),
+        )
+        with self._write.begin() as session:
+            search = get(session, Search, search_id)
+            session.add(trial)
+            flush_alone(session, search)
+            return trial.id
+
+    def start_trial(self, trial_id: int, host: str, device: str) -> None:
+        with self._write.begin() as session:
+            trial = get_untold(session, trial_id)
+            trial.status, trial.started = Status.RUNNING, now()
+            trial.host, trial.device = host, device
+
+    def tell_trial(
+        self, trial_id: int, outcome: Outcome, told: int, reused_from: int | None = None
+    ) -> None:
+        """Record what came out, as the ``told``-th outcome of the search, counted from 0.
+
+        ``reused_from`` is the id of the trial whose outcome this one takes over. Raises
+        :class:`WrongUse` when the search has a ``told``-th outcome already, which is so when two
+        processes run the same search, and ValueError for a trial told before.
+        """
+        with self._write.begin() as session:
+            trial = get_untold(session, trial_id)
+            search = get(session, Search, trial.search_id)
+            trial.reused_from = None if reused_from is None else get(session, Trial, reused_from).id
+            trial.told = told
+            write_outcome(trial, outcome)
+            flush_alone(session, search)
+
+    def requeue(self, search_id: int) -> int:
+        """Put trials that ran when the process ended back into the queue; returns how many."""
+        running = select(Trial).filter_by(search_id=search_id, status=Status.RUNNING)
+        with self._write.begin() as session:
+            interrupted = session.scalars(running).all()
+            for trial in interrupted:
+                trial.status = Status.QUEUED
+                trial.started = trial.host = trial.device = None
+            return len(interrupted)
+
+    def trials(
+        self, search_id: int | None, stage: str | None = None, status: Status | None = None
+    ) -> list[TrialRow]:
+        """The trials of one search or of all, in the order of asking."""
+        wanted = {"search_id": search_id, "stage": stage, "status": status}
+        query = select(Trial).filter_by(**{k: v for k, v in wanted.items() if v is not None})
+        with self._read.begin() as session:
+            ordered = query.order_by(Trial.search_id, Trial.number)
+            return to_rows(TrialRow, session.scalars(ordered))
+
+    def events(self, search_id: int) -> list[TrialRow]:
+        """All that a replay of the search needs: its trials in the order of asking.
+
+        Before asking for a trial, tell the outcomes whose ``told`` is below its ``asked_after``.
+        """
+        return self.trials(search_id)
+
+    def scored(self, conditions: str, key: str) -> TrialRow | None:
+        """A trial of any search that scored this distiller under these conditions."""
+        query = select(Trial).filter_by(
+            conditions=conditions, key=key, status=Status.COMPLETED, reused_from=None
+        )
+        return self._first(query.order_by(Trial.id))
+
+    def best(self, search_id: int) -> TrialRow | None:
+        """The completed trial of the highest score; of equal ones the first asked for."""
+        query = select(Trial).filter_by(search_id=search_id, status=Status.COMPLETED)
+        scored = query.where(Trial.score.is_not(None))  # PostgreSQL puts nulls first
+        return self._first(scored.order_by(Trial.score.desc(), Trial.number))
+
+    def counts(self, search_id: int) -> dict[Status, int]:
+        """How many trials are in each state; states without trials count 0."""
+        query = select(Trial.status, func.count()).filter_by(search_id=search_id)
+        counts = dict.fromkeys(Status, 0)
+        with self._read.begin() as session:
+            for status, count in session.execute(query.group_by(Trial.status)):
+                counts[status] = count
+        return counts
+
+    def trial_records(self, search_id: int | None = None) -> list[dict[str, Any]]:
+        """The trials of one search or of all as flat dicts (see ``records.flatten``)."""
+        trials = self.trials(search_id)  # first: of searches there can only be more by then
+        names = {search.id: search.name for search in self.searches()}
+        return flatten((names[trial.search_id], trial) for trial in trials)
+
+    # Trainings
+
+    def add_training(
+        self,
+        name: str,
+        seed: int,
+        split: str,
+        conditions: str,
+        search_id: int | None = None,
+        distiller: Distiller | None = None,
+        host: str | None = None,
+        device: str | None = None,
+    ) -> int:
+        """Record that a full training starts, to be scored on ``split``; returns its id."""
+        training = Training(
+            search_id=search_id,
+            name=name,
+            distiller=distiller,
+            seed=seed,
+            status=Status.RUNNING,
+            split=split,
+            host=host,
+            device=device,
+            started=now(),
+            conditions=conditions,
+        )
+        with self._write.begin() as session:
+            if search_id is not None:
+                get(session, Search, search_id)
+            session.add(training)
+            session.flush()
+            return training.id
+
+    def finish_training(
+        self, training_id: int, outcome: Outcome, checkpoint: str | None = None
+    ) -> None:
+        with self._write.begin() as session:
+            training = get(session, Training, training_id)
+            write_outcome(training, outcome)
+            training.checkpoint = checkpoint
+
+    def trainings(self, search_id: int | None = None) -> list[TrainingRow]:
+        """The full trainings of one search or all there are, oldest first."""
+        query = select(Training).order_by(Training.id)
+        if search_id is not None:
+            query = query.filter_by(search_id=search_id)
+        with self._read.begin() as session:
+            return to_rows(TrainingRow, session.scalars(query))
+
+    def _first(self, query: Any) -> TrialRow | None:
+        with self._read.begin() as session:
+            trial = session.scalar(query.limit(1))
+            return None if trial is None else to_row(TrialRow, trial)

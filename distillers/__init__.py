@@ -1,0 +1,22 @@
+"""What a distiller does: transforms, distances, the loss, and ``DistilledDetector`` for mmdet."""
+
+from .detector import DistilledDetector, Renormalise, boxes_of
+from .distances import BOX_DISTANCES, DISTANCES
+from .knowledge import available_knowledge, check_pair, pair_levels, responses_differ
+from .loss import DistillationLoss
+from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
+
+__all__ = [
+    "BOX_DISTANCES",
+    "DISTANCES",
+    "FEATURE_TRANSFORMS",
+    "RESPONSE_TRANSFORMS",
+    "DistillationLoss",
+    "DistilledDetector",
+    "Renormalise",
+    "available_knowledge",
+    "boxes_of",
+    "check_pair",
+    "pair_levels",
+    "responses_differ",
+]

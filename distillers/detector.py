@@ -1,0 +1,210 @@
+"""``DistilledDetector``: a student that any mmdet training job trains with a distiller."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ..detectors import (
+    Signature,
+    Tap,
+    build_detector,
+    load_weights,
+    model_config,
+    signature,
+    teacher_knowledge,
+    without_pretrained,
+)
+from ..space import Distiller, WrongUse
+from .loss import DistillationLoss
+
+PREFIX = "student."
+
+
+class _Frozen:
+    """Holds the teacher out of sight of the module tree: no parameter, no copy, no checkpoint."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict) -> _Frozen:
+        return self
+
+
+@MODELS.register_module()
+class DistilledDetector(BaseDetector):
+    """A student with its distillation loss; predictions and checkpoints are the student's own.
+
+    Args:
+        student: an mmdet model config, a config file (``mmdet::…`` or a path) or a built model.
+        teacher: the same; not needed without a distiller.
+        distiller: a distiller file's path or content, a :class:`Distiller`, or None for the
+            student alone.
+        teacher_checkpoint: the teacher's weights, unless the teacher is already built.
+
+    The student runs once an iteration: its knowledge is read by hooks from its own training
+    forward. The teacher is asked for no more than the terms need, never for its loss, and is in
+    no checkpoint, optimizer or average. ``state_dict()`` has the student's own names.
+
+    Raises :class:`WrongUse` for a pair that can't share the knowledge asked for.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module | Mapping[str, Any] | str,
+        teacher: nn.Module | Mapping[str, Any] | str | None = None,
+        distiller: Distiller | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        teacher_checkpoint: str | None = None,
+        trust_checkpoint: bool = False,
+    ) -> None:
+        student = _built(student, "student")
+        super().__init__(data_preprocessor=student.data_preprocessor)
+        self.student = student
+        self.distillation: DistillationLoss | None = None
+        form = _read(distiller)
+        if form is not None:
+            if teacher is None:
+                raise WrongUse("DistilledDetector: a distiller needs a teacher: give `teacher`")
+            built = _built(teacher, "teacher", frozen=True)
+            if teacher_checkpoint is not None:
+                load_weights(built, teacher_checkpoint, trust=trust_checkpoint)
+            ours, theirs = signature(student, "student"), _signature_once(built)
+            self.distillation = DistillationLoss(form, ours, theirs)
+            self._frozen = _Frozen(built)
+            self._renormalise = Renormalise(student, built)
+        self._register_state_dict_hook(_to_student_names)
+        self.register_load_state_dict_pre_hook(_from_student_names)
+
+    @property
+    def teacher(self) -> nn.Module:
+        return self._frozen.model
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Any]:
+        """The student's own losses and, by name ``loss_<knowledge>``, those of the terms."""
+        if self.distillation is None:
+            return self.student.loss(batch_inputs, batch_data_samples)
+        responses = self.distillation.needs_responses
+        with Tap(self.student, responses=responses) as tap:
+            losses = dict(self.student.loss(batch_inputs, batch_data_samples))
+        inputs = self._renormalise(batch_inputs)
+        teacher = teacher_knowledge(self.teacher, inputs, responses=responses)
+        boxes = [boxes_of(sample) for sample in batch_data_samples]
+        losses.update(self.distillation(tap.knowledge, teacher, boxes))
+        return losses
+
+    def distillation_state(self) -> dict[str, Tensor]:
+        """What the distillation itself has learned (the adapters): for resuming, not for use."""
+        return {} if self.distillation is None else self.distillation.state_dict()
+
+    def load_distillation_state(self, state: Mapping[str, Tensor]) -> None:
+        if self.distillation is not None:
+            self.distillation.load_state_dict(state)
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: list) -> list:
+        return self.student.predict(batch_inputs, batch_data_samples)
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: Any = None) -> Any:
+        return self.student._forward(batch_inputs, batch_data_samples)
+
+    def extract_feat(self, batch_inputs: Tensor) -> Any:
+        return self.student.extract_feat(batch_inputs)
+
+    def init_weights(self) -> None:
+        if not self.student.is_init:
+            self.student.init_weights()
+
+    def _apply(self, function: Any, recurse: bool = True) -> DistilledDetector:
+        """Moves the teacher along: it is no submodule, but lives on the student's device."""
+        super()._apply(function, recurse)
+        if self.distillation is not None:
+            self.teacher._apply(function)
+        return self
+
+
+class Renormalise:
+    """From the student's normalised pixels to the teacher's: mean, std and channel order."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        ours, theirs = student.data_preprocessor, teacher.data_preprocessor
+        self.flip = _channel_order(ours) != _channel_order(theirs)
+        self.ours, self.theirs = _mean_std(ours), _mean_std(theirs)
+        same = all(torch.equal(a, b) for a, b in zip(self.ours, self.theirs, strict=True))
+        self.needed = self.flip or not same
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        if not self.needed:
+            return inputs
+        mean, std = (value.to(inputs) for value in self.ours)
+        pixels = inputs * std + mean
+        if self.flip:
+            pixels = pixels.flip(1)
+        mean, std = (value.to(inputs) for value in self.theirs)
+        return (pixels - mean) / std
+
+
+def _channel_order(preprocessor: Any) -> bool:
+    return bool(getattr(preprocessor, "_channel_conversion", False))
+
+
+def _mean_std(preprocessor: Any) -> tuple[Tensor, Tensor]:
+    if not getattr(preprocessor, "_enable_normalize", False):
+        return torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    return preprocessor.mean.detach().cpu(), preprocessor.std.detach().cpu()
+
+
+def _built(model: Any, name: str, frozen: bool = False) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    config = model_config(model) if isinstance(model, str) else model
+    return build_detector(without_pretrained(config) if frozen else config, name)
+
+
+def _signature_once(teacher: nn.Module) -> Signature:
+    """The teacher's signature; one teacher serves many students, so it is read once."""
+    known = teacher.__dict__.get("_detkds_signature")
+    if known is None:
+        known = teacher.__dict__["_detkds_signature"] = signature(teacher, "teacher")
+    return known
+
+
+def _read(distiller: Any) -> Distiller | None:
+    if distiller is None or isinstance(distiller, Distiller):
+        return distiller
+    if isinstance(distiller, Mapping):
+        return Distiller.from_dict(distiller)
+    return Distiller.from_json(distiller)
+
+
+def boxes_of(sample: Any) -> Tensor:
+    """An image's ground-truth boxes, (n, 4) as x1, y1, x2, y2 in pixels of the input."""
+    boxes = sample.gt_instances.bboxes
+    return boxes.tensor if hasattr(boxes, "tensor") else boxes
+
+
+def _to_student_names(module: nn.Module, state: dict, prefix: str, metadata: Any) -> None:
+    """After ``state_dict()``: the student's own names, nothing of the distillation."""
+    for key in list(_under(state, prefix)):
+        value = state.pop(key)
+        if key.startswith(prefix + PREFIX):
+            state[prefix + key[len(prefix + PREFIX) :]] = value
+
+
+def _from_student_names(
+    module: DistilledDetector, state: dict, prefix: str, *_: Any
+) -> None:
+    """Before ``load_state_dict()``: the student's names get their place; adapters stay."""
+    for key in list(_under(state, prefix)):
+        if not key.startswith((prefix + PREFIX, prefix + "distillation.")):
+            state[prefix + PREFIX + key[len(prefix) :]] = state.pop(key)
+    for key, value in module.distillation_state().items():
+        state.setdefault(f"{prefix}distillation.{key}", value)
+
+
+def _under(state: dict, prefix: str) -> Iterator[str]:
+    return (key for key in state if key.startswith(prefix))

@@ -1,0 +1,187 @@
+"""The distances of DetKDS Table 2 and Appendix D.
+
+Each is 0 where student and teacher agree; the teacher comes second. Those of ``DISTANCES`` take
+the transformed knowledge of both in one shape, (N, C, *), and return a scalar: "channels" are axis
+1, "observations" all other axes. Those of ``BOX_DISTANCES`` take boxes as distances left, top,
+right, bottom from one prior point, (..., 4) and non-negative, and return one number a box, (...).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-6
+#: α of formula (11); the paper prints none, its source (information-theoretic representation
+#: distillation) uses 1.01.
+CORRELATION_ALPHA = 1.01
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+
+
+def l1(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean absolute difference."""
+    return F.l1_loss(student, teacher)
+
+
+def l2(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference.
+
+    Appendix D prints the root of the sum; its gradient is undefined where both agree and its size
+    grows with the map, so the mean of squares stands here, as in FitNets and PKD.
+    """
+    return F.mse_loss(student, teacher)
+
+
+def smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber's mean: quadratic below a difference of 1, linear above."""
+    return F.smooth_l1_loss(student, teacher)
+
+
+def kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of the softmax over channels, mean over positions.
+
+    Appendix D defines it on probabilities of classes; a softmax over axis 1 makes them.
+    """
+    log_p, log_q = teacher.log_softmax(dim=1), student.log_softmax(dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cosine of the two channel vectors, mean over positions."""
+    return (1 - F.cosine_similarity(student, teacher, dim=1, eps=EPSILON)).mean()
+
+
+def _channel_correlation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Pearson's r of each channel over its observations: (C,)."""
+    s = student.transpose(0, 1).flatten(1)
+    t = teacher.transpose(0, 1).flatten(1)
+    s = s - s.mean(dim=1, keepdim=True)
+    t = t - t.mean(dim=1, keepdim=True)
+    scale = (s.square().mean(dim=1) + EPSILON) * (t.square().mean(dim=1) + EPSILON)
+    return ((s * t).mean(dim=1) + EPSILON) * scale.rsqrt()
+
+
+def pearson(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - Pearson's r of each channel over its observations, mean over channels.
+
+    On plain feature maps this is PKD: half the squared distance of standardised channels.
+    """
+    return (1 - _channel_correlation(student, teacher)).mean()
+
+
+def correlation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Formula (11) on the diagonal v of the cross-correlation matrix: log2(1 + Σ|v - 1|^2α).
+
+    The 1 is ours: without it the loss goes to -∞, and its gradient to ∞, as both agree.
+    """
+    v = _channel_correlation(student, teacher)
+    return torch.log2(1 + (1 - v).clamp(min=0).pow(2 * CORRELATION_ALPHA).sum())
+
+
+def _gaussian(like: Tensor) -> Tensor:
+    offsets = torch.arange(SSIM_WINDOW, device=like.device, dtype=like.dtype) - SSIM_WINDOW // 2
+    kernel = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
+    return kernel / kernel.sum()
+
+
+def _blur(maps: Tensor, kernel: Tensor) -> Tensor:
+    """Separable Gaussian mean of (B, 1, H, W), zero outside."""
+    half = SSIM_WINDOW // 2
+    maps = F.conv2d(maps, kernel.view(1, 1, 1, -1), padding=(0, half))
+    return F.conv2d(maps, kernel.view(1, 1, -1, 1), padding=(half, 0))
+
+
+def ssim(student: Tensor, teacher: Tensor) -> Tensor:
+    """(1 - SSIM) / 2, in [0, 1], of each channel map under an 11 x 11 Gaussian window (SKD).
+
+    Windows are renormalised where they leave the map, so a map may be smaller than the window.
+    L, the dynamic range, is the teacher's.
+    """
+    h, w = student.shape[-2:]
+    s, t = student.reshape(-1, 1, h, w), teacher.reshape(-1, 1, h, w)
+    kernel = _gaussian(s)
+    inside = _blur(torch.ones_like(s[:1]), kernel)
+    moments = _blur(torch.cat([s, t, s * s, t * t, s * t]), kernel) / inside
+    mu_s, mu_t, ss, tt, st = moments.chunk(5)
+    low, high = torch.aminmax(t.detach())
+    dynamic_range = high - low + EPSILON
+    c1, c2 = (SSIM_K1 * dynamic_range) ** 2, (SSIM_K2 * dynamic_range) ** 2
+    luminance = (2 * mu_s * mu_t + c1) / (mu_s**2 + mu_t**2 + c1)
+    structure = (2 * (st - mu_s * mu_t) + c2) / (ss - mu_s**2 + tt - mu_t**2 + c2)
+    return ((1 - luminance * structure) / 2).mean()
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    """What the IoU family shares; every pair of boxes overlaps at their prior point."""
+
+    iou: Tensor
+    union: Tensor
+    size_s: Tensor
+    size_t: Tensor
+    enclosing: Tensor
+    centre: Tensor
+
+
+def _overlap(student: Tensor, teacher: Tensor) -> _Overlap:
+    s_low, s_high = student.split(2, dim=-1)
+    t_low, t_high = teacher.split(2, dim=-1)
+    size_s, size_t = s_low + s_high, t_low + t_high
+    sides = torch.minimum(s_low, t_low) + torch.minimum(s_high, t_high)
+    enclosing = torch.maximum(s_low, t_low) + torch.maximum(s_high, t_high)
+    intersection = sides.prod(dim=-1)
+    union = size_s.prod(dim=-1) + size_t.prod(dim=-1) - intersection
+    offset = ((s_high - s_low) - (t_high - t_low)) / 2
+    centre = offset.square().sum(dim=-1) / (enclosing.square().sum(dim=-1) + EPSILON)
+    iou = (intersection + EPSILON) / (union + EPSILON)
+    return _Overlap(iou, union, size_s, size_t, enclosing, centre)
+
+
+def iou(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - IoU."""
+    return 1 - _overlap(student, teacher).iou
+
+
+def giou(student: Tensor, teacher: Tensor) -> Tensor:
+    """Generalised IoU loss (Rezatofighi et al. 2019); Appendix D's own formula is not it."""
+    box = _overlap(student, teacher)
+    area = box.enclosing.prod(dim=-1)
+    return 1 - box.iou + (area - box.union) / (area + EPSILON)
+
+
+def diou(student: Tensor, teacher: Tensor) -> Tensor:
+    """Distance IoU loss (Zheng et al. 2020)."""
+    box = _overlap(student, teacher)
+    return 1 - box.iou + box.centre
+
+
+def ciou(student: Tensor, teacher: Tensor) -> Tensor:
+    """Complete IoU loss (Zheng et al. 2020); its trade-off α gets no gradient, as published."""
+    box = _overlap(student, teacher)
+    angle_s = torch.atan2(box.size_s[..., 0], box.size_s[..., 1] + EPSILON)
+    angle_t = torch.atan2(box.size_t[..., 0], box.size_t[..., 1] + EPSILON)
+    v = 4 / math.pi**2 * (angle_s - angle_t).square()
+    with torch.no_grad():
+        alpha = v / (1 - box.iou + v + EPSILON)
+    return 1 - box.iou + box.centre + alpha * v
+
+
+def eiou(student: Tensor, teacher: Tensor) -> Tensor:
+    """Efficient IoU loss (Zhang et al. 2022): centre, width and height penalties."""
+    box = _overlap(student, teacher)
+    sides = (box.size_s - box.size_t).square() / (box.enclosing.square() + EPSILON)
+    return 1 - box.iou + box.centre + sides.sum(dim=-1)
+
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+DISTANCES: dict[str, Distance] = {
+    f.__name__: f for f in (l1, l2, smooth_l1, kl, cosine, pearson, correlation, ssim)
+}
+BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, giou, diou, ciou, eiou)}

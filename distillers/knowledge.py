@@ -1,0 +1,99 @@
+"""Pairing: which levels and responses of a student and a teacher can be compared, and regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import roi_align
+
+from ..detectors import Signature
+from ..space import FEATURE_KNOWLEDGE, KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, WrongUse
+
+#: Side of the RoIAlign grid of instance features, as in two-stage detectors.
+CROP_SIZE = 7
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Levels of the student and of the teacher that share a stride, finest first."""
+
+    strides: tuple[int, ...]
+    student_levels: tuple[int, ...]
+    teacher_levels: tuple[int, ...]
+
+
+def pair_levels(student: Signature, teacher: Signature) -> Pairing:
+    """Pair levels by stride; raises :class:`WrongUse` naming both sides if they share none."""
+    strides = tuple(stride for stride in student.strides if stride in teacher.strides)
+    if not strides:
+        raise WrongUse(
+            f"{student.name} has levels of stride {list(student.strides)} and {teacher.name} of "
+            f"{list(teacher.strides)}: they share none, so no feature can be compared"
+        )
+    return Pairing(
+        strides,
+        tuple(student.strides.index(stride) for stride in strides),
+        tuple(teacher.strides.index(stride) for stride in strides),
+    )
+
+
+def responses_differ(student: Signature, teacher: Signature) -> str | None:
+    """Why the responses of the pair can't be compared, or None if they line up."""
+    for side in (student, teacher):
+        if side.priors is None:
+            return f"{side.name} has no dense head whose responses detkds reads"
+    if student.num_classes != teacher.num_classes:
+        return (
+            f"{student.name} has {student.num_classes} classes and {teacher.name} has "
+            f"{teacher.num_classes}"
+        )
+    pairing = pair_levels(student, teacher)
+    ours = [student.priors[i] for i in pairing.student_levels]  # type: ignore[index]
+    theirs = [teacher.priors[i] for i in pairing.teacher_levels]  # type: ignore[index]
+    if ours != theirs:
+        return f"{student.name} has {ours} priors a position and {teacher.name} has {theirs}"
+    return None
+
+
+def available_knowledge(student: Signature, teacher: Signature) -> tuple[str, ...]:
+    """The kinds of knowledge that this pair can be compared by."""
+    pair_levels(student, teacher)
+    return FEATURE_KNOWLEDGE if responses_differ(student, teacher) else KNOWLEDGE
+
+
+def check_pair(distiller: Distiller, student: Signature, teacher: Signature) -> None:
+    """Raise :class:`WrongUse` if the distiller asks for knowledge that the pair can't share."""
+    pair_levels(student, teacher)
+    asked = [t.knowledge for t in distiller.active if t.knowledge in RESPONSE_KNOWLEDGE]
+    reason = responses_differ(student, teacher) if asked else None
+    if reason:
+        raise WrongUse(
+            f"the pair has no knowledge '{asked[0]}': {reason}; use {', '.join(FEATURE_KNOWLEDGE)}"
+        )
+
+
+def foreground(boxes: list[Tensor], size: tuple[int, int], stride: int) -> Tensor:
+    """1 in every cell of a level that a ground-truth box touches, else 0: (N, 1, H, W).
+
+    ``boxes``: per image (n, 4) as x1, y1, x2, y2 in pixels of the input. Two interval tests and
+    one product over all boxes; no loop.
+    """
+    padded = pad_sequence(boxes, batch_first=True)
+    x1, y1, x2, y2 = padded.unbind(dim=-1)
+
+    def touched(low: Tensor, high: Tensor, cells: int) -> Tensor:
+        edges = torch.arange(cells + 1, device=padded.device, dtype=padded.dtype) * stride
+        return (low[..., None] < edges[1:]) & (high[..., None] > edges[:-1])
+
+    rows, columns = touched(y1, y2, size[0]), touched(x1, x2, size[1])
+    count = torch.einsum("nbh,nbw->nhw", rows.to(padded.dtype), columns.to(padded.dtype))
+    return (count > 0).to(padded.dtype).unsqueeze(1)
+
+
+def crops(maps: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
+    """RoIAlign of every ground-truth box on one level: (boxes of all images, C, 7, 7)."""
+    same = [image_boxes.to(maps.dtype) for image_boxes in boxes]
+    return roi_align(maps, same, CROP_SIZE, 1 / stride, sampling_ratio=2, aligned=True)

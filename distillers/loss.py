@@ -1,0 +1,145 @@
+"""The composed distillation loss: every term of a distiller over one batch of knowledge."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..detectors import Knowledge, Signature
+from ..space import FEATURE_KNOWLEDGE, Distiller, Term
+from .distances import BOX_DISTANCES, DISTANCES
+from .knowledge import check_pair, crops, foreground, pair_levels
+from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS, Pair
+
+#: "Background at half weight" (the authors' release).
+BACKGROUND_WEIGHT = 0.5
+
+
+class Adapter(nn.Module):
+    """r(·): brings the student's maps to the teacher's channels and resolution, level by level.
+
+    A 1x1 convolution where channels differ, nearest upsampling where the teacher's map is larger.
+    """
+
+    def __init__(self, student_channels: list[int], teacher_channels: list[int]) -> None:
+        super().__init__()
+        pairs = zip(student_channels, teacher_channels, strict=True)
+        self.levels = nn.ModuleList(
+            nn.Identity() if s == t else nn.Conv2d(s, t, kernel_size=1) for s, t in pairs
+        )
+
+    def forward(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> list[Tensor]:
+        adapted = []
+        for level, ours, theirs in zip(self.levels, student, teacher, strict=True):
+            ours = level(ours)
+            if ours.shape[-2:] != theirs.shape[-2:]:
+                ours = F.interpolate(ours, size=theirs.shape[-2:], mode="nearest")
+            adapted.append(ours)
+        return adapted
+
+
+class DistillationLoss(nn.Module):
+    """Σ over terms of weight · D(T⟨student, teacher⟩), DetKDS formulas (1) to (3).
+
+    Raises :class:`WrongUse` when the pair of detectors can't share a knowledge asked for.
+    """
+
+    def __init__(self, distiller: Distiller, student: Signature, teacher: Signature) -> None:
+        super().__init__()
+        check_pair(distiller, student, teacher)
+        self.terms = distiller.active
+        self.pairing = pair_levels(student, teacher)
+        self.needs_features = any(t.knowledge in FEATURE_KNOWLEDGE for t in self.terms)
+        self.needs_responses = any(t.knowledge not in FEATURE_KNOWLEDGE for t in self.terms)
+        if self.needs_features:
+            self.adapter = Adapter(
+                [student.channels[i] for i in self.pairing.student_levels],
+                [teacher.channels[i] for i in self.pairing.teacher_levels],
+            )
+
+    def forward(
+        self, student: Knowledge, teacher: Knowledge, boxes: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """Weighted losses by name, ``loss_<knowledge>``; each a scalar.
+
+        ``boxes``: ground truth per image, (n, 4) as x1, y1, x2, y2 in pixels of the input.
+        """
+        ours = student.select(self.pairing.student_levels)
+        theirs = teacher.select(self.pairing.teacher_levels)
+        maps: list[Pair] = []
+        if self.needs_features:
+            adapted = self.adapter(ours.features, theirs.features)
+            maps = [(_full(s), _full(t)) for s, t in zip(adapted, theirs.features, strict=True)]
+        with torch.autocast(student.features[0].device.type, enabled=False):
+            return {
+                f"loss_{term.knowledge}": term.weight * self._term(term, maps, ours, theirs, boxes)
+                for term in self.terms
+            }
+
+    def _term(
+        self,
+        term: Term,
+        maps: list[Pair],
+        ours: Knowledge,
+        theirs: Knowledge,
+        boxes: list[Tensor],
+    ) -> Tensor:
+        if term.knowledge == "global":
+            return _over_levels(term, maps)
+        if term.knowledge == "fgbg":
+            return self._fgbg(term, maps, boxes)
+        if term.knowledge == "instance":
+            return self._instance(term, maps, boxes)
+        if term.knowledge == "logits":
+            student, teacher = _respond(term, ours.logits, theirs.logits)
+            return DISTANCES[term.distance](student, teacher)
+        return _localization(term, ours, theirs)
+
+    def _fgbg(self, term: Term, maps: list[Pair], boxes: list[Tensor]) -> Tensor:
+        inside, outside = [], []
+        for (student, teacher), stride in zip(maps, self.pairing.strides, strict=True):
+            mask = foreground(boxes, teacher.shape[-2:], stride).to(teacher.dtype)  # type: ignore[arg-type]
+            inside.append((student * mask, teacher * mask))
+            outside.append((student * (1 - mask), teacher * (1 - mask)))
+        return _over_levels(term, inside) + BACKGROUND_WEIGHT * _over_levels(term, outside)
+
+    def _instance(self, term: Term, maps: list[Pair], boxes: list[Tensor]) -> Tensor:
+        if not sum(len(image_boxes) for image_boxes in boxes):
+            return torch.stack([student.sum() for student, _ in maps]).sum() * 0
+        cropped = [
+            (crops(student, boxes, stride), crops(teacher, boxes, stride))
+            for (student, teacher), stride in zip(maps, self.pairing.strides, strict=True)
+        ]
+        return _over_levels(term, cropped)
+
+
+def _over_levels(term: Term, pairs: list[Pair]) -> Tensor:
+    """The distance after the three feature transforms, summed over levels."""
+    distance = DISTANCES[term.distance]
+    losses = []
+    for student, teacher in pairs:
+        for name in term.transforms:
+            student, teacher = FEATURE_TRANSFORMS[name](student, teacher)
+        losses.append(distance(student, teacher))
+    return torch.stack(losses).sum()
+
+
+def _respond(term: Term, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Pair:
+    """All levels side by side, (N, C, M), after the one response transform."""
+    student, teacher = _full(torch.cat(ours, dim=2)), _full(torch.cat(theirs, dim=2))
+    return RESPONSE_TRANSFORMS[term.transforms[0]](student, teacher)
+
+
+def _localization(term: Term, ours: Knowledge, theirs: Knowledge) -> Tensor:
+    """Mean over the student's positives; what ``identity`` leaves below 0 is read as 0."""
+    student, teacher = _respond(term, ours.localization, theirs.localization)
+    student, teacher = student.clamp(min=0).transpose(1, 2), teacher.clamp(min=0).transpose(1, 2)
+    positives = torch.cat(ours.positives, dim=1).to(student.dtype)
+    losses = BOX_DISTANCES[term.distance](student, teacher)
+    return (losses * positives).sum() / positives.sum().clamp(min=1)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Half precision to float32: sums over a map overflow in it."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

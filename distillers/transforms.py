@@ -1,0 +1,126 @@
+"""The transforms of DetKDS Table 2, each applied alike to the student's and the teacher's knowledge.
+
+A feature transform takes maps (N, C, H, W); a response transform takes responses (N, C, M): N
+images, C channels (classes or the four sides of a box), M positions (priors) of one level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pair = tuple[Tensor, Tensor]
+
+#: Attention temperature τ of formula (9); the authors' release uses the same.
+TEMPERATURE = 0.5
+#: λ of formula (10): a position whose random number is below it is hidden. The paper gives no
+#: value; the authors' release uses 0.65.
+MASK_THRESHOLD = 0.65
+EPSILON = 1e-6
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def channel_attention(f: Tensor) -> Tensor:
+    """``catt``, formulas (4) and (9): C · softmax_C(mean_HW |f| / τ) times f.
+
+    Formula (4) prints the factor HW; (9) prints C, which keeps the mean factor at 1, and is used.
+    """
+    n, c, _, _ = f.shape
+    attention = c * (f.abs().mean(dim=(2, 3)) / TEMPERATURE).softmax(dim=1)
+    return f * attention.view(n, c, 1, 1)
+
+
+def spatial_attention(f: Tensor) -> Tensor:
+    """``satt``, formulas (4) and (9) over positions: HW · softmax_HW(mean_C |f| / τ) times f."""
+    n, _, h, w = f.shape
+    attention = h * w * (f.abs().mean(dim=1).flatten(1) / TEMPERATURE).softmax(dim=1)
+    return f * attention.view(n, 1, h, w)
+
+
+def mask(student: Tensor, teacher: Tensor) -> Pair:
+    """``mask``, formula (10): hide positions at random, the same ones from both.
+
+    One mask for the pair is what the formula's ⟨f_S, f_T⟩ says; the authors' release draws two.
+    """
+    n, _, h, w = student.shape
+    keep = torch.rand(n, 1, h, w, device=student.device) >= MASK_THRESHOLD
+    return student * keep, teacher * keep
+
+
+def scale(f: Tensor, n: int) -> Tensor:
+    """``scale_n``, formula (5): max pooling by n; a partial window at the border counts."""
+    return f if n == 1 else F.max_pool2d(f, n, ceil_mode=True)
+
+
+def local(f: Tensor, n: int) -> Tensor:
+    """``local_n``, formula (5): n x n patches become samples, (n² N, C, ⌈H/n⌉, ⌈W/n⌉).
+
+    A size that n does not divide is padded with zeros at the bottom and right.
+    """
+    if n == 1:
+        return f
+    batch, c, h, w = f.shape
+    ph, pw = math.ceil(h / n), math.ceil(w / n)
+    f = F.pad(f, (0, pw * n - w, 0, ph * n - h))
+    patches = f.view(batch, c, n, ph, n, pw).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(batch * n * n, c, ph, pw)
+
+
+def normalise(f: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """``norm_*``, formula (6): (f - μ) / σ, μ and σ over the named axis (population variance)."""
+    variance, mean = torch.var_mean(f, dim=dims, correction=0, keepdim=True)
+    return (f - mean) * (variance + EPSILON).rsqrt()
+
+
+def min_max(f: Tensor) -> Tensor:
+    """``min_max``: the whole tensor moved to [0, 1]."""
+    low, high = torch.aminmax(f)
+    return (f - low) / (high - low + EPSILON)
+
+
+def _reshape_n(p: Tensor) -> Tensor:
+    """``reshape_n``: images stay samples, all else is one vector: (N, C·M, 1)."""
+    return p.flatten(1).unsqueeze(-1)
+
+
+def _reshape_c(p: Tensor) -> Tensor:
+    """``reshape_c``: channels become samples, all else is one vector: (C, N·M, 1)."""
+    return p.transpose(0, 1).flatten(1).unsqueeze(-1)
+
+
+def _alike(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Pair]:
+    return lambda student, teacher: (function(student), function(teacher))
+
+
+FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
+    "identity": _alike(_identity),
+    "catt": _alike(channel_attention),
+    "satt": _alike(spatial_attention),
+    "mask": mask,
+    **{f"scale_{n}": _alike(lambda f, n=n: scale(f, n)) for n in (1, 2, 4)},
+    **{f"local_{n}": _alike(lambda f, n=n: local(f, n)) for n in (1, 2, 4)},
+    "norm_hw": _alike(lambda f: normalise(f, (2, 3))),
+    "norm_c": _alike(lambda f: normalise(f, (1,))),
+    "norm_n": _alike(lambda f: normalise(f, (0,))),
+    "min_max": _alike(min_max),
+}
+
+RESPONSE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
+    "identity": _alike(_identity),
+    "norm_n": _alike(lambda p: normalise(p, (0,))),
+    "norm_c": _alike(lambda p: normalise(p, (1,))),
+    "min_max": _alike(min_max),
+    "reshape_n": _alike(_reshape_n),
+    "reshape_c": _alike(_reshape_c),
+    "softmax_n": _alike(lambda p: p.softmax(dim=0)),
+    "softmax_c": _alike(lambda p: p.softmax(dim=1)),
+    "pow2": _alike(lambda p: p.square()),
+    "sigmoid": _alike(torch.sigmoid),
+}

@@ -1,0 +1,181 @@
+"""A search from its plan to its table: teacher, warm-up, trials, final trainings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from .. import __version__
+from ..db import SearchRow, Store, TrialRow
+from ..detectors import register
+from ..space import Distiller, Outcome, Status, WrongUse
+from ..workers.ray_engine import cluster, run, run_trainings
+from ..workers.training import Training
+from ..workers.trial import TrialContext
+from .controller import Controller
+from .preparation import Plan, final_trainings, make_data
+from .rejection import store_batch
+from .session import Session
+
+
+class Display(Protocol):
+    """What a search tells its watcher."""
+
+    def dashboard(self, address: str) -> None: ...
+    def training(self, names: list[str], progress: list[tuple[int, int]]) -> None: ...
+    def search(self, session: Session, planned: int) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+class SearchFailed(RuntimeError):
+    """The search could not go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search leaves: the best trial's distiller in a file, and the final trainings."""
+
+    search: SearchRow
+    best: TrialRow
+    distiller_file: Path
+    trainings: list[tuple[Training, Outcome]]
+
+
+def open_search(plan: Plan, store: Store, name: str, resume: bool) -> SearchRow:
+    """Create the search, or find the one to resume. Raises :class:`WrongUse` if scores differ."""
+    known = store.find_search(name)
+    if known is None:
+        config = plan.config.model_dump(mode="json")
+        return store.create_search(name, config, plan.conditions, plan.seed)
+    if not resume:
+        raise WrongUse(
+            f"--name: a search '{name}' is in {store.url} already: continue it with --resume "
+            "or give another --name"
+        )
+    if known.conditions != plan.conditions:
+        changed = _changed(known.config, plan.config.model_dump(mode="json"))
+        raise WrongUse(
+            f"--resume: scores of '{name}' would not compare: {changed} changed since it was "
+            "started; restore it or start another search with --name"
+        )
+    return known
+
+
+def _changed(before: dict, after: dict) -> str:
+    """The options that differ, of the sections that scores depend on."""
+    sections = ("student", "teacher", "data", "proxy", "trial", "search")
+    names = []
+    for section in sections:
+        old, new = before.get(section) or {}, after.get(section) or {}
+        names += [f"{section}.{key}" for key in new if old.get(key) != new[key]]
+    return ", ".join(names) or "a data file, a checkpoint or the version of detkds"
+
+
+def run_search(
+    plan: Plan, store: Store, search: SearchRow, display: Display, distiller_file: Path
+) -> Result:
+    """Run a search to its end, from wherever it stands. Raises :class:`SearchFailed`."""
+    make_data(plan)
+    register()
+    resources = plan.config.resources
+    with cluster(resources) as dashboard:
+        display.dashboard(dashboard)
+        _train(plan.preliminary, plan, display, store, search)
+        _run_trials(plan, store, search, display)
+        best = store.best(search.id)
+        if best is None:
+            raise SearchFailed("no trial completed: see `detkds trials` for the reasons")
+        store.finish_search(search.id)
+        found = exported(best, search)
+        found.to_json(distiller_file)
+        trainings = final_trainings(plan, found) if plan.config.final else []
+        outcomes = _train(trainings, plan, display, store, search)
+    return Result(search, best, distiller_file, list(zip(trainings, outcomes, strict=True)))
+
+
+def exported(best: TrialRow, search: SearchRow) -> Distiller:
+    """The distiller of a search's best trial, with where it comes from; weight-0 terms are left out."""
+    config = search.config
+    proxy = config["proxy"]
+    provenance = {
+        "search": search.name,
+        "trial": best.number,
+        "student": _model_name(config["student"]),
+        "teacher": _model_name(config["teacher"]),
+        "proxy": {
+            "ap": best.score,
+            "train_images": proxy["train_images"],
+            "val_images": proxy["val_images"],
+        },
+        "seed": search.seed,
+        "version": __version__,
+    }
+    return replace(
+        best.distiller, terms=best.distiller.active, name=search.name, provenance=provenance
+    )
+
+
+def _model_name(model: dict) -> str:
+    config = model["config"]
+    return config if isinstance(config, str) else str(config.get("type"))
+
+
+def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -> None:
+    warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
+    trial, seed = plan.config.trial, plan.seed
+    controller = Controller(plan.space, plan.config.search.evolution, seed)
+    context = TrialContext.build(plan.task, trial, plan.proxy, seed=seed, warmup=warmup)
+    batch = store_batch(context)
+    del context
+    session = Session(controller, store, search.id, plan.conditions, seed, batch.reject)
+    session.resume()
+    session.changed = lambda: display.search(session, controller.planned)
+    session.changed()
+    if not session.done:
+        resources = plan.config.resources
+        run(session, plan.task, trial, plan.proxy, resources, seed=seed, warmup=warmup)
+    if session.failures:
+        raise SearchFailed(f"the last {session.failures} trials failed: {_last_line(session.error)}")
+
+
+def _train(
+    trainings: list[Training], plan: Plan, display: Display, store: Store, search: SearchRow
+) -> list[Outcome]:
+    """Train what is not trained yet, each with its row in the store."""
+    todo = [training for training in trainings if training.finished() is None]
+    rows = {
+        training.folder: store.add_training(
+            name=training.name,
+            seed=training.seed,
+            split="test" if training.test else "none",
+            conditions=plan.conditions,
+            search_id=search.id,
+            distiller=_form(training),
+        )
+        for training in todo
+    }
+
+    def on_done(training: Training, outcome: Outcome) -> None:
+        store.finish_training(rows[training.folder], outcome, str(training.checkpoint))
+        if outcome.status is Status.FAILED:
+            raise SearchFailed(f"{training.name} failed: {_last_line(outcome.error)}")
+
+    if todo:
+        names = [training.name for training in todo]
+        run_trainings(
+            todo,
+            plan.config.resources,
+            on_progress=lambda progress: display.training(names, progress),
+            on_done=on_done,
+        )
+    return [training.finished() or Outcome.failed("no outcome") for training in trainings]
+
+
+def _form(training: Training) -> Distiller | None:
+    return None if training.distiller is None else Distiller.from_dict(training.distiller)
+
+
+def _last_line(error: str | None) -> str:
+    lines = (error or "").strip().splitlines()
+    return lines[-1] if lines else "no error was recorded"

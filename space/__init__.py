@@ -1,0 +1,25 @@
+"""What a distiller is: options, terms, notation, JSON file, search space. Pure Python."""
+
+from .distiller import Distiller, Term
+from .errors import WrongUse, nearest
+from .files import SCHEMA, json_schema
+from .options import FEATURE_KNOWLEDGE, KNOWLEDGE, RESPONSE_KNOWLEDGE
+from .search_space import SearchSpace
+from .trials import WEIGHTS_STAGE, Candidate, Outcome, Status
+
+__all__ = [
+    "FEATURE_KNOWLEDGE",
+    "KNOWLEDGE",
+    "RESPONSE_KNOWLEDGE",
+    "SCHEMA",
+    "WEIGHTS_STAGE",
+    "Candidate",
+    "Distiller",
+    "Outcome",
+    "SearchSpace",
+    "Status",
+    "Term",
+    "WrongUse",
+    "json_schema",
+    "nearest",
+]

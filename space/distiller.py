@@ -1,0 +1,174 @@
+"""Terms and distillers: what is searched for, printed, compared and exported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .errors import WrongUse, nearest
+from .options import DETKDS, IDENTITY
+
+
+@dataclass(frozen=True)
+class Term:
+    """One knowledge with its transforms, distance and weight (DetKDS formulas 2 and 3).
+
+    Feature knowledge takes three transforms in a row, attention → scale → normalise; responses
+    take one. Left-out transforms are ``identity``. Raises :class:`WrongUse` for a name the space
+    does not hold (with the nearest right one) and for a weight that is not a finite number ≥ 0.
+    """
+
+    knowledge: str
+    transforms: tuple[str, ...]
+    distance: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        options = DETKDS.get(self.knowledge)
+        if options is None:
+            raise WrongUse(f"unknown knowledge '{self.knowledge}': {nearest(self.knowledge, DETKDS)}")
+        object.__setattr__(self, "transforms", _fill_slots(self.knowledge, self.transforms))
+        if self.distance not in options.distances:
+            raise WrongUse(
+                f"unknown distance '{self.distance}' for {self.knowledge}: "
+                + nearest(self.distance, options.distances)
+            )
+        if (
+            isinstance(self.weight, bool)
+            or not isinstance(self.weight, int | float)
+            or not math.isfinite(self.weight)
+            or self.weight < 0
+        ):
+            raise WrongUse(
+                f"weight of {self.knowledge} is {self.weight!r}: it must be a finite number >= 0"
+            )
+        object.__setattr__(self, "weight", float(self.weight))
+
+    def __str__(self) -> str:
+        """The papers' arrow notation: ``global: catt → scale_2 → norm_n, l1 × 5``."""
+        named = [name for name in self.transforms if name != IDENTITY] or [IDENTITY]
+        return f"{self.knowledge}: {' → '.join(named)}, {self.distance} × {self.weight:g}"
+
+    @classmethod
+    def parse(cls, text: str) -> Term:
+        """Read a term in arrow notation; ``->`` and ``x`` or ``*`` may stand for → and ×."""
+        match = re.fullmatch(
+            r"\s*(\w+)\s*:\s*(.+?)\s*,\s*(\w+)\s*(?:[×x*]\s*([^\s]+)\s*)?", text, re.DOTALL
+        )
+        if not match:
+            raise WrongUse(
+                f"can't read the term '{text.strip()}': write it as "
+                "'global: catt → scale_2 → norm_n, l1 × 5'"
+            )
+        knowledge, transforms, distance, weight = match.groups()
+        try:
+            number = 1.0 if weight is None else float(weight)
+        except ValueError:
+            raise WrongUse(f"weight '{weight}' of '{text.strip()}' is not a number") from None
+        names = tuple(name.strip() for name in re.split(r"→|->", transforms))
+        return cls(knowledge, names, distance, number)
+
+
+def _fill_slots(knowledge: str, names: Iterable[str]) -> tuple[str, ...]:
+    """One name per slot, in the order of the slots; slots that no name fits are ``identity``."""
+    slots = DETKDS[knowledge].transforms
+    given = tuple(names)
+    if len(given) == len(slots) and all(n in s for n, s in zip(given, slots, strict=True)):
+        return given
+    filled: list[str] = []
+    known = list(dict.fromkeys(name for slot in slots for name in slot))
+    for name in given:
+        if name not in known:
+            raise WrongUse(f"unknown transform '{name}' for {knowledge}: {nearest(name, known)}")
+        if name == IDENTITY:
+            continue
+        while len(filled) < len(slots) and name not in slots[len(filled)]:
+            filled.append(IDENTITY)
+        if len(filled) == len(slots):
+            order = " → ".join("|".join(slot[1:]) for slot in slots)
+            raise WrongUse(f"transforms of {knowledge} are out of order at '{name}': give {order}")
+        filled.append(name)
+    return tuple(filled + [IDENTITY] * (len(slots) - len(filled)))
+
+
+@dataclass(frozen=True)
+class Distiller:
+    """A set of terms, at most one per knowledge, in the order of the space's table.
+
+    ``name`` and ``provenance`` say where it comes from; equality, hash and ``key`` look at the
+    terms alone.
+    """
+
+    terms: tuple[Term, ...]
+    name: str | None = field(default=None, compare=False)
+    provenance: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        order = {knowledge: index for index, knowledge in enumerate(DETKDS)}
+        terms = tuple(sorted(self.terms, key=lambda term: order[term.knowledge]))
+        names = [term.knowledge for term in terms]
+        if not terms:
+            raise WrongUse("a distiller needs at least one term")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise WrongUse(f"knowledge '{twice[0]}' stands in two terms: give it once")
+        object.__setattr__(self, "terms", terms)
+
+    def __str__(self) -> str:
+        return "\n".join(str(term) for term in self.terms)
+
+    @classmethod
+    def parse(cls, text: str, name: str | None = None) -> Distiller:
+        """Read a distiller in arrow notation: a term a line, or terms separated by ``;``."""
+        lines = [line for line in re.split(r"[;\n]", text) if line.strip()]
+        return cls(tuple(Term.parse(line) for line in lines), name=name)
+
+    @property
+    def active(self) -> tuple[Term, ...]:
+        """The terms that count: those of a weight above 0."""
+        return tuple(term for term in self.terms if term.weight > 0)
+
+    @property
+    def key(self) -> str:
+        """A stable hash of what the distiller computes: 16 hex digits, the same on any machine.
+
+        Terms of weight 0 and the order of terms do not change it.
+        """
+        form = [[t.knowledge, list(t.transforms), t.distance, t.weight] for t in self.active]
+        text = json.dumps(form, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def with_weights(self, weights: Mapping[str, float]) -> Distiller:
+        """The same forms under other weights, by knowledge."""
+        terms = (replace(t, weight=weights.get(t.knowledge, t.weight)) for t in self.terms)
+        return replace(self, terms=tuple(terms))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a distiller file (``files.py``)."""
+        from .files import to_document
+
+        return to_document(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], source: str = "distiller") -> Distiller:
+        from .files import from_document
+
+        return from_document(document, source)
+
+    def to_json(self, path: Any) -> None:
+        """Write a distiller file; the file appears whole or not at all."""
+        from .files import write
+
+        write(self, path)
+
+    @classmethod
+    def from_json(cls, path: Any) -> Distiller:
+        """Read and validate a distiller file; raises :class:`WrongUse` naming the file."""
+        from .files import read
+
+        return read(path)

@@ -1,0 +1,123 @@
+"""The distiller file: versioned JSON, validated, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .distiller import Distiller, Term
+from .errors import WrongUse
+from .options import DETKDS
+
+SCHEMA = "detkds/distiller/1"
+
+
+class _TermEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    knowledge: str = Field(json_schema_extra={"enum": list(DETKDS)})
+    transforms: list[str] = Field(default=[], max_length=3)
+    distance: str
+    weight: float = Field(ge=0, allow_inf_nan=False)
+
+
+class _Document(BaseModel):
+    """A detkds distiller: a weighted sum of distillation terms."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    schema_: Literal["detkds/distiller/1"] = Field(alias="schema")
+    name: str | None = None
+    terms: list[_TermEntry] = Field(min_length=1)
+    provenance: dict[str, Any] | None = None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a distiller file, as shipped in ``distiller.schema.json``."""
+    text = resources.files(__package__).joinpath("distiller.schema.json").read_text("utf-8")
+    return json.loads(text)
+
+
+def generated_schema() -> dict[str, Any]:
+    """What ``distiller.schema.json`` must hold (``python -m detkds.space.files`` prints it)."""
+    schema = _Document.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
+
+
+def to_document(distiller: Distiller) -> dict[str, Any]:
+    terms = [
+        {
+            "knowledge": term.knowledge,
+            "transforms": list(term.transforms),
+            "distance": term.distance,
+            "weight": term.weight,
+        }
+        for term in distiller.terms
+    ]
+    document: dict[str, Any] = {"schema": SCHEMA, "name": distiller.name, "terms": terms}
+    if distiller.provenance is not None:
+        document["provenance"] = dict(distiller.provenance)
+    return document
+
+
+def from_document(document: Any, source: str) -> Distiller:
+    """Build a distiller from a file's content; ``source`` names it in errors."""
+    if not isinstance(document, Mapping):
+        raise WrongUse(f"{source}: a distiller is a JSON object, not {type(document).__name__}")
+    version = document.get("schema")
+    if version != SCHEMA:
+        raise WrongUse(f"{source}: schema is {version!r}, this version of detkds reads '{SCHEMA}'")
+    try:
+        entry = _Document.model_validate(dict(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        got = first.get("input")
+        shown = "" if first["type"] == "missing" else f" (found {got!r:.40})"
+        raise WrongUse(f"{source}: {where}: {first['msg']}{shown}") from None
+    try:
+        terms = tuple(
+            Term(t.knowledge, tuple(t.transforms), t.distance, t.weight) for t in entry.terms
+        )
+        return Distiller(terms, name=entry.name, provenance=entry.provenance)
+    except WrongUse as error:
+        raise WrongUse(f"{source}: {error}") from None
+
+
+def read(path: str | os.PathLike[str]) -> Distiller:
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise WrongUse(f"{path}: can't read the distiller file: {reason}") from None
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise WrongUse(
+            f"{path}: not a whole JSON document (line {error.lineno}: {error.msg}); "
+            "export the distiller again with `detkds export`"
+        ) from None
+    return from_document(document, str(path))
+
+
+def write(distiller: Distiller, path: str | os.PathLike[str]) -> None:
+    target = Path(path)
+    text = json.dumps(to_document(distiller), indent=2, ensure_ascii=False, allow_nan=False)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+if __name__ == "__main__":
+    print(json.dumps(generated_schema(), indent=2))

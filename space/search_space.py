@@ -1,0 +1,102 @@
+"""The search space: random terms, mutation, crossover and size, one stage at a time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from .distiller import Distiller, Term
+from .errors import WrongUse, nearest
+from .options import PRESETS, KnowledgeOptions
+
+#: In the ``weights`` stage 0, which drops a term, is a choice beside Table 2's weights.
+DROP = 0.0
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Options per knowledge. A term is encoded as its slots: transforms…, distance, weight."""
+
+    options: dict[str, KnowledgeOptions]
+
+    @classmethod
+    def preset(cls, name: str = "detkds") -> SearchSpace:
+        """DetKDS Table 2 (``detkds``). Raises :class:`WrongUse` for another name."""
+        if name not in PRESETS:
+            raise WrongUse(f"unknown space preset '{name}': {nearest(name, PRESETS)}")
+        return cls(dict(PRESETS[name]))
+
+    def only(self, knowledge: Iterable[str]) -> SearchSpace:
+        """The same space without the other kinds of knowledge."""
+        chosen = list(knowledge)
+        for name in chosen:
+            if name not in self.options:
+                raise WrongUse(f"unknown knowledge '{name}': {nearest(name, self.options)}")
+        return SearchSpace({k: v for k, v in self.options.items() if k in chosen})
+
+    @property
+    def knowledge(self) -> tuple[str, ...]:
+        return tuple(self.options)
+
+    def __len__(self) -> int:
+        """The number of single terms, over all kinds of knowledge."""
+        return sum(len(options) for options in self.options.values())
+
+    def slots(self, knowledge: str) -> list[tuple[str | float, ...]]:
+        """The choices per slot of a term's encoding."""
+        options = self.options[knowledge]
+        return [*options.transforms, options.distances, options.weights]
+
+    def encode(self, term: Term) -> list[str | float]:
+        return [*term.transforms, term.distance, term.weight]
+
+    def decode(self, knowledge: str, values: list[str | float]) -> Term:
+        *transforms, distance, weight = values
+        return Term(knowledge, tuple(str(t) for t in transforms), str(distance), float(weight))
+
+    def random(self, knowledge: str, rng: random.Random) -> Term:
+        """A term drawn uniformly over its slots."""
+        return self.decode(knowledge, [rng.choice(slot) for slot in self.slots(knowledge)])
+
+    def mutate(self, term: Term, rng: random.Random) -> Term:
+        """Another term: one slot, drawn at random, gets another of its choices."""
+        slots, values = self.slots(term.knowledge), self.encode(term)
+        index = rng.randrange(len(slots))
+        values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
+        return self.decode(term.knowledge, values)
+
+    def crossover(self, first: Term, second: Term, rng: random.Random) -> Term:
+        """A term whose every slot comes from one of two parents of the same knowledge."""
+        pairs = zip(self.encode(first), self.encode(second), strict=True)
+        return self.decode(first.knowledge, [rng.choice(pair) for pair in pairs])
+
+    def weights(self, knowledge: str) -> tuple[float, ...]:
+        """The choices of the ``weights`` stage for one term."""
+        return (DROP, *self.options[knowledge].weights)
+
+    def random_weights(self, distiller: Distiller, rng: random.Random) -> Distiller:
+        """The same forms under weights drawn at random, not all 0."""
+        while True:
+            drawn = {t.knowledge: rng.choice(self.weights(t.knowledge)) for t in distiller.terms}
+            if any(drawn.values()):
+                return distiller.with_weights(drawn)
+
+    def mutate_weights(self, distiller: Distiller, rng: random.Random) -> Distiller:
+        """The same forms with one weight changed, not all 0."""
+        while True:
+            term = rng.choice(distiller.terms)
+            choices = [w for w in self.weights(term.knowledge) if w != term.weight]
+            changed = distiller.with_weights({term.knowledge: rng.choice(choices)})
+            if changed.active:
+                return changed
+
+    def crossover_weights(
+        self, first: Distiller, second: Distiller, rng: random.Random
+    ) -> Distiller:
+        """The same forms, each weight from one of two parents, not all 0."""
+        while True:
+            pairs = zip(first.terms, second.terms, strict=True)
+            child = replace(first, terms=tuple(rng.choice(pair) for pair in pairs))
+            if child.active:
+                return child

@@ -1,0 +1,60 @@
+"""What search, workers and database say to each other: candidates and their outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .distiller import Distiller
+
+WEIGHTS_STAGE = "weights"
+
+
+class Status(str, Enum):
+    """The states of a trial."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A distiller the search wants scored. ``number`` counts the asks of a search from 0."""
+
+    number: int
+    stage: str
+    distiller: Distiller
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a candidate.
+
+    ``score`` is the box AP on the proxy's validation images, in [0, 1], and is None unless the
+    trial completed; ``reason`` says why a trial was rejected, ``error`` why it failed.
+    ``metrics`` holds all COCO metrics by their names.
+    """
+
+    status: Status
+    score: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    error: str | None = None
+    seconds: float | None = None
+    host: str | None = None
+    device: str | None = None
+
+    @property
+    def completed(self) -> bool:
+        return self.status is Status.COMPLETED
+
+    @classmethod
+    def rejected(cls, reason: str) -> Outcome:
+        return cls(Status.REJECTED, reason=reason)
+
+    @classmethod
+    def failed(cls, error: str) -> Outcome:
+        return cls(Status.FAILED, error=error)

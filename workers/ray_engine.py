@@ -1,0 +1,247 @@
+"""Trials and trainings spread by Ray: Tune for the search, tasks for the trainings."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from ..space import Candidate, Distiller, Outcome, Status, WrongUse
+from .settings import Resources, Split, Task, TrialSchedule
+from .training import Training, train
+from .trial import TrialContext, evaluate
+
+#: Tune is used for its actors and its scheduling; its own loggers, progress and Ctrl-C are not.
+_TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_WRAPPED = "outcome"
+
+
+class Source(Protocol):
+    """Where candidates come from and outcomes go to: a controller with its store behind it."""
+
+    def ask(self) -> Candidate | None: ...
+    def started(self, candidate: Candidate) -> None: ...
+    def tell(self, candidate: Candidate, outcome: Outcome) -> None: ...
+    @property
+    def done(self) -> bool: ...
+
+
+@contextmanager
+def cluster(resources: Resources) -> Iterator[str]:
+    """Ray started here or joined; yields the dashboard's address ("" without one).
+
+    Raises :class:`WrongUse` when the cluster can't be reached or has less than a trial asks for.
+    """
+    os.environ.update(_TUNE_ENVIRONMENT)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if resources.address is None:
+        options["include_dashboard"] = resources.dashboard
+    try:
+        context = ray.init(address=resources.address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise WrongUse(f"resources.address: can't join '{resources.address}': {error}") from None
+    try:
+        _check(resources)
+        yield context.dashboard_url or ""
+    finally:
+        ray.shutdown()
+
+
+def _check(resources: Resources) -> None:
+    there = ray.cluster_resources()
+    for name, asked in (("CPU", resources.cpus), ("GPU", resources.gpus or 0.0)):
+        if asked > there.get(name, 0.0):
+            raise WrongUse(
+                f"resources.{name.lower()}s: a trial asks for {asked:g} {name}s, the cluster has "
+                f"{there.get(name, 0.0):g}: ask for no more, or join a larger one by "
+                "resources.address"
+            )
+
+
+def per_trial(resources: Resources) -> dict[str, float]:
+    """CPUs and GPUs of one trial; a GPU is used without being asked for where there is one."""
+    gpus = resources.gpus
+    if gpus is None:
+        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+    return {"cpu": resources.cpus, "gpu": gpus}
+
+
+def run(
+    source: Source,
+    task: Task,
+    schedule: TrialSchedule,
+    proxy: tuple[Split, Split],
+    resources: Resources,
+    *,
+    seed: int,
+    warmup: str | None = None,
+    evaluator: Callable[[Any, Candidate], Outcome] = evaluate,
+) -> None:
+    """Score what ``source`` asks for until it is done, on as many workers as fit.
+
+    A worker builds its :class:`TrialContext` once and keeps it from trial to trial; ``evaluator``
+    scores a candidate in it. A worker that dies fails its trial, no more.
+    """
+    context = {
+        "task": task.model_dump(),
+        "schedule": schedule.model_dump(),
+        "proxy": [split.model_dump() for split in proxy],
+        "seed": seed,
+        "warmup": warmup,
+    }
+    run_actors(source, per_trial(resources), resources.workers, context, evaluator)
+
+
+def run_actors(
+    source: Source,
+    per_worker: dict[str, float],
+    workers: int | None,
+    context: Any,
+    evaluator: Callable[[Any, Candidate], Outcome],
+    *,
+    reuse: bool = True,
+) -> None:
+    """The engine itself; ``context`` is what :func:`_build_context` makes a worker's context of.
+
+    ``reuse=False``, a fresh actor for every trial, is there for the benchmark to compare with.
+    """
+    searcher = _AskTell(source)
+    trainable = tune.with_parameters(TrialActor, context=context, evaluator=evaluator)
+    with tempfile.TemporaryDirectory(prefix="detkds-tune-") as folder:
+        tune.Tuner(
+            tune.with_resources(trainable, per_worker),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=workers,
+                reuse_actors=reuse,
+                metric="score",
+                mode="max",
+            ),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                name="search",
+                verbose=0,
+                callbacks=[_Started(searcher)],
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        ).fit()
+
+
+class TrialActor(tune.Trainable):
+    """A worker: one step is one trial, and it is reset from trial to trial, never rebuilt."""
+
+    def setup(self, config: dict, context: Any = None, evaluator: Any = None) -> None:
+        self.evaluator = evaluator
+        self.context = _build_context(context) if isinstance(context, dict) else context
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict) -> bool:
+        number, stage, document = new_config["candidate"]
+        self.candidate = Candidate(number, stage, Distiller.from_dict(document))
+        return True
+
+    def step(self) -> dict[str, Any]:
+        outcome = self.evaluator(self.context, self.candidate)
+        score = float("nan") if outcome.score is None else outcome.score
+        return {"score": score, _WRAPPED: asdict(outcome), "done": True}
+
+
+def _build_context(context: dict[str, Any]) -> TrialContext:
+    train_split, val_split = (Split(**split) for split in context["proxy"])
+    return TrialContext.build(
+        Task(**context["task"]),
+        TrialSchedule(**context["schedule"]),
+        (train_split, val_split),
+        seed=context["seed"],
+        warmup=context["warmup"],
+    )
+
+
+class _AskTell(Searcher):
+    """Tune's side of ask and tell."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(metric="score", mode="max")
+        self.source = source
+        self.live: dict[str, Candidate] = {}
+
+    def suggest(self, trial_id: str) -> dict | str | None:
+        candidate = self.source.ask()
+        if candidate is None:
+            return Searcher.FINISHED if self.source.done else None
+        self.live[trial_id] = candidate
+        document = candidate.distiller.to_dict()
+        return {"candidate": (candidate.number, candidate.stage, document)}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict | None = None, error: bool = False
+    ) -> None:
+        candidate = self.live.pop(trial_id)
+        if error or not result or _WRAPPED not in result:
+            outcome = Outcome.failed("the worker died (out of memory, killed, or lost)")
+        else:
+            fields = result[_WRAPPED]
+            outcome = Outcome(**{**fields, "status": Status(fields["status"])})
+        self.source.tell(candidate, outcome)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store remembers every trial, and a search resumes from it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as above."""
+
+
+class _Started(tune.Callback):
+    def __init__(self, searcher: _AskTell) -> None:
+        self.searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self.searcher.source.started(self.searcher.live[trial.trial_id])
+
+
+def run_trainings(
+    trainings: list[Training],
+    resources: Resources,
+    *,
+    on_progress: Callable[[list[tuple[int, int]]], None] = lambda progress: None,
+    on_done: Callable[[Training, Outcome], None] = lambda training, outcome: None,
+) -> list[Outcome]:
+    """Train all, side by side as far as they fit; progress is (iterations done, all) of each."""
+    each = per_trial(resources)
+    remote = ray.remote(train).options(  # type: ignore[attr-defined]
+        num_cpus=each["cpu"], num_gpus=each["gpu"], max_retries=0
+    )
+    futures = [remote.remote(training) for training in trainings]
+    outcomes: dict[int, Outcome] = {}
+    while len(outcomes) < len(trainings):
+        waiting = [f for i, f in enumerate(futures) if i not in outcomes]
+        ready, _ = ray.wait(waiting, timeout=0.5)
+        for future in ready:
+            index = futures.index(future)
+            outcomes[index] = _result(future)
+            on_done(trainings[index], outcomes[index])
+        on_progress([training.progress() for training in trainings])
+    return [outcomes[index] for index in range(len(trainings))]
+
+
+def _result(future: Any) -> Outcome:
+    try:
+        return ray.get(future)
+    except ray.exceptions.RayError as error:
+        return Outcome.failed(f"the worker died: {error}")

@@ -1,0 +1,162 @@
+"""One training on mmengine's Runner: the trial's and the full one's alike."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..data.loading import quiet
+from ..detectors import register
+from ..detectors.checkpoints import allow_runner_resume
+from ..distillers import DistilledDetector
+from .settings import Schedule
+
+#: mmengine's checkpoint entry for what the distillation has learned beside the student.
+DISTILLATION = "distillation"
+
+
+class _Runner(Runner):
+    """A runner that is quick to make and speaks to its log file only.
+
+    mmengine's own starts subprocesses to report on compilers and cards, dumps its (here empty)
+    config and logs to the console.
+    """
+
+    def _log_env(self, env_cfg: dict) -> None:
+        pass
+
+    def dump_config(self) -> None:
+        pass
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in list(logger.handlers):
+            if not isinstance(handler, logging.FileHandler):
+                logger.removeHandler(handler)
+        return logger
+
+
+class DistillationStateHook(Hook):
+    """Keeps the adapters in the checkpoint beside the student, so that a training can resume."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if isinstance(runner.model, DistilledDetector):
+            checkpoint[DISTILLATION] = runner.model.distillation_state()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if isinstance(runner.model, DistilledDetector) and DISTILLATION in checkpoint:
+            runner.model.load_distillation_state(checkpoint[DISTILLATION])
+
+
+class ProgressHook(Hook):
+    """Calls ``report(iterations done, iterations in all)`` about once a second."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self, report: Callable[[int, int], None]) -> None:
+        self.report = report
+        self.last = 0.0
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        done = runner.iter + 1
+        if time.monotonic() - self.last > 1 or done == runner.max_iters:
+            self.last = time.monotonic()
+            self.report(done, runner.max_iters)
+
+
+def fit(
+    model: nn.Module,
+    train_set: CocoDataset,
+    schedule: Schedule,
+    work_dir: Path,
+    *,
+    seed: int,
+    metric: Any = None,
+    val_set: CocoDataset | None = None,
+    hooks: list[Hook] | None = None,
+    checkpoints: bool = False,
+) -> dict[str, float]:
+    """Train ``model`` and score it after the last epoch.
+
+    With ``checkpoints`` every epoch leaves one in ``work_dir``, a killed training resumes from the
+    last, and a log is written; without, nothing is. Returns COCO's box metrics by name ("bbox_mAP",
+    …; in [0, 1], -1 where there is nothing to measure), empty without a validation set.
+    """
+    register()
+    epochs = schedule.epochs
+    validation: dict[str, Any] = {}
+    if val_set is not None:
+        validation = {
+            "val_dataloader": _loader(val_set, schedule.batch_size, None),
+            "val_evaluator": Evaluator(metric),
+            "val_cfg": {"type": "ValLoop"},
+        }
+    with quiet(), allow_runner_resume():
+        runner = _Runner(
+            model=model,
+            work_dir=str(work_dir),
+            train_dataloader=_loader(train_set, schedule.batch_size, seed),
+            train_cfg={"by_epoch": True, "max_epochs": epochs, "val_interval": epochs},
+            optim_wrapper=json.loads(json.dumps(schedule.optim_wrapper)),
+            param_scheduler=json.loads(json.dumps(schedule.param_scheduler)) or None,
+            default_hooks=_default_hooks(checkpoints),
+            custom_hooks=[DistillationStateHook(), *(hooks or [])],
+            resume=checkpoints,
+            randomness={"seed": seed},
+            log_level="INFO" if checkpoints else "ERROR",
+            experiment_name=f"detkds_{os.getpid()}_{time.monotonic_ns()}",
+            default_scope="mmdet",
+            **validation,
+        )
+        try:
+            runner.train()
+            found = runner.message_hub.log_scalars
+            return {
+                name.removeprefix("val/coco/"): float(buffer.current())
+                for name, buffer in found.items()
+                if name.startswith("val/coco/")
+            }
+        finally:
+            _forget(runner)
+
+
+def _default_hooks(checkpoints: bool) -> dict[str, Any]:
+    if checkpoints:
+        keep = {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1}
+        return {"checkpoint": keep, "logger": {"type": "LoggerHook", "interval": 50}}
+    return {"checkpoint": None, "logger": None, "timer": None}
+
+
+def _loader(dataset: CocoDataset, batch_size: int, seed: int | None) -> DataLoader:
+    """In this process: images are small or cached, and a worker process would copy the cache."""
+    sampler = DefaultSampler(dataset, shuffle=seed is not None, seed=seed)
+    return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=pseudo_collate)
+
+
+def _forget(runner: Runner) -> None:
+    """mmengine keeps a logger, hub, scope and visualizer of every runner for ever; drop this one's."""
+    name = runner.experiment_name
+    for handler in list(runner.logger.handlers):
+        handler.close()
+        runner.logger.removeHandler(handler)
+    runner.visualizer.close()
+    for manager in (MMLogger, MessageHub, Visualizer, DefaultScope):
+        for key in [k for k in manager._instance_dict if k.startswith(name)]:
+            del manager._instance_dict[key]
+    logging.root.manager.loggerDict.pop(runner.logger.name, None)

@@ -1,0 +1,100 @@
+"""What a trial and a training are told, validated: models, data, schedules, resources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Settings(BaseModel):
+    """Unknown keys are errors: a misspelt option must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Schedule(Settings):
+    """How long and with what a model is trained: mmengine's own ``optim_wrapper`` and schedulers."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    optim_wrapper: dict[str, Any]
+    param_scheduler: list[dict[str, Any]] = []
+
+
+class TrialSchedule(Schedule):
+    """A trial's short schedule, from ``warmup_epochs`` of the student alone (made once, cached)."""
+
+    warmup_epochs: int = Field(default=0, ge=0)
+
+
+class Model(Settings):
+    """A detector: an mmdet config (``mmdet::…`` or a path), options merged into it, its weights.
+
+    A teacher without a checkpoint is trained once with ``schedule`` and cached.
+    """
+
+    config: str | dict[str, Any]
+    cfg_options: dict[str, Any] = {}
+    checkpoint: str | None = None
+    trust_checkpoint: bool = False
+    schedule: Schedule | None = None
+
+
+class Split(Settings):
+    """A COCO-format annotation file and the folder its file names start from."""
+
+    annotations: str
+    images: str
+
+
+class Data(Settings):
+    """The data set: real splits, or ``synthetic`` to make one on the spot.
+
+    ``image_size`` is (width, height): images are resized into it, their aspect ratio kept.
+    ``test`` is looked at by the final table alone; trials are scored on the proxy.
+    """
+
+    train: Split | None = None
+    test: Split | None = None
+    synthetic: dict[str, int] | None = None
+    image_size: tuple[int, int]
+    flip: float = Field(default=0.5, ge=0, le=1)
+    cache_megabytes: int = Field(default=1024, ge=0)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.train is None) == (self.synthetic is None):
+            raise ValueError("give either data.train or data.synthetic")
+        return self
+
+
+class Resources(Settings):
+    """What one trial may use, and where. ``gpus`` None: one if there is one; fractions are fine.
+
+    ``workers`` None: as many as fit. ``address``: None starts Ray here, ``auto`` or host:port
+    joins a cluster. ``threads``: torch's threads per worker.
+    """
+
+    workers: int | None = Field(default=None, ge=1)
+    cpus: float = Field(default=1, gt=0)
+    gpus: float | None = Field(default=None, ge=0)
+    threads: int = Field(default=1, ge=1)
+    address: str | None = None
+    dashboard: bool = True
+
+
+class Task(Settings):
+    """Everything a worker needs to train the student once: plain data, the same on any host."""
+
+    student: Model
+    teacher: Model | None
+    data: Data
+    threads: int = 1
+
+    @field_validator("student")
+    @classmethod
+    def _no_schedule(cls, student: Model) -> Model:
+        if student.schedule is not None:
+            raise ValueError("a student is trained by `trial` and `final`, not by its own schedule")
+        return student

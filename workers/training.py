@@ -1,0 +1,153 @@
+"""Full training: the student, or a teacher, on the whole training set, into a plain checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.device import get_device
+from pydantic import BaseModel, ConfigDict
+
+from ..data.loading import build_dataset, build_metric
+from ..distillers import DistilledDetector
+from ..space import Distiller, Outcome, Status
+from .runner import ProgressHook, fit
+from .settings import Data, Model, Schedule, Split
+from .trial import SCORE, build_student, build_teacher
+
+CHECKPOINT = "student.pth"
+_OUTCOME = "outcome.json"
+_PROGRESS = "progress.json"
+
+
+class Training(BaseModel):
+    """One full training, as plain data.
+
+    ``model`` is trained on ``train`` from ``seed``; with ``distiller`` (the content of a distiller
+    file) under ``teacher``. It is scored on ``test`` at the end, if there is one. Everything it
+    leaves is in ``folder``: checkpoints while it runs, ``student.pth`` when it is done.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    model: Model
+    teacher: Model | None = None
+    distiller: dict | None = None
+    schedule: Schedule
+    train: Split
+    test: Split | None = None
+    data: Data
+    seed: int
+    threads: int = 1
+    folder: str
+
+    @property
+    def checkpoint(self) -> Path:
+        return Path(self.folder) / CHECKPOINT
+
+    def finished(self) -> Outcome | None:
+        """The outcome of a training that is already done in this folder."""
+        path = Path(self.folder) / _OUTCOME
+        if not (path.is_file() and self.checkpoint.is_file()):
+            return None
+        found = json.loads(path.read_text("utf-8"))
+        return Outcome(**{**found, "status": Status(found["status"])})
+
+    def progress(self) -> tuple[int, int]:
+        """Iterations done and in all, (0, 0) before the first."""
+        try:
+            done, total = json.loads((Path(self.folder) / _PROGRESS).read_text("utf-8"))
+        except (OSError, ValueError):
+            return 0, 0
+        return done, total
+
+
+def train(training: Training) -> Outcome:
+    """Train to the end, resuming a killed training; one that is done already is not repeated."""
+    known = training.finished()
+    if known is not None:
+        return known
+    started = time.perf_counter()
+    try:
+        metrics = _train(training)
+    except Exception:
+        return Outcome.failed(traceback.format_exc())
+    outcome = Outcome(
+        Status.COMPLETED,
+        score=metrics.get(SCORE),
+        metrics=metrics,
+        seconds=time.perf_counter() - started,
+        host=socket.gethostname(),
+        device=get_device(),
+    )
+    _write(Path(training.folder) / _OUTCOME, json.dumps(vars(outcome)))
+    return outcome
+
+
+def _train(training: Training) -> dict[str, float]:
+    torch.set_num_threads(training.threads)
+    folder = Path(training.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    data, size = training.data, training.data.image_size
+    train_set = build_dataset(
+        training.train.annotations,
+        training.train.images,
+        size,
+        training=True,
+        flip=data.flip,
+        cache_megabytes=data.cache_megabytes,
+    )
+    test_set = metric = None
+    if training.test is not None:
+        split = training.test
+        test_set = build_dataset(split.annotations, split.images, size, training=False)
+        metric = build_metric(split.annotations, test_set)
+    distiller = None
+    teacher = None
+    if training.distiller is not None:
+        distiller = Distiller.from_dict(training.distiller, training.name)
+        assert training.teacher is not None
+        teacher = build_teacher(training.teacher)
+    student = build_student(training.model, training.seed)
+    model = DistilledDetector(student, teacher, distiller)
+    metrics = fit(
+        model,
+        train_set,
+        training.schedule,
+        folder,
+        seed=training.seed,
+        metric=metric,
+        val_set=test_set,
+        hooks=[ProgressHook(_reporter(folder / _PROGRESS))],
+        checkpoints=True,
+    )
+    _save(student, train_set.metainfo, training)
+    return metrics
+
+
+def _save(student: torch.nn.Module, metainfo: dict, training: Training) -> None:
+    """A plain mmdet checkpoint; the training's own checkpoints make room for it."""
+    meta = {"dataset_meta": dict(metainfo), "detkds": {"distiller": training.distiller}}
+    temporary = training.checkpoint.with_suffix(".tmp")
+    torch.save({"meta": meta, "state_dict": student.cpu().state_dict()}, temporary)
+    os.replace(temporary, training.checkpoint)
+    for leftover in training.checkpoint.parent.glob("epoch_*.pth"):
+        leftover.unlink()
+    (training.checkpoint.parent / "last_checkpoint").unlink(missing_ok=True)
+
+
+def _reporter(path: Path) -> Callable[[int, int], None]:
+    return lambda done, total: _write(path, json.dumps([done, total]))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, "utf-8")
+    os.replace(temporary, path)
