@@ -10,9 +10,10 @@ from .coco import (
     write_annotations,
     write_together,
 )
-from .synthetic import ShapesFiles, make_shapes
+from .synthetic import CLASSES, ShapesFiles, make_shapes, shapes_files
 
 __all__ = [
+    "CLASSES",
     "SIZES",
     "Document",
     "ShapesFiles",
@@ -20,6 +21,7 @@ __all__ = [
     "class_names",
     "make_shapes",
     "read_annotations",
+    "shapes_files",
     "size_class",
     "write_annotations",
     "write_together",

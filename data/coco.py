@@ -40,8 +40,8 @@ def read_annotations(path: PathLike) -> Document:
 
     Raises :class:`WrongUse` naming the file when it is missing, is not a whole JSON document,
     lacks one of the three lists, repeats an id or a file name, points to an unknown image or
-    category, or holds a box that is no box. Empty annotations (area 0 on a box without extent)
-    pass: COCO's train2017 itself has two of them, and detectors leave them out.
+    category, or holds a box or an area that is none. Empty annotations (area 0 on a box without
+    extent) pass: COCO's train2017 itself has two of them, and detectors leave them out.
     """
     document = _load(path)
     for find_fault in (_fault_in_layout, _fault_in_entries, _fault_in_annotations):
@@ -160,6 +160,7 @@ def _fault_in_annotations(document: Document) -> str | None:
             lambda a: _known(a.get("category_id"), categories),
             "in 'categories'",
         )
+        or _wrong(annotations, "area", _has_area, "a finite number, 0 or more")
         or _wrong(annotations, "bbox", _has_box, _BOX)
     )
 
@@ -198,17 +199,23 @@ def _known(value: Any, ids: set[Any]) -> bool:
     return isinstance(value, str | int | float) and value in ids
 
 
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and -_INFINITY < value < _INFINITY
+
+
+def _has_area(annotation: Entry) -> bool:
+    area = annotation.get("area", 0)
+    return _is_finite(area) and area >= 0
+
+
 def _has_box(annotation: Entry) -> bool:
     box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4:
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
         return False
-    for number in box:
-        if type(number) not in (int, float) or not -_INFINITY < number < _INFINITY:
-            return False
     width, height = box[2:]
-    return (width > 0 and height > 0) or (
-        annotation.get("area") == 0 and width >= 0 and height >= 0
-    )
+    if annotation.get("area") == 0:
+        return width >= 0 and height >= 0
+    return width > 0 and height > 0
 
 
 def _missing_files(names: Iterable[str], folder: PathLike) -> list[str]:

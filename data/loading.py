@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..detectors import register  # first: it makes mmcv.ops importable, which mmdet imports
+
+# isort: split
 from mmcv.transforms import BaseTransform
+from mmdet.datasets import CocoDataset
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import TRANSFORMS
 
-from ..detectors import operators, register
 from .coco import class_names
-
-operators.install()
-
-from mmdet.datasets import CocoDataset  # noqa: E402 - mmdet imports mmcv.ops
-from mmdet.evaluation import CocoMetric  # noqa: E402
-from mmdet.registry import TRANSFORMS  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -98,13 +98,13 @@ def build_dataset(
         pipeline.append({"type": "PackDetInputs", "meta_keys": keys})
     with quiet():
         return CocoDataset(
-        ann_file=str(annotations),
-        data_prefix={"img": str(images)},
-        metainfo={"classes": class_names(document)},
-        filter_cfg={"filter_empty_gt": True, "min_size": 1} if training else None,
-        pipeline=pipeline,
-        test_mode=not training,
-    )
+            ann_file=str(annotations),
+            data_prefix={"img": str(images)},
+            metainfo={"classes": class_names(document)},
+            filter_cfg={"filter_empty_gt": True, "min_size": 1} if training else None,
+            pipeline=pipeline,
+            test_mode=not training,
+        )
 
 
 def build_metric(annotations: str | Path, dataset: CocoDataset) -> CocoMetric:

@@ -34,6 +34,7 @@ VERSION = 1  # raise it when the images change: a set made by another version is
 MOST_OBJECTS = 6
 MOST_HIDDEN = 0.5  # of a shape's pixels, by the shapes in front of it
 LEAST_INSIDE = 0.6  # of a shape's pixels that lie in the image
+DIAMETERS = (1 / 16, 1 / 2)  # of the side of the image, log-uniform
 CONTRAST = (60, 150)  # distance of a shape's mean colour to the ground's, of 255
 NOISE = (2, 9)  # strength of an octave of the textures, of 255
 LEAST_SQUEEZE = 0.9  # width of a shape over its height
@@ -82,6 +83,12 @@ class Shape:
         return [x, y, width, height]
 
 
+def shapes_files(folder: PathLike) -> ShapesFiles:
+    """Where :func:`make_shapes` puts its files in ``folder``."""
+    root = Path(folder)
+    return ShapesFiles(root / "images", *(root / f"{split}.json" for split in _SPLITS))
+
+
 def make_shapes(
     folder: PathLike,
     *,
@@ -101,7 +108,7 @@ def make_shapes(
     parameters = _Parameters(train, val, test, size, seed)
     _check(parameters)
     root = Path(folder)
-    files = ShapesFiles(root / "images", *(root / f"{split}.json" for split in _SPLITS))
+    files = shapes_files(root)
     if _holds(root, files, parameters):
         return files
     _make_room(root, files)
@@ -175,7 +182,7 @@ def _corners(name: str, size: int, generator: np.random.Generator) -> np.ndarray
     corners[:, 0] *= generator.uniform(LEAST_SQUEEZE, 1)
     turn = generator.uniform(-TURN, TURN)
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    radius = size / 4 * 8 ** -generator.uniform(0, 1)
+    radius = size / 2 * math.exp(generator.uniform(*np.log(DIAMETERS)))
     return corners @ rotation.T * radius + generator.uniform(0, size, 2)
 
 

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
 from .models import Base
+from .sqlite import READING
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any number will do, as long as every process that migrates takes the same lock.
@@ -32,7 +33,7 @@ def upgrade(engine: Engine) -> None:
 
     Raises alembic's ``CommandError`` when the database is at a revision unknown here.
     """
-    with engine.connect() as connection:
+    with engine.execution_options(**READING).connect() as connection:
         if _is_newest(connection):
             return
     with engine.begin() as connection:

@@ -14,10 +14,11 @@ from sqlalchemy.orm import sessionmaker
 from .. import __version__
 from ..space import Candidate, Distiller, Outcome, Status, WrongUse, nearest
 from .changes import flush_alone, get, get_untold, now, write_outcome
-from .engine import READING, hide_password, open_database
+from .engine import hide_password, open_database
 from .models import Search, Training, Trial
 from .records import flatten
 from .rows import SearchRow, TrainingRow, TrialRow, to_row, to_rows
+from .sqlite import READING
 
 
 class Store:

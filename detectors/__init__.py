@@ -1,6 +1,10 @@
 """mmdet made easy to hold: build, checkpoints, taps, families, and mmcv's operators."""
 
-from .build import (
+from . import operators
+
+operators.install()  # mmdet imports mmcv.ops
+
+from .build import (  # noqa: E402
     Signature,
     build_detector,
     config_path,
@@ -10,8 +14,8 @@ from .build import (
     signature,
     without_pretrained,
 )
-from .checkpoints import load_checkpoint, load_weights
-from .taps import Knowledge, Tap, teacher_knowledge
+from .checkpoints import load_checkpoint, load_weights  # noqa: E402
+from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 
 __all__ = [
     "Knowledge",

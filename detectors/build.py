@@ -42,9 +42,7 @@ def config_path(reference: str) -> Path:
     if not reference.startswith("mmdet::"):
         path = Path(reference)
         if not path.is_file():
-            raise WrongUse(
-                f"{reference}: no such config; give a path or mmdet::<folder>/<name>.py"
-            )
+            raise WrongUse(f"{reference}: no such config; give a path or mmdet::<folder>/<name>.py")
         return path
     spec = util.find_spec("mmdet")
     assert spec is not None
@@ -82,8 +80,8 @@ def model_config(
     return config.model
 
 
-def build_detector(config: Mapping[str, Any], name: str = "model") -> nn.Module:
-    """Build an mmdet detector; raises :class:`WrongUse` naming ``name`` where the config is wrong."""
+def build_detector(config: Mapping[str, Any], name: str = "model") -> Any:
+    """Build an mmdet detector; raises :class:`WrongUse` naming ``name`` for a wrong config."""
     register()
     from mmdet.registry import MODELS
 
@@ -120,7 +118,7 @@ class Signature:
 
 
 @torch.no_grad()
-def signature(model: nn.Module, name: str) -> Signature:
+def signature(model: Any, name: str) -> Signature:
     """Read a detector's signature off one forward of a blank image, its mode left as it was."""
     if getattr(model, "neck", None) is None:
         raise WrongUse(f"{name}: {type(model).__name__} has no neck to read features from")
@@ -142,12 +140,12 @@ def signature(model: nn.Module, name: str) -> Signature:
     )
 
 
-def _priors(head: nn.Module, levels: int) -> list[int]:
+def _priors(head: Any, levels: int) -> list[int]:
     count = head.num_base_priors if hasattr(head, "num_base_priors") else 1
     return list(count) if isinstance(count, list | tuple) else [int(count)] * levels
 
 
-def num_classes(model: nn.Module) -> int | None:
+def num_classes(model: Any) -> int | None:
     """The classes of the head that classifies: the dense head's or the RoI head's."""
     head = getattr(model, "bbox_head", None)
     if head is None and getattr(model, "roi_head", None) is not None:

@@ -192,7 +192,7 @@ def _stands_for(*paths: str) -> Callable[[Any], Any]:
     def register(value: Any) -> Any:
         for path in paths:
             # torch 2.4 goes by the object's own name: each path needs an object of its own.
-            stand_in = value if isinstance(value, type) else partial(value)
+            stand_in: Any = value if isinstance(value, type) else partial(value)
             stand_in.__module__, stand_in.__name__ = path.rsplit(".", 1)
             stand_in.__qualname__ = stand_in.__name__
             _STAND_INS.append(stand_in)
@@ -235,7 +235,7 @@ def _empty_array(*_: Any) -> _Array:
 
 
 @_stands_for("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
+def _scalar(dtype: _Dtype, content: bytes) -> Any:
     return _numbers((), dtype, content)[()]
 
 

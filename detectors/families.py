@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(head: nn.Module) -> Family | None:
+def family_of(head: Any) -> Family | None:
     """The family of a dense head, or None if its responses are not read."""
     for ancestor in type(head).__mro__:
         if "get_targets" in vars(ancestor):
@@ -40,18 +41,18 @@ def family_of(head: nn.Module) -> Family | None:
     return None
 
 
-def dense_head(model: nn.Module) -> nn.Module | None:
+def dense_head(model: Any) -> Any:
     """The one-stage head of a detector, if it has one whose responses are read."""
     head = getattr(model, "bbox_head", None)
     return head if head is not None and family_of(head) is not None else None
 
 
-def logits_of(head: nn.Module, scores: list[Tensor]) -> tuple[Tensor, ...]:
+def logits_of(head: Any, scores: list[Tensor]) -> tuple[Tensor, ...]:
     """Class logits per level: (N, A·K, H, W) to (N, K, H·W·A), in the order of the priors."""
     return tuple(_by_prior(level, head.cls_out_channels) for level in scores)
 
 
-def localization_of(head: nn.Module, boxes: list[Tensor]) -> tuple[Tensor, ...]:
+def localization_of(head: Any, boxes: list[Tensor]) -> tuple[Tensor, ...]:
     """The four regression channels per level: (N, 4, H·W·A), in the order of the priors.
 
     A distribution head (GFL) is first integrated to its four distances (its formula 3).
@@ -72,7 +73,7 @@ def localization_of(head: nn.Module, boxes: list[Tensor]) -> tuple[Tensor, ...]:
     return tuple(levels)
 
 
-def positives_of(head: nn.Module, targets: tuple, images: int) -> tuple[Tensor, ...]:
+def positives_of(head: Any, targets: tuple, images: int) -> tuple[Tensor, ...]:
     """Where the head's own assignment has a positive: (N, H·W·A), per level."""
     family = family_of(head)
     assert family is not None
@@ -90,9 +91,7 @@ def _by_prior(level: Tensor, channels: int) -> Tensor:
     return split.permute(0, 2, 3, 1).reshape(n, channels, -1)
 
 
-def read_responses(
-    head: nn.Module, outputs: tuple
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def read_responses(head: Any, outputs: tuple) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Logits and localization of what a dense head's forward returned."""
     scores, boxes = outputs[0], outputs[1]
     return logits_of(head, scores), localization_of(head, boxes)
@@ -100,7 +99,7 @@ def read_responses(
 
 @torch.no_grad()
 def teacher_responses(
-    head: nn.Module, maps: tuple[Tensor, ...]
+    head: Any, maps: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """A frozen head's responses on its own maps: no targets, no loss."""
     return read_responses(head, head(maps))

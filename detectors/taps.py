@@ -50,7 +50,7 @@ class Tap:
     >>> tap.knowledge                                       # doctest: +SKIP
     """
 
-    def __init__(self, model: nn.Module, *, responses: bool) -> None:
+    def __init__(self, model: Any, *, responses: bool) -> None:
         self._model = model
         self._head = dense_head(model) if responses else None
         self._handles: list[Any] = []
@@ -98,7 +98,7 @@ class Tap:
 
 
 @torch.no_grad()
-def teacher_knowledge(model: nn.Module, inputs: Tensor, *, responses: bool) -> Knowledge:
+def teacher_knowledge(model: Any, inputs: Tensor, *, responses: bool) -> Knowledge:
     """A frozen teacher's knowledge of ``inputs`` (N, 3, H, W): its head runs only if asked for."""
     maps = tuple(model.extract_feat(inputs))
     head = dense_head(model) if responses else None

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmdet.models.detectors.base import BaseDetector
-from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from ..detectors import (
+from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet imports
     Signature,
     Tap,
     build_detector,
@@ -21,6 +19,11 @@ from ..detectors import (
     teacher_knowledge,
     without_pretrained,
 )
+
+# isort: split
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.registry import MODELS
+
 from ..space import Distiller, WrongUse
 from .loss import DistillationLoss
 
@@ -63,9 +66,9 @@ class DistilledDetector(BaseDetector):
         teacher_checkpoint: str | None = None,
         trust_checkpoint: bool = False,
     ) -> None:
-        student = _built(student, "student")
-        super().__init__(data_preprocessor=student.data_preprocessor)
-        self.student = student
+        built_student = _built(student, "student")
+        super().__init__(data_preprocessor=built_student.data_preprocessor)
+        self.student: Any = built_student
         self.distillation: DistillationLoss | None = None
         form = _read(distiller)
         if form is not None:
@@ -74,15 +77,15 @@ class DistilledDetector(BaseDetector):
             built = _built(teacher, "teacher", frozen=True)
             if teacher_checkpoint is not None:
                 load_weights(built, teacher_checkpoint, trust=trust_checkpoint)
-            ours, theirs = signature(student, "student"), _signature_once(built)
+            ours, theirs = signature(self.student, "student"), _signature_once(built)
             self.distillation = DistillationLoss(form, ours, theirs)
             self._frozen = _Frozen(built)
-            self._renormalise = Renormalise(student, built)
+            self._renormalise = Renormalise(self.student, built)
         self._register_state_dict_hook(_to_student_names)
         self.register_load_state_dict_pre_hook(_from_student_names)
 
     @property
-    def teacher(self) -> nn.Module:
+    def teacher(self) -> Any:
         return self._frozen.model
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def _mean_std(preprocessor: Any) -> tuple[Tensor, Tensor]:
     return preprocessor.mean.detach().cpu(), preprocessor.std.detach().cpu()
 
 
-def _built(model: Any, name: str, frozen: bool = False) -> nn.Module:
+def _built(model: Any, name: str, frozen: bool = False) -> Any:
     if isinstance(model, nn.Module):
         return model
     config = model_config(model) if isinstance(model, str) else model
@@ -195,9 +198,7 @@ def _to_student_names(module: nn.Module, state: dict, prefix: str, metadata: Any
             state[prefix + key[len(prefix + PREFIX) :]] = value
 
 
-def _from_student_names(
-    module: DistilledDetector, state: dict, prefix: str, *_: Any
-) -> None:
+def _from_student_names(module: DistilledDetector, state: dict, prefix: str, *_: Any) -> None:
     """Before ``load_state_dict()``: the student's names get their place; adapters stay."""
     for key in list(_under(state, prefix)):
         if not key.startswith((prefix + PREFIX, prefix + "distillation.")):

@@ -1,4 +1,4 @@
-"""The transforms of DetKDS Table 2, each applied alike to the student's and the teacher's knowledge.
+"""The transforms of DetKDS Table 2, each applied alike to the student's and the teacher's side.
 
 A feature transform takes maps (N, C, H, W); a response transform takes responses (N, C, M): N
 images, C channels (classes or the four sides of a box), M positions (priors) of one level.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -104,8 +105,8 @@ FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
     "catt": _alike(channel_attention),
     "satt": _alike(spatial_attention),
     "mask": mask,
-    **{f"scale_{n}": _alike(lambda f, n=n: scale(f, n)) for n in (1, 2, 4)},
-    **{f"local_{n}": _alike(lambda f, n=n: local(f, n)) for n in (1, 2, 4)},
+    **{f"scale_{n}": _alike(partial(scale, n=n)) for n in (1, 2, 4)},
+    **{f"local_{n}": _alike(partial(local, n=n)) for n in (1, 2, 4)},
     "norm_hw": _alike(lambda f: normalise(f, (2, 3))),
     "norm_c": _alike(lambda f: normalise(f, (1,))),
     "norm_n": _alike(lambda f: normalise(f, (0,))),

@@ -52,7 +52,9 @@ class Controller:
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
         stage, inner = self._asked.pop(candidate.number)
         self.stages[stage].tell(inner, outcome)
-        if outcome.completed and (self._best is None or _rank(candidate, outcome) > _rank(*self._best)):
+        if outcome.completed and (
+            self._best is None or _rank(candidate, outcome) > _rank(*self._best)
+        ):
             self._best = (candidate, outcome)
         if WEIGHTS_STAGE not in self.stages and all(s.done for s in self.stages.values()):
             self._combine()

@@ -10,8 +10,14 @@ from typing import Any
 
 from .. import __version__
 from ..configs import distiller_file
-from ..data import check_split, class_names, make_shapes, read_annotations
-from ..data.synthetic import CLASSES, ShapesFiles, planned_files
+from ..data import (
+    CLASSES,
+    check_split,
+    class_names,
+    make_shapes,
+    read_annotations,
+    shapes_files,
+)
 from ..detectors import (
     Signature,
     build_detector,
@@ -24,9 +30,9 @@ from ..detectors import (
 )
 from ..distillers import available_knowledge, check_pair, responses_differ
 from ..space import Distiller, SearchSpace, WrongUse
-from ..workers.settings import Model, Split, Task
+from ..workers.settings import Model, Schedule, Split, Task
 from ..workers.training import Training
-from .proxy import check_disjoint, check_sizes, sample_proxy, write_proxy
+from .proxy import check_disjoint, check_sizes, write_proxy
 from .settings import SearchConfig
 
 
@@ -118,7 +124,7 @@ def make_data(plan: Plan) -> None:
     """Write what the plan says is not there yet: the synthetic set and the proxy's files."""
     data, proxy = plan.config.data, plan.config.proxy
     if data.synthetic is not None:
-        make_shapes(plan.folder / "data", **data.synthetic)
+        make_shapes(plan.folder / "data", **data.synthetic.model_dump())
     if proxy.train is None and not all(Path(split.annotations).is_file() for split in plan.proxy):
         folder = Path(plan.proxy[0].annotations).parent
         write_proxy(
@@ -132,9 +138,12 @@ def _check_data(
     """Class names, the splits, and a hash of what they hold."""
     data = config.data
     if data.synthetic is not None:
-        files: ShapesFiles = planned_files(folder / "data", **data.synthetic)
-        splits = [Split(annotations=str(p), images=str(files.images)) for p in (files.train, files.test)]
-        return CLASSES, splits[0], splits[1], fingerprint({"synthetic": data.synthetic})
+        files = shapes_files(folder / "data")
+        train, test = (
+            Split(annotations=str(path), images=str(files.images))
+            for path in (files.train, files.test)
+        )
+        return CLASSES, train, test, fingerprint({"synthetic": data.synthetic.model_dump()})
     assert data.train is not None
     document = check_split(data.train.annotations, data.train.images)
     classes = class_names(document)
@@ -207,7 +216,7 @@ def _check_proxy(
             [file_fingerprint(s.annotations) for s in (proxy.train, proxy.val)]
         )
     if config.data.synthetic is not None:
-        check_sizes(proxy.train_images, proxy.val_images, config.data.synthetic.get("train", 600))
+        check_sizes(proxy.train_images, proxy.val_images, config.data.synthetic.train)
     else:
         document = read_annotations(train.annotations)
         check_sizes(proxy.train_images, proxy.val_images, len(document["images"]))
@@ -241,8 +250,8 @@ def _plan_teacher(
         return None, fingerprint([_model_key(model), file_fingerprint(model.checkpoint)])
     if model.schedule is None:
         raise WrongUse(
-            "teacher.checkpoint: the teacher has no weights; give a checkpoint, or teacher.schedule "
-            "to train it first"
+            "teacher.checkpoint: the teacher has no weights; give a checkpoint, or "
+            "teacher.schedule to train it first"
         )
     key = fingerprint([_model_key(model), data_key, model.schedule.model_dump(), config.data.flip])
     training = Training(
@@ -261,17 +270,16 @@ def _plan_teacher(
 def _plan_warmup(
     config: SearchConfig, train: Split, folder: Path, proxy_key: str
 ) -> Training | None:
-    epochs = config.trial.warmup_epochs
-    if not epochs:
+    schedule = config.trial.warmup
+    if schedule is None:
         return None
-    schedule = {k: v for k, v in config.trial.model_dump().items() if k != "warmup_epochs"}
     key = fingerprint(
-        [_model_key(config.student), proxy_key, config.trial.model_dump(), config.search.seed]
+        [_model_key(config.student), proxy_key, schedule.model_dump(), config.search.seed]
     )
     return Training(
         name="warm-up",
         model=config.student,
-        schedule={**schedule, "epochs": epochs, "param_scheduler": schedule["param_scheduler"][:1]},
+        schedule=schedule,
         train=train,
         data=config.data,
         seed=config.search.seed,
@@ -316,7 +324,7 @@ def student_training(
         model=plan.task.student,
         teacher=plan.task.teacher,
         distiller=document,
-        schedule=schedule,
+        schedule=Schedule(**schedule),
         train=plan.train,
         test=plan.test,
         data=plan.config.data,

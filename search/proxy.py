@@ -87,7 +87,7 @@ def sample_proxy(
     not copied. The same document and seed give the same subsets. Raises :class:`WrongUse` naming
     ``--train`` or ``--val`` when one is not positive or the set is too small.
     """
-    _check_sizes(train_images, val_images, len(document["images"]))
+    check_sizes(train_images, val_images, len(document["images"]))
     contents = _Contents.of(document)
     generator = np.random.default_rng(seed)
     everything = np.arange(len(document["images"]))
@@ -231,7 +231,8 @@ def _changes(
     return of_losing[:, None] + of_winning[None, :] - 2 * (lost * weights) @ won.T
 
 
-def _check_sizes(train_images: int, val_images: int, available: int) -> None:
+def check_sizes(train_images: int, val_images: int, available: int) -> None:
+    """Raise :class:`WrongUse` unless two disjoint subsets of these sizes can be drawn."""
     for option, number in (("--train", train_images), ("--val", val_images)):
         if number < 1:
             raise WrongUse(f"{option} {number}: a subset holds at least 1 image")

@@ -9,12 +9,13 @@ from typing import Protocol
 from .. import __version__
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
+from ..distillers import check_pair
 from ..space import Distiller, Outcome, Status, WrongUse
 from ..workers.ray_engine import cluster, run, run_trainings
 from ..workers.training import Training
 from ..workers.trial import TrialContext
 from .controller import Controller
-from .preparation import Plan, final_trainings, make_data
+from .preparation import Plan, final_trainings, make_data, student_training
 from .rejection import store_batch
 from .session import Session
 
@@ -94,8 +95,30 @@ def run_search(
     return Result(search, best, distiller_file, list(zip(trainings, outcomes, strict=True)))
 
 
+def run_training(
+    plan: Plan, store: Store, display: Display, distiller: Distiller | None, name: str
+) -> list[tuple[Training, Outcome]]:
+    """Train the plan's student in full under each of ``final.seeds``."""
+    final = plan.config.final
+    if final is None:
+        raise WrongUse("the config has no section `final`: it says how long the student is trained")
+    if distiller is not None:
+        check_pair(distiller, *plan.signatures)
+    document = None if distiller is None else distiller.to_dict()
+    schedule = final.model_dump(exclude={"seeds", "compare"})
+    trainings = [student_training(plan, name, document, schedule, seed) for seed in final.seeds]
+    make_data(plan)
+    register()
+    with cluster(plan.config.resources) as dashboard:
+        display.dashboard(dashboard)
+        if plan.teacher is not None and distiller is not None:
+            _train([plan.teacher], plan, display, store, None)
+        outcomes = _train(trainings, plan, display, store, None)
+    return list(zip(trainings, outcomes, strict=True))
+
+
 def exported(best: TrialRow, search: SearchRow) -> Distiller:
-    """The distiller of a search's best trial, with where it comes from; weight-0 terms are left out."""
+    """The best trial's distiller, without terms of weight 0, and where it comes from."""
     config = search.config
     proxy = config["proxy"]
     provenance = {
@@ -136,11 +159,13 @@ def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -
         resources = plan.config.resources
         run(session, plan.task, trial, plan.proxy, resources, seed=seed, warmup=warmup)
     if session.failures:
-        raise SearchFailed(f"the last {session.failures} trials failed: {_last_line(session.error)}")
+        raise SearchFailed(
+            f"the last {session.failures} trials failed: {_last_line(session.error)}"
+        )
 
 
 def _train(
-    trainings: list[Training], plan: Plan, display: Display, store: Store, search: SearchRow
+    trainings: list[Training], plan: Plan, display: Display, store: Store, search: SearchRow | None
 ) -> list[Outcome]:
     """Train what is not trained yet, each with its row in the store."""
     todo = [training for training in trainings if training.finished() is None]
@@ -150,7 +175,7 @@ def _train(
             seed=training.seed,
             split="test" if training.test else "none",
             conditions=plan.conditions,
-            search_id=search.id,
+            search_id=search.id if search else None,
             distiller=_form(training),
         )
         for training in todo

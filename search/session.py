@@ -10,7 +10,6 @@ from ..db import Store
 from ..space import Candidate, Distiller, Outcome, Status
 from .controller import Controller, Event, replay
 
-
 #: So many failed trials in a row end a search.
 MAX_FAILURES = 5
 

@@ -126,7 +126,9 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown option {where}: {nearest(first['loc'][-1], _fields(first['loc'][:-1]))}"
     if "knowledge" in where and first["type"] == "literal_error":
-        return f"{where}: unknown knowledge '{first['input']}': {nearest(first['input'], KNOWLEDGE)}"
+        return (
+            f"{where}: unknown knowledge '{first['input']}': {nearest(first['input'], KNOWLEDGE)}"
+        )
     shown = f" (found {first['input']!r:.60})"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}"
 

@@ -31,7 +31,9 @@ class Term:
     def __post_init__(self) -> None:
         options = DETKDS.get(self.knowledge)
         if options is None:
-            raise WrongUse(f"unknown knowledge '{self.knowledge}': {nearest(self.knowledge, DETKDS)}")
+            raise WrongUse(
+                f"unknown knowledge '{self.knowledge}': {nearest(self.knowledge, DETKDS)}"
+            )
         object.__setattr__(self, "transforms", _fill_slots(self.knowledge, self.transforms))
         if self.distance not in options.distances:
             raise WrongUse(

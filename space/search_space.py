@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from random import Random
 
 from .distiller import Distiller, Term
 from .errors import WrongUse, nearest
@@ -39,6 +39,17 @@ class SearchSpace:
     def knowledge(self) -> tuple[str, ...]:
         return tuple(self.options)
 
+    def to_dict(self) -> dict[str, dict[str, list]]:
+        """The options as plain lists, for JSON."""
+        return {
+            knowledge: {
+                "transforms": [list(slot) for slot in options.transforms],
+                "distances": list(options.distances),
+                "weights": list(options.weights),
+            }
+            for knowledge, options in self.options.items()
+        }
+
     def __len__(self) -> int:
         """The number of single terms, over all kinds of knowledge."""
         return sum(len(options) for options in self.options.values())
@@ -55,18 +66,18 @@ class SearchSpace:
         *transforms, distance, weight = values
         return Term(knowledge, tuple(str(t) for t in transforms), str(distance), float(weight))
 
-    def random(self, knowledge: str, rng: random.Random) -> Term:
+    def random(self, knowledge: str, rng: Random) -> Term:
         """A term drawn uniformly over its slots."""
         return self.decode(knowledge, [rng.choice(slot) for slot in self.slots(knowledge)])
 
-    def mutate(self, term: Term, rng: random.Random) -> Term:
+    def mutate(self, term: Term, rng: Random) -> Term:
         """Another term: one slot, drawn at random, gets another of its choices."""
         slots, values = self.slots(term.knowledge), self.encode(term)
         index = rng.randrange(len(slots))
         values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
         return self.decode(term.knowledge, values)
 
-    def crossover(self, first: Term, second: Term, rng: random.Random) -> Term:
+    def crossover(self, first: Term, second: Term, rng: Random) -> Term:
         """A term whose every slot comes from one of two parents of the same knowledge."""
         pairs = zip(self.encode(first), self.encode(second), strict=True)
         return self.decode(first.knowledge, [rng.choice(pair) for pair in pairs])
@@ -75,14 +86,14 @@ class SearchSpace:
         """The choices of the ``weights`` stage for one term."""
         return (DROP, *self.options[knowledge].weights)
 
-    def random_weights(self, distiller: Distiller, rng: random.Random) -> Distiller:
+    def random_weights(self, distiller: Distiller, rng: Random) -> Distiller:
         """The same forms under weights drawn at random, not all 0."""
         while True:
             drawn = {t.knowledge: rng.choice(self.weights(t.knowledge)) for t in distiller.terms}
             if any(drawn.values()):
                 return distiller.with_weights(drawn)
 
-    def mutate_weights(self, distiller: Distiller, rng: random.Random) -> Distiller:
+    def mutate_weights(self, distiller: Distiller, rng: Random) -> Distiller:
         """The same forms with one weight changed, not all 0."""
         while True:
             term = rng.choice(distiller.terms)
@@ -91,9 +102,7 @@ class SearchSpace:
             if changed.active:
                 return changed
 
-    def crossover_weights(
-        self, first: Distiller, second: Distiller, rng: random.Random
-    ) -> Distiller:
+    def crossover_weights(self, first: Distiller, second: Distiller, rng: Random) -> Distiller:
         """The same forms, each weight from one of two parents, not all 0."""
         while True:
             pairs = zip(first.terms, second.terms, strict=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from .distiller import Distiller
@@ -50,6 +51,15 @@ class Outcome:
     @property
     def completed(self) -> bool:
         return self.status is Status.COMPLETED
+
+    def to_json(self) -> str:
+        """One line of JSON: how an outcome travels between processes and into files."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        fields = json.loads(text)
+        return cls(**{**fields, "status": Status(fields["status"])})
 
     @classmethod
     def rejected(cls, reason: str) -> Outcome:

@@ -162,6 +162,14 @@ def test_boxes_that_are_no_boxes_are_counted(path: Path, box: object) -> None:
     assert "positive width and height" in said
 
 
+@pytest.mark.parametrize("area", [None, "9", float("nan"), -1])
+def test_areas_that_are_no_areas_are_counted(path: Path, area: object) -> None:
+    content = document()
+    content["annotations"][1]["area"] = area
+    said = refused(path, content)
+    assert said.startswith("1 of 3 annotations have a wrong area (first: annotation 2, area ")
+
+
 def test_empty_annotations_as_in_coco_train2017_pass(path: Path) -> None:
     content = document()
     content["annotations"][0] |= {"bbox": [296.65, 388.33, 1.03, 0.0], "area": 0.0}

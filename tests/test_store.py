@@ -25,7 +25,7 @@ from detkds.db.models import Base
 from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status, WrongUse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine, inspect, make_url, text
+from sqlalchemy import create_engine, inspect, text
 
 SPACE = SearchSpace.preset()
 GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
@@ -52,13 +52,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/detkds.db"
         return
-    server = make_url(request.getfixturevalue("postgresql"))
-    name = f"test_{tmp_path.parent.name}_{tmp_path.name}".replace("-", "_").lower()
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}"'))
+    server = request.getfixturevalue("postgresql")
+    engine = create_engine(server)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
     engine.dispose()
-    yield server.set(database=name).render_as_string(hide_password=False)
+    yield server
 
 
 @pytest.fixture
@@ -380,6 +380,8 @@ def test_importing_the_store_stays_light():
         ("", "not a database URL"),
         ("detkds.db", "not a database URL"),
         ("sqlite:detkds.db", "not a database URL"),
+        ("sqlite://detkds.db", "sqlite:/// before a relative path"),
+        ("sqlite:///{folder}/detkds.db?timeout=long", "could not convert"),
         ("sqlite:///{folder}/missing/detkds.db", "missing does not exist"),
         ("sqlite:///{folder}", "is a folder"),
         ("sqlite:///{folder}/text.db", "not a database"),
@@ -453,6 +455,17 @@ with Store(url) as store:
         store.tell_trial(trial, outcome, number)
         print(number, flush=True)
 """).substitute(distiller=GLOBAL)
+
+
+def test_opening_and_reading_do_not_wait_for_a_writer(store, url):
+    search = store.create_search("a", {}, "c", 0)
+    engine = open_database(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE searches SET seed = 1"))
+        with Store(url) as reader:
+            assert reader.searches() == [search]
+    engine.dispose()
+    assert store.search("a").seed == 1
 
 
 def start_writers(url: str, names: list[str], count: int) -> list[subprocess.Popen[str]]:

@@ -59,6 +59,12 @@ def test_the_set_is_whole_and_in_coco_format(made: Path) -> None:
     assert {path.name for path in files.images.iterdir()} == seen
 
 
+def test_no_image_is_there_twice(made: Path) -> None:
+    """A validation image among the training images would be a leak."""
+    images = digests(made / "images")
+    assert len(set(images.values())) == len(images) == 19
+
+
 def test_boxes_lie_in_the_image_and_areas_in_the_boxes(made: Path) -> None:
     for annotation in read_annotations(made / "train.json")["annotations"]:
         x, y, width, height = annotation["bbox"]

@@ -63,13 +63,14 @@ def reference_sample(level: Tensor, x: float, y: float) -> Tensor:
     """Bilinear sample of (H, W, channels) at x, y in [0, 1]; pixel centres are at halves."""
     row, column = y * level.shape[0] - 0.5, x * level.shape[1] - 0.5
     top, left = math.floor(row), math.floor(column)
-    return sum(
+    corners = [
         pixel(level, top + i, left + j)
         * (row - top if i else 1 - row + top)
         * (column - left if j else 1 - column + left)
         for i in (0, 1)
         for j in (0, 1)
-    )
+    ]
+    return torch.stack(corners).sum(0)
 
 
 @devices

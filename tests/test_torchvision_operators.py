@@ -94,8 +94,8 @@ def test_roi_align_has_no_maximum() -> None:
 
 # Deformable convolution: nothing symmetric, so that no two numbers can be taken for each other
 
-GEOMETRY = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
-DEFORM_GROUPS = 2
+GEOMETRY: dict[str, Any] = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
+DEFORM_GROUPS = 4
 
 
 def deformable_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol
 
 import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from ..space import Candidate, Distiller, Outcome, Status, WrongUse
+from ..space import Candidate, Distiller, Outcome, WrongUse
 from .settings import Resources, Split, Task, TrialSchedule
 from .training import Training, train
 from .trial import TrialContext, evaluate
@@ -24,7 +25,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -90,33 +91,34 @@ def run(
     *,
     seed: int,
     warmup: str | None = None,
-    evaluator: Callable[[Any, Candidate], Outcome] = evaluate,
 ) -> None:
     """Score what ``source`` asks for until it is done, on as many workers as fit.
 
-    A worker builds its :class:`TrialContext` once and keeps it from trial to trial; ``evaluator``
-    scores a candidate in it. A worker that dies fails its trial, no more.
+    A worker builds its :class:`TrialContext` once and keeps it from trial to trial. A worker that
+    dies fails its trial, no more.
     """
-    context = {
-        "task": task.model_dump(),
-        "schedule": schedule.model_dump(),
-        "proxy": [split.model_dump() for split in proxy],
-        "seed": seed,
-        "warmup": warmup,
-    }
-    run_actors(source, per_trial(resources), resources.workers, context, evaluator)
+    context = partial(TrialContext.build, task, schedule, proxy, seed=seed, warmup=warmup)
+    each = per_trial(resources)
+    run_actors(source, each, resources.workers or _fit(each), context, evaluate)
+
+
+def _fit(each: dict[str, float]) -> int:
+    """How many workers the cluster has room for: more asks than that would be asks too early."""
+    there = ray.cluster_resources()
+    amounts = {"CPU": each["cpu"], "GPU": each["gpu"]}
+    return max(1, min(int(there.get(name, 0) // n) for name, n in amounts.items() if n))
 
 
 def run_actors(
     source: Source,
     per_worker: dict[str, float],
-    workers: int | None,
-    context: Any,
+    workers: int,
+    context: Callable[[], Any],
     evaluator: Callable[[Any, Candidate], Outcome],
     *,
     reuse: bool = True,
 ) -> None:
-    """The engine itself; ``context`` is what :func:`_build_context` makes a worker's context of.
+    """The engine itself: each worker calls ``context`` once, ``evaluator`` for every candidate.
 
     ``reuse=False``, a fresh actor for every trial, is there for the benchmark to compare with.
     """
@@ -139,6 +141,7 @@ def run_actors(
                 verbose=0,
                 callbacks=[_Started(searcher)],
                 failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
 
@@ -147,8 +150,8 @@ class TrialActor(tune.Trainable):
     """A worker: one step is one trial, and it is reset from trial to trial, never rebuilt."""
 
     def setup(self, config: dict, context: Any = None, evaluator: Any = None) -> None:
-        self.evaluator = evaluator
-        self.context = _build_context(context) if isinstance(context, dict) else context
+        self.content, self.evaluator = context, evaluator
+        self.context: Any = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict) -> bool:
@@ -157,29 +160,33 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        outcome = self.evaluator(self.context, self.candidate)
+        outcome = self._evaluate()
         score = float("nan") if outcome.score is None else outcome.score
-        return {"score": score, _WRAPPED: asdict(outcome), "done": True}
+        return {"score": score, _WRAPPED: outcome.to_json(), "done": True}
 
-
-def _build_context(context: dict[str, Any]) -> TrialContext:
-    train_split, val_split = (Split(**split) for split in context["proxy"])
-    return TrialContext.build(
-        Task(**context["task"]),
-        TrialSchedule(**context["schedule"]),
-        (train_split, val_split),
-        seed=context["seed"],
-        warmup=context["warmup"],
-    )
+    def _evaluate(self) -> Outcome:
+        try:
+            if self.context is None:
+                self.context = self.content()
+            return self.evaluator(self.context, self.candidate)
+        except Exception:
+            return Outcome.failed(traceback.format_exc())
 
 
 class _AskTell(Searcher):
-    """Tune's side of ask and tell."""
+    """Tune's side of ask and tell.
 
-    def __init__(self, source: Source) -> None:
+    Tune pickles its searcher for a restore of its own; ours resumes from the store, so the pickle
+    holds no source.
+    """
+
+    def __init__(self, source: Source | None) -> None:
         super().__init__(metric="score", mode="max")
-        self.source = source
+        self.source: Any = source
         self.live: dict[str, Candidate] = {}
+
+    def __reduce__(self) -> tuple:
+        return _AskTell, (None,)
 
     def suggest(self, trial_id: str) -> dict | str | None:
         candidate = self.source.ask()
@@ -196,8 +203,7 @@ class _AskTell(Searcher):
         if error or not result or _WRAPPED not in result:
             outcome = Outcome.failed("the worker died (out of memory, killed, or lost)")
         else:
-            fields = result[_WRAPPED]
-            outcome = Outcome(**{**fields, "status": Status(fields["status"])})
+            outcome = Outcome.from_json(result[_WRAPPED])
         self.source.tell(candidate, outcome)
 
     def save(self, checkpoint_path: str) -> None:

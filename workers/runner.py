@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmdet.datasets import CocoDataset
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
@@ -21,7 +20,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.loading import quiet
+from ..data.loading import CocoDataset, quiet
 from ..detectors import register
 from ..detectors.checkpoints import allow_runner_resume
 from ..distillers import DistilledDetector
@@ -150,7 +149,7 @@ def _loader(dataset: CocoDataset, batch_size: int, seed: int | None) -> DataLoad
 
 
 def _forget(runner: Runner) -> None:
-    """mmengine keeps a logger, hub, scope and visualizer of every runner for ever; drop this one's."""
+    """Drop this runner's logger, hub, scope and visualizer: mmengine keeps them for ever."""
     name = runner.experiment_name
     for handler in list(runner.logger.handlers):
         handler.close()

@@ -14,7 +14,7 @@ class Settings(BaseModel):
 
 
 class Schedule(Settings):
-    """How long and with what a model is trained: mmengine's own ``optim_wrapper`` and schedulers."""
+    """How long and with what a model is trained: mmengine's ``optim_wrapper`` and schedulers."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -23,9 +23,12 @@ class Schedule(Settings):
 
 
 class TrialSchedule(Schedule):
-    """A trial's short schedule, from ``warmup_epochs`` of the student alone (made once, cached)."""
+    """A trial's short schedule. ``warmup``: a training of the student alone, made once and cached,
 
-    warmup_epochs: int = Field(default=0, ge=0)
+    that all trials start from, so that they compare candidates and not first steps from nothing.
+    """
+
+    warmup: Schedule | None = None
 
 
 class Model(Settings):
@@ -48,6 +51,16 @@ class Split(Settings):
     images: str
 
 
+class Synthetic(Settings):
+    """Images of shapes, made on the spot: how many a split, and how many pixels a side."""
+
+    train: int = Field(default=600, ge=1)
+    val: int = Field(default=200, ge=1)
+    test: int = Field(default=200, ge=1)
+    size: int = Field(default=128, ge=32)
+    seed: int = Field(default=0, ge=0)
+
+
 class Data(Settings):
     """The data set: real splits, or ``synthetic`` to make one on the spot.
 
@@ -57,7 +70,7 @@ class Data(Settings):
 
     train: Split | None = None
     test: Split | None = None
-    synthetic: dict[str, int] | None = None
+    synthetic: Synthetic | None = None
     image_size: tuple[int, int]
     flip: float = Field(default=0.5, ge=0, le=1)
     cache_megabytes: int = Field(default=1024, ge=0)

@@ -57,8 +57,7 @@ class Training(BaseModel):
         path = Path(self.folder) / _OUTCOME
         if not (path.is_file() and self.checkpoint.is_file()):
             return None
-        found = json.loads(path.read_text("utf-8"))
-        return Outcome(**{**found, "status": Status(found["status"])})
+        return Outcome.from_json(path.read_text("utf-8"))
 
     def progress(self) -> tuple[int, int]:
         """Iterations done and in all, (0, 0) before the first."""
@@ -87,7 +86,7 @@ def train(training: Training) -> Outcome:
         host=socket.gethostname(),
         device=get_device(),
     )
-    _write(Path(training.folder) / _OUTCOME, json.dumps(vars(outcome)))
+    _write(Path(training.folder) / _OUTCOME, outcome.to_json())
     return outcome
 
 

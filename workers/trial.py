@@ -56,7 +56,7 @@ def excessive(name: str, value: float) -> str | None:
     return f"{name} is {value:.4g}, above {MAX_LOSS:g}" if value > MAX_LOSS else None
 
 
-def build_student(model: Model, seed: int, weights: str | Path | None = None) -> nn.Module:
+def build_student(model: Model, seed: int, weights: str | Path | None = None) -> Any:
     """The student as every training with this seed starts it, whatever it is distilled with."""
     set_random_seed(seed)
     student = build_detector(model_config(model.config, model.cfg_options), "student")
@@ -69,7 +69,7 @@ def build_student(model: Model, seed: int, weights: str | Path | None = None) ->
     return student
 
 
-def build_teacher(model: Model) -> nn.Module:
+def build_teacher(model: Model) -> Any:
     """The teacher with its checkpoint's weights."""
     config = without_pretrained(model_config(model.config, model.cfg_options))
     teacher = build_detector(config, "teacher")

@@ -1,0 +1,231 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong use."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..space import Distiller, SearchSpace, WrongUse
+
+app = typer.Typer(
+    help="Search distillation losses for object detectors, and train students with them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+WorkDir = Annotated[
+    Path | None, typer.Option("--work-dir", help="Where all files go. [default: runs/<config>]")
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(help="Database URL. [default: sqlite:///<work-dir>/detkds.db]"),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--cfg-options", help="key=value to change in the config; may be repeated."),
+]
+ConfigArgument = Annotated[str, typer.Argument(help="A search config: a path or a shipped name.")]
+OutFile = Annotated[Path, typer.Option("--out", help="The file to write.")]
+
+
+@app.command()
+def search(
+    config: ConfigArgument,
+    name: Annotated[
+        str | None, typer.Option(help="The search's name. [default: the config's]")
+    ] = None,
+    storage: Storage = None,
+    work_dir: WorkDir = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    cfg_options: Options = None,
+) -> None:
+    """Search the distiller that trains the student best, then compare it in full trainings."""
+    from ..db import Store
+    from ..search.preparation import make_plan
+    from ..search.run import open_search, run_search
+    from ..search.settings import config_name, load_config
+    from .display import SearchDisplay, final_table
+
+    name = name or config_name(config)
+    folder = _folder(work_dir, name)
+    settings = load_config(config, cfg_options or [])
+    plan = make_plan(settings, folder)
+    with Store(_url(storage, folder, create=True)) as store:
+        row = open_search(plan, store, name, resume)
+        again = f"detkds search {config} --name {name} --work-dir {folder} --resume"
+        with SearchDisplay(again) as display:
+            result = run_search(plan, store, row, display, folder / f"{name}.json")
+    final_table(result)
+
+
+@app.command()
+def trials(
+    name: Annotated[str | None, typer.Argument(help="A search's name; all if left out.")] = None,
+    storage: Storage = None,
+    work_dir: WorkDir = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all columns to this file.")] = None,
+) -> None:
+    """List trials with their stage, status, score and distiller."""
+    from ..db import Store
+    from .display import trial_table
+
+    with Store(_url(storage, _folder(work_dir, name))) as store:
+        search_id = None if name is None else store.search(name).id
+        records = store.trial_records(search_id)
+    if csv is None:
+        trial_table(records)
+        return
+    import pandas
+
+    pandas.DataFrame(records).to_csv(csv, index=False)
+    typer.echo(f"{len(records)} trials written to {csv}")
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="A search's name.")],
+    out: OutFile,
+    storage: Storage = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Write the best distiller so far to a file."""
+    from ..db import Store
+    from ..search.run import exported
+
+    with Store(_url(storage, _folder(work_dir, name))) as store:
+        row = store.search(name)
+        best = store.best(row.id)
+    if best is None:
+        raise WrongUse(f"search '{name}' has no completed trial yet: nothing to export")
+    distiller = exported(best, row)
+    _writable(out)
+    distiller.to_json(out)
+    typer.echo(f"{distiller}\nproxy AP {best.score:.3f}, trial {best.number}, written to {out}")
+
+
+@app.command()
+def show(file: Annotated[str, typer.Argument(help="A distiller file or a shipped name.")]) -> None:
+    """Print a distiller file in the papers' arrow notation."""
+    from ..configs import distiller_file
+
+    distiller = Distiller.from_json(distiller_file(file))
+    typer.echo(f"{distiller.name or file}\n{distiller}")
+    for key, value in (distiller.provenance or {}).items():
+        typer.echo(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    distiller: Annotated[str, typer.Option(help="A distiller file, a shipped name, or none.")],
+    work_dir: WorkDir = None,
+    storage: Storage = None,
+    cfg_options: Options = None,
+) -> None:
+    """Train the student in full, with a distiller or alone, into a plain mmdet checkpoint."""
+    from ..configs import distiller_file
+    from ..db import Store
+    from ..search.preparation import make_plan
+    from ..search.run import run_training
+    from ..search.settings import config_name, load_config
+    from .display import SearchDisplay, training_table
+
+    form = None if distiller == "none" else Distiller.from_json(distiller_file(distiller))
+    folder = _folder(work_dir, config_name(config))
+    plan = make_plan(load_config(config, cfg_options or []), folder)
+    with Store(_url(storage, folder, create=True)) as store, SearchDisplay("") as display:
+        results = run_training(plan, store, display, form, Path(distiller).stem)
+    training_table(results)
+
+
+@app.command()
+def proxy(
+    annotations: Annotated[Path, typer.Argument(help="A COCO-format annotation file.")],
+    train: Annotated[int, typer.Option(help="Training images to draw.")],
+    val: Annotated[int, typer.Option(help="Validation images to draw.")],
+    out: Annotated[Path, typer.Option(help="The folder for train.json and val.json.")],
+    seed: int = 0,
+) -> None:
+    """Draw disjoint training and validation subsets that keep class and size shares."""
+    from ..search.proxy import write_proxy
+    from .display import proxy_table
+
+    proxy_table(write_proxy(annotations, train, val, out, seed))
+
+
+@app.command()
+def space(
+    preset: Annotated[str, typer.Option(help="The preset to print.")] = "detkds",
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Print the search space and its size."""
+    chosen = SearchSpace.preset(preset)
+    if as_json:
+        typer.echo(json.dumps(chosen.to_dict(), indent=2))
+        return
+    for knowledge, options in chosen.options.items():
+        typer.echo(f"{knowledge} ({len(options)} terms)")
+        for slot in options.transforms:
+            typer.echo(f"  transform  {' | '.join(slot)}")
+        typer.echo(f"  distance   {' | '.join(options.distances)}")
+        typer.echo(f"  weight     {' | '.join(f'{weight:g}' for weight in options.weights)}")
+    typer.echo(f"{len(chosen)} terms in all")
+
+
+def _folder(work_dir: Path | None, name: str | None) -> Path:
+    return work_dir or Path("runs") / Path(name or "").name
+
+
+def _url(storage: str | None, folder: Path, create: bool = False) -> str:
+    """The database; without ``--storage`` the work folder's file, its folder made for a search."""
+    if storage is not None:
+        return storage
+    file = folder / "detkds.db"
+    if create:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WrongUse(f"--work-dir {folder}: can't make it: {error.strerror}") from None
+    elif not file.is_file():
+        raise WrongUse(f"{file}: no such database; give --work-dir or --storage of a search")
+    return f"sqlite:///{file}"
+
+
+def _writable(file: Path) -> None:
+    if not file.absolute().parent.is_dir():
+        raise WrongUse(f"--out {file}: its folder does not exist; make it first")
+
+
+def main() -> None:
+    """Run the command; a wrong use is one line and exit code 2, a failure one line and 1."""
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    try:
+        app(standalone_mode=False)
+    except WrongUse as error:
+        _end(f"detkds: {error}", 2)
+    except KeyboardInterrupt:
+        _end("", 130)
+    except Exception as error:
+        _explain(error)
+
+
+def _explain(error: Exception) -> None:
+    if isinstance(error, typer.Abort):
+        _end("", 130)
+    if hasattr(error, "format_message"):  # click's usage errors, which typer carries under its name
+        _end(f"detkds: {' '.join(error.format_message().split())} (see --help)", 2)
+    if type(error).__name__ == "SearchFailed":
+        _end(f"detkds: {error}", 1)
+    raise error
+
+
+def _end(message: str, code: int) -> None:
+    if message:
+        print(message, file=sys.stderr)
+    sys.exit(code)
