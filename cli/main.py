@@ -206,13 +206,26 @@ def main() -> None:
     """Run the command; a wrong use is one line and exit code 2, a failure one line and 1."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     try:
-        app(standalone_mode=False)
+        app(_spread_options(sys.argv[1:]), standalone_mode=False)
     except WrongUse as error:
         _end(f"detkds: {error}", 2)
     except KeyboardInterrupt:
         _end("", 130)
     except Exception as error:
         _explain(error)
+
+
+def _spread_options(arguments: list[str]) -> list[str]:
+    """``--cfg-options a=1 b=2``, as mmdet's scripts take them, for a parser of one value each."""
+    spread: list[str] = []
+    listing = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            listing = argument == "--cfg-options"
+        elif listing and "=" in argument and spread[-1] != "--cfg-options":
+            spread.append("--cfg-options")
+        spread.append(argument)
+    return spread
 
 
 def _explain(error: Exception) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from torch import nn
 
+from ..configs import FOLDER
 from ..space import WrongUse, nearest
 from . import operators
 from .families import dense_head
@@ -35,27 +35,31 @@ def register() -> None:
 
 
 def config_path(reference: str) -> Path:
-    """The file behind ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py`` or a plain path.
+    """The file behind ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``, ``detkds::…`` or a path.
 
     Raises :class:`WrongUse` naming the nearest stock config of that folder.
     """
-    if not reference.startswith("mmdet::"):
-        path = Path(reference)
-        if not path.is_file():
+    owner, separator, name = reference.partition("::")
+    if not separator:
+        if not Path(reference).is_file():
             raise WrongUse(f"{reference}: no such config; give a path or mmdet::<folder>/<name>.py")
-        return path
-    spec = util.find_spec("mmdet")
-    assert spec is not None
-    assert spec.origin is not None
-    root = Path(spec.origin).parent / ".mim" / "configs"
-    path = root / reference.removeprefix("mmdet::")
+        return Path(reference)
+    roots = {"mmdet": _mmdet_configs, "detkds": lambda: FOLDER / "detectors"}
+    if owner not in roots:
+        raise WrongUse(f"{reference}: unknown package '{owner}': {nearest(owner, roots)}")
+    root = roots[owner]()
+    path = root / name
     if not path.is_file():
         stock = [str(p.relative_to(root)) for p in path.parent.glob("*.py")]
         stock = stock or [p.name for p in root.iterdir() if p.is_dir()]
-        raise WrongUse(
-            f"{reference}: mmdet has no such config; {nearest(str(path.relative_to(root)), stock)}"
-        )
+        raise WrongUse(f"{reference}: {owner} has no such config; {nearest(name, stock)}")
     return path
+
+
+def _mmdet_configs() -> Path:
+    import mmdet
+
+    return Path(mmdet.__file__).parent / ".mim" / "configs"
 
 
 def model_config(

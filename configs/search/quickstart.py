@@ -5,35 +5,6 @@
 Every value can be changed on the command line: --cfg-options trial.epochs=3 search.population=8
 """
 
-classes = 4
-size = 128
-
-
-def retinanet(depth, channels, neck, convs):
-    """Stock RetinaNet options for a thin detector without pre-trained weights."""
-    stages = [channels * 2**stage for stage in range(4)]
-    if depth >= 50:
-        stages = [4 * width for width in stages]
-    return {
-        "model.backbone.depth": depth,
-        "model.backbone.base_channels": channels,
-        "model.backbone.stem_channels": channels,
-        "model.backbone.frozen_stages": -1,
-        "model.backbone.norm_eval": False,
-        "model.backbone.init_cfg": None,
-        "model.neck.in_channels": stages,
-        "model.neck.out_channels": neck,
-        "model.bbox_head.in_channels": neck,
-        "model.bbox_head.feat_channels": neck,
-        "model.bbox_head.stacked_convs": convs,
-        "model.bbox_head.num_classes": classes,
-        "model.neck.num_outs": 4,
-        "model.neck.norm_cfg": dict(type="BN"),
-        "model.bbox_head.norm_cfg": dict(type="BN"),
-        "model.bbox_head.anchor_generator.octave_base_scale": 2,
-        "model.bbox_head.anchor_generator.strides": [8, 16, 32, 64],
-    }
-
 
 def schedule(epochs):
     """AdamW with ten iterations of warm-up and a cosine to zero over what follows."""
@@ -52,10 +23,13 @@ def schedule(epochs):
     )
 
 
-stock = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"
-student = dict(config=stock, cfg_options=retinanet(18, 12, 32, 1))
-teacher = dict(config=stock, cfg_options=retinanet(34, 24, 48, 2), schedule=schedule(14))
-data = dict(synthetic=dict(train=600, val=8, test=200, size=size, seed=0), image_size=(size, size))
+four_classes = {"model.bbox_head.num_classes": 4}
+
+student = dict(config="detkds::retinanet_r18_thin.py", cfg_options=four_classes)
+teacher = dict(
+    config="detkds::retinanet_r34_thin.py", cfg_options=four_classes, schedule=schedule(14)
+)
+data = dict(synthetic=dict(train=600, val=1, test=200, size=128, seed=0), image_size=(128, 128))
 proxy = dict(train_images=200, val_images=100, seed=0)
 trial = dict(warmup=schedule(4), **schedule(2))
 final = dict(compare=["none", "pkd", "found"], seeds=[0], **schedule(6))

@@ -1,0 +1,43 @@
+"""Your own COCO-format data and any two mmdet configs. Set what is yours on the command line:
+
+    detkds search custom --name cells --cfg-options \
+        data.train.annotations=cells/train.json data.train.images=cells/images \
+        data.test.annotations=cells/test.json data.test.images=cells/images \
+        student.config=mmdet::retinanet/retinanet_r18_fpn_1x_coco.py \
+        student.cfg_options.model.bbox_head.num_classes=3 \
+        teacher.config=my_teacher.py teacher.checkpoint=my_teacher.pth
+
+A teacher without a checkpoint is trained first, by `teacher.schedule`. The trials train and are
+scored on a proxy drawn from `data.train`; `data.test` is looked at by the final table alone.
+"""
+
+
+def schedule(epochs, batch_size=8):
+    """AdamW with a short warm-up and a cosine to zero; mmengine's own names, change any of them."""
+    return dict(
+        epochs=epochs,
+        batch_size=batch_size,
+        optim_wrapper=dict(
+            type="OptimWrapper",
+            optimizer=dict(type="AdamW", lr=2e-3, weight_decay=1e-4),
+            clip_grad=dict(max_norm=10),
+        ),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=10),
+            dict(type="CosineAnnealingLR", by_epoch=False, begin=10),
+        ],
+    )
+
+
+student = dict(config="detkds::retinanet_r18_thin.py", checkpoint=None)
+teacher = dict(config="detkds::retinanet_r34_thin.py", checkpoint=None, schedule=schedule(24))
+data = dict(
+    train=dict(annotations="data/train.json", images="data/images"),
+    test=dict(annotations="data/test.json", images="data/images"),
+    image_size=(320, 240),
+)
+proxy = dict(train_images=140, val_images=65, seed=0)
+trial = dict(warmup=schedule(4), **schedule(3))
+final = dict(compare=["none", "pkd", "found"], seeds=[0, 1, 2], **schedule(24))
+search = dict(population=5, iterations=2, sample_ratio=0.9, top_k=3, weights=15, seed=0)
+resources = dict(cpus=1, threads=1, workers=None, gpus=None, address=None)
