@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +75,11 @@ def model_config(
     if isinstance(reference, Mapping):
         config = Config({"model": dict(reference)})
     else:
+        path = config_path(reference)
         try:
-            config = Config.fromfile(config_path(reference))
+            with warnings.catch_warnings():  # mmengine finds mmdet:: bases by pkg_resources
+                warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+                config = Config.fromfile(path)
         except (SyntaxError, OSError, KeyError, AttributeError) as error:
             raise WrongUse(f"{reference}: can't read the config: {error}") from None
     if options:
@@ -97,7 +102,7 @@ def build_detector(config: Mapping[str, Any], name: str = "model") -> Any:
 
 def without_pretrained(config: Mapping[str, Any]) -> ConfigDict:
     """The same model without weights to fetch: for a model whose own checkpoint follows."""
-    stripped = ConfigDict(config)
+    stripped = ConfigDict(copy.deepcopy(dict(config)))
     for value in stripped.values():
         for part in value if isinstance(value, list) else [value]:
             init = part.get("init_cfg") if isinstance(part, dict) else None

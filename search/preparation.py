@@ -87,8 +87,8 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
     teacher, teacher_key = _plan_teacher(config, train, folder, data_key)
     warmup = _plan_warmup(config, proxy[0], folder, proxy_key)
     task = Task(
-        student=config.student,
-        teacher=config.teacher if teacher is None else _trained(config.teacher, teacher),
+        student=_resolved(config.student),
+        teacher=_resolved(config.teacher if teacher is None else _trained(config.teacher, teacher)),
         data=config.data,
         threads=config.resources.threads,
     )
@@ -278,7 +278,7 @@ def _plan_warmup(
     )
     return Training(
         name="warm-up",
-        model=config.student,
+        model=_resolved(config.student),
         schedule=schedule,
         train=train,
         data=config.data,
@@ -290,6 +290,12 @@ def _plan_warmup(
 
 def _trained(model: Model, training: Training) -> Model:
     return model.model_copy(update={"checkpoint": str(training.checkpoint), "schedule": None})
+
+
+def _resolved(model: Model) -> Model:
+    """The same model without reference to config files: read once, not in every trial."""
+    whole = model_config(model.config, model.cfg_options).to_dict()
+    return model.model_copy(update={"config": whole, "cfg_options": {}})
 
 
 def _model_key(model: Model) -> str:

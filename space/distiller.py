@@ -54,7 +54,8 @@ class Term:
     def __str__(self) -> str:
         """The papers' arrow notation: ``global: catt → scale_2 → norm_n, l1 × 5``."""
         named = [name for name in self.transforms if name != IDENTITY] or [IDENTITY]
-        return f"{self.knowledge}: {' → '.join(named)}, {self.distance} × {self.weight:g}"
+        weight = repr(self.weight).removesuffix(".0")  # every digit: the notation is read back
+        return f"{self.knowledge}: {' → '.join(named)}, {self.distance} × {weight}"
 
     @classmethod
     def parse(cls, text: str) -> Term:

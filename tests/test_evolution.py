@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-
 from detkds.search.algorithms import EvolutionSettings, TermEvolution, WeightEvolution
 from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status, Term
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 import pytest
-
 from detkds.db import Store
 from detkds.search.algorithms import EvolutionSettings
 from detkds.search.controller import Controller, Event, replay

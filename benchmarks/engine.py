@@ -1,0 +1,135 @@
+"""What Ray Tune costs a trial: kept workers (ours) against a fresh actor for every trial.
+
+Trials do nothing, one worker runs them. Start-up is left out: a round's cost per trial is the time
+from its first outcome to its last, divided by the trials in between, less what the evaluator takes
+when it is called in a loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import ray
+import torch
+from detkds.space import Candidate, Distiller, Outcome, Status
+from detkds.workers.ray_engine import cluster, run_actors
+from detkds.workers.settings import Resources
+from rich.console import Console
+from rich.table import Table
+
+CALLS = 10_000  # of the evaluator in a loop
+
+
+@dataclass
+class Trials:
+    """A source of ``number`` candidates that notes when each outcome arrives, in seconds."""
+
+    number: int
+    distiller: Distiller
+    asked: int = 0
+    told: list[float] = field(default_factory=list)
+
+    def ask(self) -> Candidate | None:
+        if self.asked == self.number:
+            return None
+        self.asked += 1
+        return Candidate(self.asked - 1, "global", self.distiller)
+
+    def started(self, candidate: Candidate) -> None:
+        """Nothing to note."""
+
+    def tell(self, candidate: Candidate, outcome: Outcome) -> None:
+        if not outcome.completed:
+            raise RuntimeError(f"trial {candidate.number} did not complete: {outcome.error}")
+        self.told.append(time.perf_counter())
+
+    @property
+    def done(self) -> bool:
+        return len(self.told) == self.number
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds until a run's first outcome, and seconds per trial from there to its last."""
+
+    start_up: float
+    per_trial: float
+
+
+def no_context() -> None:
+    """A no-op trial needs nothing kept."""
+
+
+def no_op(context: None, candidate: Candidate) -> Outcome:
+    return Outcome(Status.COMPLETED, score=0.0)
+
+
+def run_round(distiller: Distiller, trials: int, *, reuse: bool) -> Round:
+    source = Trials(trials, distiller)
+    started = time.perf_counter()
+    run_actors(source, {"cpu": 1, "gpu": 0}, 1, no_context, no_op, reuse=reuse)
+    first, last = source.told[0], source.told[-1]
+    return Round(first - started, (last - first) / (trials - 1))
+
+
+def seconds_in_evaluator(distiller: Distiller) -> float:
+    """Of one call, in a plain loop without Ray."""
+    candidate = Candidate(0, "global", distiller)
+    started = time.perf_counter()
+    for _ in range(CALLS):
+        no_op(None, candidate)
+    return (time.perf_counter() - started) / CALLS
+
+
+def milliseconds(seconds: list[float]) -> str:
+    """Median, and in brackets the least and the most."""
+    low, middle, high = (1e3 * f(seconds) for f in (min, statistics.median, max))
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
+
+
+def report(kept: list[Round], fresh: list[Round], evaluator: list[float]) -> None:
+    table = Table("", "start-up, ms", "overhead per trial, ms")
+    overheads = []
+    for name, rounds in (("kept worker", kept), ("fresh actor per trial", fresh)):
+        overhead = [r.per_trial - e for r, e in zip(rounds, evaluator, strict=True)]
+        overheads.append(overhead)
+        table.add_row(name, milliseconds([r.start_up for r in rounds]), milliseconds(overhead))
+    console = Console()
+    console.print(table)
+    ratios = [theirs / ours for ours, theirs in zip(*overheads, strict=True)]
+    console.print(
+        f"A fresh actor costs {statistics.median(ratios):.1f} times "
+        f"({min(ratios):.1f} to {max(ratios):.1f}) what a kept worker costs."
+    )
+    console.print(f"The evaluator itself: {milliseconds(evaluator)} ms a call.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each kind")
+    parser.add_argument("--trials", type=int, default=100, help="trials a round on a kept worker")
+    parser.add_argument("--fresh-trials", type=int, default=6, help="trials a round, fresh actors")
+    parser.add_argument("--quick", action="store_true", help="one round of 20 and 3 trials")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.trials, arguments.fresh_trials = 1, 20, 3
+    print(
+        f"torch {torch.__version__}, ray {ray.__version__}, 1 worker; {arguments.rounds} rounds of "
+        f"{arguments.trials} no-op trials on a kept worker, then {arguments.fresh_trials} on fresh "
+        "actors; median (least to most)"
+    )
+    distiller = Distiller.parse("global: identity, pearson × 5")
+    kept, fresh, evaluator = [], [], []
+    with cluster(Resources(dashboard=False)):
+        for _ in range(arguments.rounds):
+            kept.append(run_round(distiller, arguments.trials, reuse=True))
+            fresh.append(run_round(distiller, arguments.fresh_trials, reuse=False))
+            evaluator.append(seconds_in_evaluator(distiller))
+    report(kept, fresh, evaluator)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""What distillation adds to a training step: a distilled step (forward and backward, no optimizer)
+against the least it could take, the student's own step plus the teacher's forward.
+
+The teacher's forward is its features; for distillers with response terms, its head's outputs too.
+Stock mmdet RetinaNets, random weights, random images and boxes. Each round times one distilled step
+and its alternative one after the other, taking turns at being first; the first row compares the
+alternative with itself and so shows the machine's noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from detkds.detectors import (  # first: it makes mmcv.ops importable, which mmdet imports
+    build_detector,
+    model_config,
+    without_pretrained,
+)
+from detkds.distillers import DistilledDetector
+from detkds.space import RESPONSE_KNOWLEDGE, Distiller
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+# isort: split
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+CONFIG = "mmdet::retinanet/retinanet_{}_fpn_1x_coco.py"
+STUDENT = "r50"
+TEACHERS = ("x101-32x4d", "x101-64x4d")
+BOXES = 8  # an image
+ONE_TERM = (
+    "global: identity, pearson × 5",
+    "global: catt → scale_2 → norm_n, l1 × 5",
+    "fgbg: satt → norm_hw, l2 × 1",
+    "instance: norm_c, l2 × 1",
+    "logits: softmax_c, kl × 1",
+    "localization: sigmoid, ciou × 1",
+)
+ALL_FIVE = "; ".join(ONE_TERM[1:])
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a round of a distilled step and of its alternative."""
+
+    name: str
+    alternative: list[float]
+    distilled: list[float]
+
+
+def build(name: str, device: torch.device) -> Any:
+    model = build_detector(without_pretrained(model_config(CONFIG.format(name))), name)
+    model.init_weights()
+    return model.to(device)
+
+
+def random_batch(
+    images: int, height: int, width: int, device: torch.device
+) -> tuple[Tensor, list[DetDataSample]]:
+    """Normalised pixels, and boxes from 1/16 to 1/2 of the image a side."""
+    size = torch.tensor([width, height], dtype=torch.float32)
+    samples = []
+    for _ in range(images):
+        sides = size * torch.empty(BOXES, 2).uniform_(1 / 16, 1 / 2)
+        corner = torch.rand(BOXES, 2) * (size - sides)
+        shapes = ("img_shape", "pad_shape", "batch_input_shape")
+        sample = DetDataSample(metainfo=dict.fromkeys(shapes, (height, width)))
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corner, corner + sides], dim=1), labels=torch.randint(80, (BOXES,))
+        )
+        samples.append(sample.to(device))
+    return torch.randn(images, 3, height, width, device=device), samples
+
+
+def train_step(model: Any, inputs: Tensor, samples: list[DetDataSample]) -> None:
+    loss, _ = model.parse_losses(model.loss(inputs, samples))
+    loss.backward()
+
+
+@torch.no_grad()
+def teacher_forward(teacher: Any, inputs: Tensor, responses: bool) -> None:
+    maps = teacher.extract_feat(inputs)
+    if responses:
+        teacher.bbox_head(maps)
+
+
+def step_pairs(
+    student: Any, teacher: Any, inputs: Tensor, samples: list[DetDataSample]
+) -> dict[str, tuple[Step, Step]]:
+    """By name: a distilled step and its alternative."""
+
+    def alternative(responses: bool) -> None:
+        train_step(student, inputs, samples)
+        teacher_forward(teacher, inputs, responses)
+
+    pairs = {"the alternative itself": (partial(alternative, False), partial(alternative, False))}
+    for text in (*ONE_TERM, ALL_FIVE):
+        distiller = Distiller.parse(text)
+        responses = any(term.knowledge in RESPONSE_KNOWLEDGE for term in distiller.terms)
+        model = DistilledDetector(student, teacher, distiller).to(inputs.device).train()
+        name = "all five" if text == ALL_FIVE else text
+        pairs[name] = partial(train_step, model, inputs, samples), partial(alternative, responses)
+    return pairs
+
+
+def seconds(step: Step, student: Any) -> float:
+    student.zero_grad(set_to_none=True)
+    synchronise()
+    started = time.perf_counter()
+    step()
+    synchronise()
+    return time.perf_counter() - started
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def measure(pairs: dict[str, tuple[Step, Step]], student: Any, rounds: int) -> list[Timing]:
+    """Interleaved, after one round that does not count."""
+    timings = [Timing(name, [], []) for name in pairs]
+    for number in range(rounds + 1):
+        for timing, (distilled, alternative) in zip(timings, pairs.values(), strict=True):
+            turns = [(distilled, timing.distilled), (alternative, timing.alternative)]
+            for step, found in turns if number % 2 else reversed(turns):
+                found.append(seconds(step, student))
+    return [Timing(t.name, t.alternative[1:], t.distilled[1:]) for t in timings]
+
+
+def report(timings: list[Timing]) -> None:
+    table = Table("distiller", "alternative, ms", "distilled, ms", "ratio (least to most)")
+    for timing in timings:
+        pairs = zip(timing.distilled, timing.alternative, strict=True)
+        ratios = [distilled / alternative for distilled, alternative in pairs]
+        table.add_row(
+            timing.name,
+            f"{1e3 * statistics.median(timing.alternative):.0f}",
+            f"{1e3 * statistics.median(timing.distilled):.0f}",
+            f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+        )
+    Console(width=100).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher", choices=TEACHERS, default=TEACHERS[0])
+    parser.add_argument("--images", type=int, default=2, help="a batch")
+    parser.add_argument("--height", type=int, default=256)
+    parser.add_argument("--width", type=int, default=320)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--quick", action="store_true", help="two rounds")
+    arguments = parser.parse_args()
+    rounds = 2 if arguments.quick else arguments.rounds
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(
+        f"torch {torch.__version__}, {where}, {arguments.threads} threads; RetinaNet {STUDENT} "
+        f"under {arguments.teacher}, {arguments.images} images of {arguments.height}x{arguments.width};"
+        f" medians of {rounds} rounds"
+    )
+    student = build(STUDENT, device).train()
+    teacher = build(arguments.teacher, device).eval()
+    batch = random_batch(arguments.images, arguments.height, arguments.width, device)
+    report(measure(step_pairs(student, teacher, *batch), student, rounds))
+
+
+if __name__ == "__main__":
+    main()
