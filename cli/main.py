@@ -48,7 +48,7 @@ def search(
     """Search the distiller that trains the student best, then compare it in full trainings."""
     from ..db import Store
     from ..search.preparation import make_plan
-    from ..search.run import open_search, run_search
+    from ..search.run import run_search
     from ..search.settings import config_name, load_config
     from .display import SearchDisplay, final_table
 
@@ -57,10 +57,9 @@ def search(
     settings = load_config(config, cfg_options or [])
     plan = make_plan(settings, folder)
     with Store(_url(storage, folder, create=True)) as store:
-        row = open_search(plan, store, name, resume)
         again = f"detkds search {config} --name {name} --work-dir {folder} --resume"
         with SearchDisplay(again) as display:
-            result = run_search(plan, store, row, display, folder / f"{name}.json")
+            result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
     final_table(result)
 
 

@@ -30,6 +30,7 @@ from ..detectors import (
 )
 from ..distillers import available_knowledge, check_pair, responses_differ
 from ..space import Distiller, SearchSpace, WrongUse
+from ..workers.ray_engine import check_machine
 from ..workers.settings import Model, Schedule, Split, Task
 from ..workers.training import Training
 from .proxy import check_disjoint, check_sizes, write_proxy
@@ -79,6 +80,8 @@ def file_fingerprint(path: str | Path) -> str:
 
 def make_plan(config: SearchConfig, folder: Path) -> Plan:
     """Check a configuration whole. Raises :class:`WrongUse`; writes nothing."""
+    folder = folder.absolute()
+    check_machine(config.resources)
     classes, train, test, data_key = _check_data(config, folder)
     signatures = _check_models(config, classes)
     space = _check_knowledge(config, signatures)

@@ -43,12 +43,11 @@ class Result:
     trainings: list[tuple[Training, Outcome]]
 
 
-def open_search(plan: Plan, store: Store, name: str, resume: bool) -> SearchRow:
-    """Create the search, or find the one to resume. Raises :class:`WrongUse` if scores differ."""
+def check_name(plan: Plan, store: Store, name: str, resume: bool) -> None:
+    """Raise :class:`WrongUse` if the name is taken, or its scores would not compare."""
     known = store.find_search(name)
     if known is None:
-        config = plan.config.model_dump(mode="json")
-        return store.create_search(name, config, plan.conditions, plan.seed)
+        return
     if not resume:
         raise WrongUse(
             f"--name: a search '{name}' is in {store.url} already: continue it with --resume "
@@ -60,7 +59,6 @@ def open_search(plan: Plan, store: Store, name: str, resume: bool) -> SearchRow:
             f"--resume: scores of '{name}' would not compare: {changed} changed since it was "
             "started; restore it or start another search with --name"
         )
-    return known
 
 
 def _changed(before: dict, after: dict) -> str:
@@ -74,14 +72,22 @@ def _changed(before: dict, after: dict) -> str:
 
 
 def run_search(
-    plan: Plan, store: Store, search: SearchRow, display: Display, distiller_file: Path
+    plan: Plan, store: Store, name: str, resume: bool, display: Display, distiller_file: Path
 ) -> Result:
-    """Run a search to its end, from wherever it stands. Raises :class:`SearchFailed`."""
-    make_data(plan)
-    register()
-    resources = plan.config.resources
-    with cluster(resources) as dashboard:
+    """Run a search to its end, from wherever it stands.
+
+    Raises :class:`WrongUse` if there is nothing to start or resume under this name, before
+    anything is made; :class:`SearchFailed` if trials or trainings fail.
+    """
+    check_name(plan, store, name, resume)
+    with cluster(plan.config.resources) as dashboard:
         display.dashboard(dashboard)
+        config = plan.config.model_dump(mode="json")
+        search = store.find_search(name) or store.create_search(
+            name, config, plan.conditions, plan.seed
+        )
+        make_data(plan)
+        register()
         _train(plan.preliminary, plan, display, store, search)
         _run_trials(plan, store, search, display)
         best = store.best(search.id)

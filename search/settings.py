@@ -87,21 +87,22 @@ def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
     :class:`WrongUse`, naming the file and the option, for a config that is not right.
     """
     path = search_config(reference)
+    options = list(options)
     try:
         config = Config.fromfile(path)
     except (SyntaxError, OSError, NameError, KeyError, TypeError, AttributeError) as error:
         raise WrongUse(f"{path}: can't read the config: {error}") from None
+    known = SearchConfig.model_fields
+    for option in options:
+        top = option.split("=", 1)[0].split(".", 1)[0]
+        if top not in known:
+            raise WrongUse(f"--cfg-options {option}: no section '{top}': {nearest(top, known)}")
     try:
         config.merge_from_dict(dict(_option(option) for option in options))
     except (KeyError, TypeError) as error:
         raise WrongUse(f"--cfg-options: {error}") from None
-    known = SearchConfig.model_fields
-    # A config may define variables for its own use; only a near miss of a section is an error.
+    # A config may define variables and functions for its own use.
     given = {k: v for k, v in config.to_dict().items() if k in known}
-    for option in options:
-        top = option.split("=", 1)[0].split(".", 1)[0]
-        if top not in config:
-            raise WrongUse(f"--cfg-options {option}: no section '{top}': {nearest(top, known)}")
     try:
         return SearchConfig.model_validate(given)
     except ValidationError as error:

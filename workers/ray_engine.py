@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import ray
+import torch
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -57,19 +58,28 @@ def cluster(resources: Resources) -> Iterator[str]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise WrongUse(f"resources.address: can't join '{resources.address}': {error}") from None
     try:
-        _check(resources)
+        _check(resources, ray.cluster_resources(), "the cluster")
         yield context.dashboard_url or ""
     finally:
         ray.shutdown()
 
 
-def _check(resources: Resources) -> None:
-    there = ray.cluster_resources()
+def check_machine(resources: Resources) -> None:
+    """Raise :class:`WrongUse` if a trial asks for more than this machine has.
+
+    A cluster to be joined by ``address`` is asked when it is joined.
+    """
+    if resources.address is None:
+        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+        _check(resources, here, "this machine")
+
+
+def _check(resources: Resources, there: Mapping[str, float], where: str) -> None:
     for name, asked in (("CPU", resources.cpus), ("GPU", resources.gpus or 0.0)):
         if asked > there.get(name, 0.0):
             raise WrongUse(
-                f"resources.{name.lower()}s: a trial asks for {asked:g} {name}s, the cluster has "
-                f"{there.get(name, 0.0):g}: ask for no more, or join a larger one by "
+                f"resources.{name.lower()}s: a trial asks for {asked:g} {name}s, {where} has "
+                f"{there.get(name, 0.0):g}: ask for no more, or join a larger cluster by "
                 "resources.address"
             )
 

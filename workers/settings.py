@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
     """Unknown keys are errors: a misspelt option must not be ignored."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).absolute())
+
+
+#: A path or an address; relative paths are made whole, since a worker may run in another folder.
+FilePath = Annotated[str, AfterValidator(_absolute)]
 
 
 class Schedule(Settings):
@@ -39,7 +48,7 @@ class Model(Settings):
 
     config: str | dict[str, Any]
     cfg_options: dict[str, Any] = {}
-    checkpoint: str | None = None
+    checkpoint: FilePath | None = None
     trust_checkpoint: bool = False
     schedule: Schedule | None = None
 
@@ -47,8 +56,8 @@ class Model(Settings):
 class Split(Settings):
     """A COCO-format annotation file and the folder its file names start from."""
 
-    annotations: str
-    images: str
+    annotations: FilePath
+    images: FilePath
 
 
 class Synthetic(Settings):

@@ -1,0 +1,203 @@
+"""Every wrong use: one line that names the culprit, exit code 2, nothing started, nothing left."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from detkds.cli import main
+from detkds.data import make_shapes
+from detkds.detectors import build_detector, model_config
+
+SYNTHETIC = ["search", "quickstart", "--work-dir", "run", "--cfg-options", *tiny.OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A small real set of files."""
+    return make_shapes(tmp_path_factory.mktemp("shapes"), train=12, val=4, test=4, size=64)
+
+
+@pytest.fixture
+def custom(shapes):
+    """A search of the user's own files that would start, if nothing else were wrong."""
+    return [
+        "search", "custom", "--work-dir", "run", "--cfg-options",
+        f"data.train.annotations={shapes.train}", f"data.train.images={shapes.images}",
+        f"data.test.annotations={shapes.test}", f"data.test.images={shapes.images}",
+        "student.cfg_options.model.bbox_head.num_classes=4",
+        "teacher.cfg_options.model.bbox_head.num_classes=4",
+        "proxy.train_images=8", "proxy.val_images=4", "data.image_size=(64,64)",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Runs the command in an empty folder; returns the one line it said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(arguments: list, *allowed: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        monkeypatch.setattr(sys, "argv", ["detkds", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert end.value.code == 2, said
+        assert said.err.count("\n") == 1, said.err
+        assert said.err.startswith("detkds: ")
+        left = set(tmp_path.rglob("*")) - set(before)
+        assert not [path for path in left if path.name not in allowed], left
+        return said.err
+
+    return run
+
+
+def distiller(tmp_path: Path, **changes: object) -> Path:
+    term = {"knowledge": "global", "transforms": ["catt"], "distance": "l1", "weight": 1.0}
+    document = {"schema": "detkds/distiller/1", "name": None, "terms": [{**term, **changes}]}
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(document))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("changes", "nearest"),
+    [
+        ({"knowledge": "globale"}, "global"),
+        ({"transforms": ["cat"]}, "catt"),
+        ({"distance": "person"}, "pearson"),
+    ],
+)
+def test_unknown_names_in_a_distiller_file(refused, tmp_path, changes, nearest):
+    file = distiller(tmp_path, **changes)
+    said = refused(["train", "quickstart", "--distiller", file, "--work-dir", "run"])
+    assert str(file) in said
+    assert f"did you mean {nearest}?" in said
+
+
+@pytest.mark.parametrize("weight", ["five", None, float("nan"), -1, True])
+def test_a_weight_that_is_no_number(refused, tmp_path, weight):
+    said = refused(["show", distiller(tmp_path, weight=weight)])
+    assert "mine.json" in said
+    assert "weight" in said
+
+
+def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
+    file = distiller(tmp_path)
+    text = file.read_text()
+    file.write_text(text.replace("distiller/1", "distiller/2"))
+    assert "detkds/distiller/2" in refused(["show", file])
+    file.write_text(text[: len(text) // 2])
+    assert "not a whole JSON document" in refused(["show", file])
+    assert "no such distiller" in refused(["show", "nowhere.json"])
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("search.knowledge=['globel']", "did you mean global?"),
+        ("search.popluation=3", "did you mean population?"),
+        ("trail.epochs=3", "did you mean trial?"),
+        ("trial.epochs=0", "trial.epochs"),
+        ("search.space=detkd", "search.space"),
+        ("student.config=mmdet::retinanet/retinanet_r51.py", "did you mean"),
+        ("student.config=nowhere.py", "nowhere.py"),
+        ("resources.gpus=64", "64 GPUs"),
+        ("resources.cpus=4096", "4096 CPUs"),
+        ("proxy.train_images=0", "--train"),
+        ("proxy.val_images=-1", "--val"),
+        ("proxy.train_images=5000", "112"),
+        ("student.cfg_options.model.bbox_head.num_classes=7", "7 classes"),
+        ("teacher.checkpoint=nowhere.pth", "nowhere.pth"),
+        ("teacher.schedule=None", "teacher.schedule"),
+        ("final.compare=['none','fitnet']", "fitnet"),
+        ("trial.epochs", "key=value"),
+    ],
+)
+def test_a_wrong_option(refused, option, says):
+    arguments = [*SYNTHETIC, "--cfg-options", option]
+    assert says in refused(arguments)
+
+
+def test_annotation_files(refused, custom, shapes, tmp_path):
+    def with_train(path: Path) -> list[str]:
+        return [*custom, "--cfg-options", f"data.train.annotations={path}"]
+
+    assert "nowhere.json" in refused(with_train(tmp_path / "nowhere.json"))
+    broken = tmp_path / "broken.json"
+    broken.write_text(Path(shapes.train).read_text()[:500])
+    assert "broken.json" in refused(with_train(broken))
+    document = json.loads(Path(shapes.train).read_text())
+    document["annotations"][0]["bbox"] = [1, 2, -3, 4]
+    broken.write_text(json.dumps(document))
+    assert "broken.json" in refused(with_train(broken))
+    said = refused([*custom, "--cfg-options", f"data.train.images={tmp_path}"])
+    assert str(tmp_path) in said
+
+
+def test_classes_of_train_and_test_that_disagree(refused, custom, shapes, tmp_path):
+    document = json.loads(Path(shapes.test).read_text())
+    document["categories"][0]["name"] = "ellipse"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(document))
+    said = refused([*custom, "--cfg-options", f"data.test.annotations={other}"])
+    assert "ellipse" in said
+
+
+def test_a_test_split_that_shares_training_images(refused, custom, shapes, tmp_path):
+    said = refused([*custom, "--cfg-options", f"data.test.annotations={shapes.train}"])
+    assert "share 12 images" in said
+
+
+def test_a_proxy_that_overlaps_itself(refused, custom, shapes):
+    proxy = [f"proxy.{split}.annotations={shapes.train}" for split in ("train", "val")]
+    proxy += [f"proxy.{split}.images={shapes.images}" for split in ("train", "val")]
+    assert "share 12 images" in refused([*custom, "--cfg-options", *proxy])
+
+
+def test_a_proxy_command_that_asks_for_too_much(refused, shapes):
+    said = refused(["proxy", shapes.train, "--train", "10", "--val", "5", "--out", "proxy"])
+    assert "12" in said
+    assert "--val" in refused(["proxy", shapes.train, "--train", "5", "--val", "0", "--out", "p"])
+
+
+def test_a_teacher_checkpoint_of_another_model_or_other_classes(refused, tmp_path):
+    student = build_detector(
+        model_config("detkds::retinanet_r18_thin.py", {"model.bbox_head.num_classes": 4})
+    )
+    file = tmp_path / "student.pth"
+    torch.save({"state_dict": student.state_dict()}, file)
+    assert "student.pth" in refused([*SYNTHETIC, f"teacher.checkpoint={file}"])
+    meta = {"dataset_meta": {"classes": ("a", "b", "c", "d")}}
+    torch.save({"state_dict": student.state_dict(), "meta": meta}, file)
+    options = ["teacher.config=detkds::retinanet_r18_thin.py", f"teacher.checkpoint={file}"]
+    assert "'a', 'b', 'c', 'd'" in refused([*SYNTHETIC, *options])
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///nowhere/deep/x.db", "mysqll://x/y", "nonsense", "postgresql+psycopg://u:secret@127.0.0.1:9/x"]
+)  # fmt: skip
+def test_a_storage_that_cannot_be_opened(refused, url):
+    said = refused([*SYNTHETIC, "--storage", url])
+    assert "--storage" in said
+    assert "secret" not in said
+
+
+def test_names_that_do_not_exist(refused, tmp_path):
+    assert "detkds.db" in refused(["trials", "x", "--work-dir", "run"])
+    assert "serch" in refused(["serch", "quickstart"])
+    assert "quickstart" in refused(["search", "quikstart"])
+    assert "--train" in refused(["proxy", "x.json", "--val", "1", "--out", "p"])
+
+
+def test_knowledge_that_the_pair_cannot_share(refused):
+    fcos = "teacher.config=mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py"
+    options = [fcos, "teacher.cfg_options.model.bbox_head.num_classes=4"]
+    said = refused([*SYNTHETIC, *options])
+    assert "priors" in said
+    assert "teacher" in said
+    assert "student" in said

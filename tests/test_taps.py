@@ -1,0 +1,166 @@
+"""Taps: what they read off a forward is what mmdet itself computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from detkds.detectors import Tap, signature, teacher_knowledge, without_pretrained
+from mmengine.config import ConfigDict
+from thin_detectors import CLASSES, ONE_STAGE, batch, still, thin_detector
+from torch import Tensor
+from torchvision.ops import box_iou
+
+torch.set_num_threads(1)
+
+
+def flattened(levels: list[Tensor], channels: int) -> Tensor:
+    """(N, priors of all levels, channels), as mmdet's heads lay their outputs out."""
+    images = len(levels[0])
+    flat = [level.permute(0, 2, 3, 1).reshape(images, -1, channels) for level in levels]
+    return torch.cat(flat, dim=1)
+
+
+def side_by_side(levels: tuple[Tensor, ...]) -> Tensor:
+    """Of our (N, channels, priors) per level the same."""
+    return torch.cat(levels, dim=2).transpose(1, 2)
+
+
+def tapped(model: Any, responses: bool = True) -> Any:
+    with Tap(model, responses=responses) as tap:
+        model.loss(*batch())
+    return tap.knowledge
+
+
+@pytest.mark.parametrize("family", [*ONE_STAGE, "faster_rcnn"])
+def test_tapped_features_are_those_of_extract_feat(family: str) -> None:
+    model = thin_detector(family).eval()
+    features = tapped(model, responses=False).features
+    for found, expected in zip(features, model.extract_feat(batch()[0]), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("family", ONE_STAGE)
+def test_logits_lie_in_the_order_of_the_priors(family: str) -> None:
+    model = still(thin_detector(family))
+    outputs = model.bbox_head(model.extract_feat(batch()[0]))
+    expected = flattened(outputs[0], model.bbox_head.cls_out_channels)
+    torch.testing.assert_close(side_by_side(tapped(model).logits), expected)
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "fcos_norm_on_bbox", "atss"])
+def test_localization_lies_in_the_order_of_the_priors(family: str) -> None:
+    model = still(thin_detector(family))
+    outputs = model.bbox_head(model.extract_feat(batch()[0]))
+    expected = flattened(outputs[1], 4)
+    torch.testing.assert_close(side_by_side(tapped(model).localization), expected)
+
+
+def test_distributions_are_integrated_to_their_mean_distance() -> None:
+    """GFL, formula 3: the four sides are Σ i P(i) of the softmax over reg_max + 1 bins."""
+    model = still(thin_detector("gfl"))
+    outputs = model.bbox_head(model.extract_feat(batch()[0]))
+    bins = model.bbox_head.reg_max + 1
+    shares = flattened(outputs[1], 4 * bins).unflatten(2, (4, bins)).softmax(dim=3)
+    expected = (shares * torch.arange(bins)).sum(dim=3)
+    torch.testing.assert_close(side_by_side(tapped(model).localization), expected)
+
+
+@pytest.mark.parametrize("family", ONE_STAGE)
+def test_a_teacher_speaks_in_evaluation_as_a_student_does_in_training(family: str) -> None:
+    model = still(thin_detector(family))
+    student = tapped(model)
+    teacher = teacher_knowledge(model.eval(), batch()[0], responses=True)
+    for name in ("features", "logits", "localization"):
+        for ours, theirs in zip(getattr(student, name), getattr(teacher, name), strict=True):
+            torch.testing.assert_close(theirs, ours.detach())
+            assert not theirs.requires_grad
+            assert ours.requires_grad
+
+
+@pytest.mark.parametrize("family", ["retinanet", "atss", "gfl"])
+def test_positives_are_priors_on_their_objects(family: str) -> None:
+    model = still(thin_detector(family))
+    inputs, samples = batch()
+    known = tapped(model)
+    positives = torch.cat(known.positives, dim=1)
+    sizes = [level.shape[-2:] for level in known.features]
+    priors = torch.cat(model.bbox_head.prior_generator.grid_priors(sizes, device="cpu"))
+    for image, sample in zip(positives, samples, strict=True):
+        overlap = box_iou(priors, sample.gt_instances.bboxes).amax(dim=1)
+        assert image.any()
+        if family == "retinanet":  # MaxIoUAssigner: 0.5 is enough, the best of an object too
+            assert image[overlap >= 0.5].all()
+            assert (image == (overlap >= 0.5)).float().mean() > 0.99
+        centres = (priors[image, :2] + priors[image, 2:]) / 2
+        boxes = sample.gt_instances.bboxes
+        inside = (centres[:, None] >= boxes[:, :2]) & (centres[:, None] <= boxes[:, 2:])
+        assert inside.all(dim=2).any(dim=1).float().mean() > (
+            0.8 if family == "retinanet" else 0.99
+        )
+
+
+@pytest.mark.parametrize("family", ["fcos", "fcos_norm_on_bbox"])
+def test_positives_are_points_in_their_objects(family: str) -> None:
+    model = still(thin_detector(family))
+    known = tapped(model)
+    sizes = [level.shape[-2:] for level in known.features]
+    points = torch.cat(model.bbox_head.prior_generator.grid_priors(sizes, device="cpu"))
+    for image, sample in zip(torch.cat(known.positives, dim=1), batch()[1], strict=True):
+        x1, y1, x2, y2 = sample.gt_instances.bboxes.unbind(1)
+        x, y = points[image].unbind(1)
+        inside = (x[:, None] > x1) & (x[:, None] < x2) & (y[:, None] > y1) & (y[:, None] < y2)
+        assert len(x) > 0
+        assert inside.any(dim=1).all()
+
+
+def test_nothing_of_the_tap_is_left_behind() -> None:
+    model = thin_detector("fcos").train()
+    before = [module._forward_hooks.copy() for module in model.modules()]
+    own = set(vars(model.bbox_head))
+    with pytest.raises(ZeroDivisionError), Tap(model, responses=True):
+        1 / 0  # noqa: B018
+    tapped(model)
+    assert [module._forward_hooks for module in model.modules()] == before
+    assert set(vars(model.bbox_head)) == own
+
+
+def test_a_two_stage_detector_has_features_only() -> None:
+    known = tapped(thin_detector("faster_rcnn").train())
+    assert len(known.features) == 5
+    assert known.logits == known.localization == known.positives == ()
+
+
+@pytest.mark.parametrize(
+    ("family", "strides", "priors"),
+    [
+        ("retinanet", (8, 16, 32, 64, 128), (9,) * 5),
+        ("fcos", (8, 16, 32, 64, 128), (1,) * 5),
+        ("gfl", (8, 16, 32, 64, 128), (1,) * 5),
+        ("atss", (8, 16, 32, 64, 128), (1,) * 5),
+        ("faster_rcnn", (4, 8, 16, 32, 64), None),
+    ],
+)
+def test_a_signature(family: str, strides: tuple[int, ...], priors: tuple[int, ...] | None) -> None:
+    model = thin_detector(family, neck=24).train()
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    found = signature(model, "it")
+    assert (found.name, found.strides, found.priors) == ("it", strides, priors)
+    assert found.channels == (24,) * 5
+    assert found.num_classes == CLASSES
+    assert model.training
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_goes_without_weights_to_fetch_and_its_config_keeps_them() -> None:
+    fetched = {"type": "Pretrained", "checkpoint": "torchvision://resnet18"}
+    part = {"type": "ResNet", "init_cfg": fetched}
+    for config in ({"backbone": part}, ConfigDict(backbone=part), {"parts": [part]}):
+        stripped = without_pretrained(config)
+        (value,) = stripped.values()
+        value = value[0] if isinstance(value, list) else value
+        assert value["init_cfg"] is None
+        (kept,) = config.values()
+        kept = kept[0] if isinstance(kept, list) else kept
+        assert kept["init_cfg"] == fetched

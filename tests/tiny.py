@@ -1,0 +1,46 @@
+"""The quickstart, cut down to seconds: what the tests that run the real thing share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+OPTIONS = (
+    "data.synthetic.train=112",
+    "data.synthetic.test=8",
+    "data.synthetic.size=64",
+    "data.image_size=(64,64)",
+    "proxy.train_images=96",
+    "proxy.val_images=16",
+    "teacher.schedule.epochs=1",
+    "trial.epochs=1",
+    "final.epochs=1",
+    "final.seeds=[0]",
+    "search.knowledge=['global','logits']",
+    "search.population=2",
+    "search.iterations=1",
+    "search.weights=4",
+    "resources.dashboard=False",
+)
+#: 2 stages x (P + 2T) and the weights, if nothing is rejected.
+TRIALS = 2 * (2 + 2 * 1) + 4
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The ``detkds`` command as it is installed beside this Python."""
+    return [str(Path(sys.executable).parent / "detkds"), *map(str, arguments)]
+
+
+def search_command(work_dir: Path, *more: str | Path, options: tuple[str, ...] = ()) -> list[str]:
+    return command(
+        "search", "quickstart", "--work-dir", work_dir, *more, "--cfg-options", *OPTIONS, *options
+    )
+
+
+def run(arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
