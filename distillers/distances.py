@@ -17,11 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-6
+#: Squared length below which a vector counts as none.
+LEAST_SQUARE = 1e-10
 #: α of formula (11); the paper prints none, its source (information-theoretic representation
 #: distillation) uses 1.01.
 CORRELATION_ALPHA = 1.01
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
+SSIM_LEAST_RANGE = 1e-2
 
 
 def l1(student: Tensor, teacher: Tensor) -> Tensor:
@@ -53,8 +56,10 @@ def kl(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - cosine of the two channel vectors, mean over positions."""
-    return (1 - F.cosine_similarity(student, teacher, dim=1, eps=EPSILON)).mean()
+    """1 - cosine of the two channel vectors, mean over positions; 0 where both vanish."""
+    product = (student * teacher).sum(dim=1)
+    squares = [side.square().sum(dim=1) + LEAST_SQUARE for side in (student, teacher)]
+    return (1 - (product + LEAST_SQUARE) * (squares[0] * squares[1]).rsqrt()).mean()
 
 
 def _channel_correlation(student: Tensor, teacher: Tensor) -> Tensor:
@@ -84,17 +89,23 @@ def correlation(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.log2(1 + (1 - v).clamp(min=0).pow(2 * CORRELATION_ALPHA).sum())
 
 
-def _gaussian(like: Tensor) -> Tensor:
-    offsets = torch.arange(SSIM_WINDOW, device=like.device, dtype=like.dtype) - SSIM_WINDOW // 2
-    kernel = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
-    return kernel / kernel.sum()
+def _blur(maps: Tensor) -> Tensor:
+    """Gaussian mean of (B, H, W) under the window, renormalised where it leaves the map.
+
+    Separable, as two products with band matrices whose rows sum to 1: many small maps at once are
+    what a convolution of one channel is slowest at.
+    """
+    rows, columns = (_band(length, maps) for length in maps.shape[-2:])
+    return rows @ maps @ columns.T
 
 
-def _blur(maps: Tensor, kernel: Tensor) -> Tensor:
-    """Separable Gaussian mean of (B, 1, H, W), zero outside."""
-    half = SSIM_WINDOW // 2
-    maps = F.conv2d(maps, kernel.view(1, 1, 1, -1), padding=(0, half))
-    return F.conv2d(maps, kernel.view(1, 1, -1, 1), padding=(half, 0))
+def _band(length: int, like: Tensor) -> Tensor:
+    """(length, length): the Gaussian window around each position, rows summing to 1."""
+    position = torch.arange(length, device=like.device, dtype=like.dtype)
+    offset = position[None, :] - position[:, None]
+    weight = torch.exp(-offset.square() / (2 * SSIM_SIGMA**2))
+    weight = weight * (offset.abs() <= SSIM_WINDOW // 2)
+    return weight / weight.sum(dim=1, keepdim=True)
 
 
 def ssim(student: Tensor, teacher: Tensor) -> Tensor:
@@ -104,16 +115,18 @@ def ssim(student: Tensor, teacher: Tensor) -> Tensor:
     L, the dynamic range, is the teacher's.
     """
     h, w = student.shape[-2:]
-    s, t = student.reshape(-1, 1, h, w), teacher.reshape(-1, 1, h, w)
-    kernel = _gaussian(s)
-    inside = _blur(torch.ones_like(s[:1]), kernel)
-    moments = _blur(torch.cat([s, t, s * s, t * t, s * t]), kernel) / inside
-    mu_s, mu_t, ss, tt, st = moments.chunk(5)
-    low, high = torch.aminmax(t.detach())
-    dynamic_range = high - low + EPSILON
+    s, t = student.reshape(-1, h, w), teacher.reshape(-1, h, w)
+    centre_s, centre_t = s.mean(dim=(1, 2), keepdim=True), t.mean(dim=(1, 2), keepdim=True)
+    s, t = s - centre_s, t - centre_t  # variances of centred maps do not cancel
+    mean_s, mean_t, ss, tt, st = _blur(torch.cat([s, t, s * s, t * t, s * t])).chunk(5)
+    variances = (ss - mean_s**2).clamp(min=0) + (tt - mean_t**2).clamp(min=0)
+    covariance = st - mean_s * mean_t
+    mu_s, mu_t = mean_s + centre_s, mean_t + centre_t
+    low, high = torch.aminmax(teacher.detach())
+    dynamic_range = (high - low).clamp(min=SSIM_LEAST_RANGE)
     c1, c2 = (SSIM_K1 * dynamic_range) ** 2, (SSIM_K2 * dynamic_range) ** 2
     luminance = (2 * mu_s * mu_t + c1) / (mu_s**2 + mu_t**2 + c1)
-    structure = (2 * (st - mu_s * mu_t) + c2) / (ss - mu_s**2 + tt - mu_t**2 + c2)
+    structure = (2 * covariance + c2) / (variances + c2)
     return ((1 - luminance * structure) / 2).mean()
 
 
