@@ -160,22 +160,24 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--quick", action="store_true", help="two rounds")
+    parser.add_argument("--quick", action="store_true", help="two rounds of images half as large")
     arguments = parser.parse_args()
-    rounds = 2 if arguments.quick else arguments.rounds
+    if arguments.quick:
+        arguments.rounds = 2
+        arguments.height, arguments.width = arguments.height // 2, arguments.width // 2
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(
         f"torch {torch.__version__}, {where}, {arguments.threads} threads; RetinaNet {STUDENT} "
-        f"under {arguments.teacher}, {arguments.images} images of {arguments.height}x{arguments.width};"
-        f" medians of {rounds} rounds"
+        f"under {arguments.teacher}; {arguments.images} images of "
+        f"{arguments.height}x{arguments.width}; medians of {arguments.rounds} rounds"
     )
     student = build(STUDENT, device).train()
     teacher = build(arguments.teacher, device).eval()
     batch = random_batch(arguments.images, arguments.height, arguments.width, device)
-    report(measure(step_pairs(student, teacher, *batch), student, rounds))
+    report(measure(step_pairs(student, teacher, *batch), student, arguments.rounds))
 
 
 if __name__ == "__main__":

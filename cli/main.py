@@ -47,7 +47,7 @@ def search(
 ) -> None:
     """Search the distiller that trains the student best, then compare it in full trainings."""
     from ..db import Store
-    from ..search.preparation import make_plan
+    from ..search.plan import make_plan
     from ..search.run import run_search
     from ..search.settings import config_name, load_config
     from .display import SearchDisplay, final_table
@@ -130,7 +130,7 @@ def train(
     """Train the student in full, with a distiller or alone, into a plain mmdet checkpoint."""
     from ..configs import distiller_file
     from ..db import Store
-    from ..search.preparation import make_plan
+    from ..search.plan import make_plan
     from ..search.run import run_training
     from ..search.settings import config_name, load_config
     from .display import SearchDisplay, training_table

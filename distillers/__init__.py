@@ -2,6 +2,7 @@
 
 from .detector import DistilledDetector, Renormalise, boxes_of
 from .distances import BOX_DISTANCES, DISTANCES
+from .hooks import DistillationStateHook
 from .knowledge import available_knowledge, check_pair, pair_levels, responses_differ
 from .loss import DistillationLoss
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
@@ -12,6 +13,7 @@ __all__ = [
     "FEATURE_TRANSFORMS",
     "RESPONSE_TRANSFORMS",
     "DistillationLoss",
+    "DistillationStateHook",
     "DistilledDetector",
     "Renormalise",
     "available_knowledge",

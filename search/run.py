@@ -15,7 +15,7 @@ from ..workers.ray_engine import cluster, run, run_trainings
 from ..workers.training import Training
 from ..workers.trial import TrialContext
 from .controller import Controller
-from .preparation import Plan, final_trainings, make_data, student_training
+from .plan import Plan, final_trainings, make_data, student_training
 from .rejection import store_batch
 from .session import Session
 

@@ -82,7 +82,7 @@ def test_a_teacher_speaks_in_evaluation_as_a_student_does_in_training(family: st
 @pytest.mark.parametrize("family", ["retinanet", "atss", "gfl"])
 def test_positives_are_priors_on_their_objects(family: str) -> None:
     model = still(thin_detector(family))
-    inputs, samples = batch()
+    _, samples = batch()
     known = tapped(model)
     positives = torch.cat(known.positives, dim=1)
     sizes = [level.shape[-2:] for level in known.features]

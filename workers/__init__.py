@@ -1,0 +1,1 @@
+"""Where work runs: one trial without Ray (``trial``), Ray's engine, full training."""

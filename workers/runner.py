@@ -23,11 +23,8 @@ from torch.utils.data import DataLoader
 from ..data.loading import CocoDataset, quiet
 from ..detectors import register
 from ..detectors.checkpoints import allow_runner_resume
-from ..distillers import DistilledDetector
+from ..distillers import DistillationStateHook
 from .settings import Schedule
-
-#: mmengine's checkpoint entry for what the distillation has learned beside the student.
-DISTILLATION = "distillation"
 
 
 class _Runner(Runner):
@@ -49,18 +46,6 @@ class _Runner(Runner):
             if not isinstance(handler, logging.FileHandler):
                 logger.removeHandler(handler)
         return logger
-
-
-class DistillationStateHook(Hook):
-    """Keeps the adapters in the checkpoint beside the student, so that a training can resume."""
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if isinstance(runner.model, DistilledDetector):
-            checkpoint[DISTILLATION] = runner.model.distillation_state()
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if isinstance(runner.model, DistilledDetector) and DISTILLATION in checkpoint:
-            runner.model.load_distillation_state(checkpoint[DISTILLATION])
 
 
 class ProgressHook(Hook):

@@ -1,0 +1,156 @@
+"""The checks before a search: data, models, knowledge, proxy. They read and write nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ..configs import distiller_file
+from ..data import CLASSES, check_split, class_names, read_annotations, shapes_files
+from ..detectors import (
+    Signature,
+    build_detector,
+    load_checkpoint,
+    load_weights,
+    model_config,
+    num_classes,
+    signature,
+    without_pretrained,
+)
+from ..distillers import available_knowledge, check_pair, responses_differ
+from ..space import Distiller, SearchSpace, WrongUse
+from ..workers.settings import Model, Split
+from .proxy import check_disjoint, check_sizes
+from .settings import SearchConfig
+
+
+def fingerprint(content: Any) -> str:
+    """A stable hash of JSON content: 16 hex digits."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_fingerprint(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def check_data(
+    config: SearchConfig, folder: Path
+) -> tuple[tuple[str, ...], Split, Split | None, str]:
+    """Class names, the splits, and a hash of what they hold."""
+    data = config.data
+    if data.synthetic is not None:
+        files = shapes_files(folder / "data")
+        train, test = (
+            Split(annotations=str(path), images=str(files.images))
+            for path in (files.train, files.test)
+        )
+        return CLASSES, train, test, fingerprint({"synthetic": data.synthetic.model_dump()})
+    assert data.train is not None
+    document = check_split(data.train.annotations, data.train.images)
+    classes = class_names(document)
+    if data.test is not None:
+        there = class_names(check_split(data.test.annotations, data.test.images))
+        if there != classes:
+            raise WrongUse(
+                f"{data.test.annotations}: its classes {list(there)} differ from {list(classes)} "
+                f"of {data.train.annotations}"
+            )
+        check_disjoint(data.train.annotations, data.test.annotations)
+    return classes, data.train, data.test, file_fingerprint(data.train.annotations)
+
+
+def check_models(config: SearchConfig, classes: tuple[str, ...]) -> tuple[Signature, Signature]:
+    """Build both, load the teacher's weights if it has some, compare classes with the data's."""
+    signatures = []
+    for name, model in (("student", config.student), ("teacher", config.teacher)):
+        built = build_detector(
+            without_pretrained(model_config(model.config, model.cfg_options)), name
+        )
+        there = num_classes(built)
+        if there is not None and there != len(classes):
+            raise WrongUse(
+                f"{name}: its head has {there} classes and the data have {len(classes)} "
+                f"({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): set "
+                f"{name}.cfg_options.'model.bbox_head.num_classes' to {len(classes)}"
+            )
+        if model.checkpoint is not None:
+            load_weights(built, model.checkpoint, trust=model.trust_checkpoint)
+            _check_class_names(name, model, classes)
+        signatures.append(signature(built, name))
+    return signatures[0], signatures[1]
+
+
+def _check_class_names(name: str, model: Model, classes: tuple[str, ...]) -> None:
+    assert model.checkpoint is not None
+    meta = load_checkpoint(model.checkpoint, trust=model.trust_checkpoint).get("meta") or {}
+    names = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
+    if names is not None and tuple(names) != classes:
+        raise WrongUse(
+            f"{model.checkpoint}: the {name} was trained for classes {list(names)[:5]}, the data "
+            f"have {list(classes)[:5]}: they must be the same in the same order"
+        )
+
+
+def check_knowledge(config: SearchConfig, signatures: tuple[Signature, Signature]) -> SearchSpace:
+    space = SearchSpace.preset(config.search.space)
+    available = available_knowledge(*signatures)
+    asked = config.search.knowledge or available
+    lacking = [knowledge for knowledge in asked if knowledge not in available]
+    if lacking:
+        raise WrongUse(
+            f"search.knowledge: the pair has no '{lacking[0]}': {responses_differ(*signatures)}; "
+            f"use {', '.join(available)}"
+        )
+    return space.only(asked)
+
+
+def check_proxy(
+    config: SearchConfig, train: Split, folder: Path, data_key: str
+) -> tuple[tuple[Split, Split], str]:
+    proxy = config.proxy
+    if proxy.train is not None and proxy.val is not None:
+        for split in (proxy.train, proxy.val):
+            if not check_split(split.annotations, split.images)["images"]:
+                raise WrongUse(f"{split.annotations}: the proxy holds no image")
+        check_disjoint(proxy.train.annotations, proxy.val.annotations)
+        return (proxy.train, proxy.val), fingerprint(
+            [file_fingerprint(s.annotations) for s in (proxy.train, proxy.val)]
+        )
+    if config.data.synthetic is not None:
+        check_sizes(proxy.train_images, proxy.val_images, config.data.synthetic.train)
+    else:
+        document = read_annotations(train.annotations)
+        check_sizes(proxy.train_images, proxy.val_images, len(document["images"]))
+    key = fingerprint([data_key, proxy.train_images, proxy.val_images, proxy.seed])
+    names = [folder / f"proxy-{key}" / f"{split}.json" for split in ("train", "val")]
+    first, second = (Split(annotations=str(name), images=train.images) for name in names)
+    return (first, second), key
+
+
+def check_compare(
+    config: SearchConfig, signatures: tuple[Signature, Signature]
+) -> dict[str, Distiller | None]:
+    """The hand-made distillers of the final table, by the name they get there."""
+    compare: dict[str, Distiller | None] = {}
+    for reference in config.final.compare if config.final else []:
+        if reference in ("none", "found"):
+            compare[reference] = None
+            continue
+        distiller = Distiller.from_json(distiller_file(reference))
+        check_pair(distiller, *signatures)
+        compare[Path(reference).stem] = distiller
+    return compare
+
+
+def model_key(model: Model) -> str:
+    """What a model is, whatever file it comes from."""
+    config = model_config(model.config, model.cfg_options).to_dict()
+    start = file_fingerprint(model.checkpoint) if model.checkpoint else None
+    return fingerprint([config, start])

@@ -1,0 +1,202 @@
+"""Before the first trial: everything checked without a trace, then data, teacher and warm-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .. import __version__
+from ..data import make_shapes
+from ..detectors import Signature, model_config
+from ..space import Distiller, SearchSpace, WrongUse
+from ..workers.ray_engine import check_machine
+from ..workers.settings import Model, Schedule, Split, Task
+from ..workers.training import Training
+from .checks import (
+    check_compare,
+    check_data,
+    check_knowledge,
+    check_models,
+    check_proxy,
+    file_fingerprint,
+    fingerprint,
+    model_key,
+)
+from .proxy import write_proxy
+from .settings import SearchConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that has passed its checks: what it will use, and nothing of it made yet."""
+
+    config: SearchConfig
+    folder: Path
+    space: SearchSpace
+    signatures: tuple[Signature, Signature]
+    train: Split
+    test: Split | None
+    proxy: tuple[Split, Split]
+    teacher: Training | None
+    warmup: Training | None
+    task: Task
+    conditions: str
+    compare: dict[str, Distiller | None]
+
+    @property
+    def seed(self) -> int:
+        return self.config.search.seed
+
+    @property
+    def preliminary(self) -> list[Training]:
+        """The trainings that trials wait for: a teacher without weights, the warm-up."""
+        return [training for training in (self.teacher, self.warmup) if training is not None]
+
+
+def make_plan(config: SearchConfig, folder: Path) -> Plan:
+    """Check a configuration whole. Raises :class:`WrongUse`; writes nothing."""
+    folder = folder.absolute()
+    check_machine(config.resources)
+    classes, train, test, data_key = check_data(config, folder)
+    signatures = check_models(config, classes)
+    space = check_knowledge(config, signatures)
+    proxy, proxy_key = check_proxy(config, train, folder, data_key)
+    compare = check_compare(config, signatures)
+    teacher, teacher_key = _plan_teacher(config, train, folder, data_key)
+    warmup = _plan_warmup(config, proxy[0], folder, proxy_key)
+    task = Task(
+        student=_resolved(config.student),
+        teacher=_resolved(config.teacher if teacher is None else _trained(config.teacher, teacher)),
+        data=config.data,
+        threads=config.resources.threads,
+    )
+    conditions = fingerprint(
+        {
+            "student": model_key(config.student),
+            "teacher": teacher_key,
+            "proxy": proxy_key,
+            "image_size": config.data.image_size,
+            "flip": config.data.flip,
+            "trial": config.trial.model_dump(),
+            "seed": config.search.seed,
+            "version": __version__.rsplit(".", 1)[0],
+        }
+    )
+    return Plan(
+        config,
+        folder,
+        space,
+        signatures,
+        train,
+        test,
+        proxy,
+        teacher,
+        warmup,
+        task,
+        conditions,
+        compare,
+    )
+
+
+def make_data(plan: Plan) -> None:
+    """Write what the plan says is not there yet: the synthetic set and the proxy's files."""
+    data, proxy = plan.config.data, plan.config.proxy
+    if data.synthetic is not None:
+        make_shapes(plan.folder / "data", **data.synthetic.model_dump())
+    if proxy.train is None and not all(Path(split.annotations).is_file() for split in plan.proxy):
+        folder = Path(plan.proxy[0].annotations).parent
+        write_proxy(
+            plan.train.annotations, proxy.train_images, proxy.val_images, folder, proxy.seed
+        )
+
+
+def _plan_teacher(
+    config: SearchConfig, train: Split, folder: Path, data_key: str
+) -> tuple[Training | None, str]:
+    """The teacher's training, if it has no weights; and what identifies the teacher."""
+    model = config.teacher
+    if model.checkpoint is not None:
+        return None, fingerprint([model_key(model), file_fingerprint(model.checkpoint)])
+    if model.schedule is None:
+        raise WrongUse(
+            "teacher.checkpoint: the teacher has no weights; give a checkpoint, or "
+            "teacher.schedule to train it first"
+        )
+    key = fingerprint([model_key(model), data_key, model.schedule.model_dump(), config.data.flip])
+    training = Training(
+        name="teacher",
+        model=model.model_copy(update={"schedule": None}),
+        schedule=model.schedule,
+        train=train,
+        data=config.data,
+        seed=0,
+        threads=config.resources.threads,
+        folder=str(folder / f"teacher-{key}"),
+    )
+    return training, key
+
+
+def _plan_warmup(
+    config: SearchConfig, train: Split, folder: Path, proxy_key: str
+) -> Training | None:
+    schedule = config.trial.warmup
+    if schedule is None:
+        return None
+    key = fingerprint(
+        [model_key(config.student), proxy_key, schedule.model_dump(), config.search.seed]
+    )
+    return Training(
+        name="warm-up",
+        model=_resolved(config.student),
+        schedule=schedule,
+        train=train,
+        data=config.data,
+        seed=config.search.seed,
+        threads=config.resources.threads,
+        folder=str(folder / f"warmup-{key}"),
+    )
+
+
+def _trained(model: Model, training: Training) -> Model:
+    return model.model_copy(update={"checkpoint": str(training.checkpoint), "schedule": None})
+
+
+def _resolved(model: Model) -> Model:
+    """The same model without reference to config files: read once, not in every trial."""
+    whole = model_config(model.config, model.cfg_options).to_dict()
+    return model.model_copy(update={"config": whole, "cfg_options": {}})
+
+
+def final_trainings(plan: Plan, found: Distiller) -> list[Training]:
+    """The final table's trainings: each distiller under each seed, same schedule and data."""
+    final = plan.config.final
+    assert final is not None
+    schedule = final.model_dump(exclude={"seeds", "compare"})
+    trainings = []
+    for seed in final.seeds:
+        for name, preset in plan.compare.items():
+            distiller = found if name == "found" else preset
+            document = None if distiller is None else replace(distiller, name=name).to_dict()
+            trainings.append(student_training(plan, name, document, schedule, seed))
+    return trainings
+
+
+def student_training(
+    plan: Plan, name: str, document: dict | None, schedule: dict, seed: int
+) -> Training:
+    """One full training of the plan's student, with or without a distiller."""
+    form = None if document is None else Distiller.from_dict(document).key
+    key = fingerprint([plan.task.model_dump(), form, schedule, plan.train.model_dump()])
+    return Training(
+        name=name,
+        model=plan.task.student,
+        teacher=plan.task.teacher,
+        distiller=document,
+        schedule=Schedule(**schedule),
+        train=plan.train,
+        test=plan.test,
+        data=plan.config.data,
+        seed=seed,
+        threads=plan.task.threads,
+        folder=str(plan.folder / "trained" / f"{name}-seed{seed}-{key[:8]}"),
+    )
