@@ -51,7 +51,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a round of a distilled step and of its alternative."""
+    """Seconds that a distilled step and its alternative took, round by round."""
 
     name: str
     alternative: list[float]
@@ -103,7 +103,8 @@ def step_pairs(
         train_step(student, inputs, samples)
         teacher_forward(teacher, inputs, responses)
 
-    pairs = {"the alternative itself": (partial(alternative, False), partial(alternative, False))}
+    features = partial(alternative, responses=False)
+    pairs: dict[str, tuple[Step, Step]] = {"the alternative itself": (features, features)}
     for text in (*ONE_TERM, ALL_FIVE):
         distiller = Distiller.parse(text)
         responses = any(term.knowledge in RESPONSE_KNOWLEDGE for term in distiller.terms)
@@ -139,14 +140,14 @@ def measure(pairs: dict[str, tuple[Step, Step]], student: Any, rounds: int) -> l
 
 
 def report(timings: list[Timing]) -> None:
-    table = Table("distiller", "alternative, ms", "distilled, ms", "ratio (least to most)")
+    table = Table("distiller", "alternative", "distilled", "ratio (least to most)")
     for timing in timings:
         pairs = zip(timing.distilled, timing.alternative, strict=True)
         ratios = [distilled / alternative for distilled, alternative in pairs]
         table.add_row(
             timing.name,
-            f"{1e3 * statistics.median(timing.alternative):.0f}",
-            f"{1e3 * statistics.median(timing.distilled):.0f}",
+            f"{1e3 * statistics.median(timing.alternative):.0f} ms",
+            f"{1e3 * statistics.median(timing.distilled):.0f} ms",
             f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
         )
     Console(width=100).print(table)

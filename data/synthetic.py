@@ -33,12 +33,12 @@ CLASSES = tuple(OUTLINES)
 VERSION = 1  # raise it when the images change: a set made by another version is made anew
 MOST_OBJECTS = 6
 MOST_HIDDEN = 0.5  # of a shape's pixels, by the shapes in front of it
-LEAST_INSIDE = 0.6  # of a shape's pixels that lie in the image
-DIAMETERS = (1 / 16, 1 / 2)  # of the side of the image, log-uniform
-CONTRAST = (60, 150)  # distance of a shape's mean colour to the ground's, of 255
+LEAST_INSIDE = 0.75  # of a shape's pixels that lie in the image
+DIAMETERS = (1 / 10, 1 / 2)  # of the side of the image, log-uniform
+CONTRAST = (80, 170)  # distance of a shape's mean colour to the ground's, of 255
 NOISE = (2, 9)  # strength of an octave of the textures, of 255
 LEAST_SQUEEZE = 0.9  # width of a shape over its height
-TURN = 0.5  # radians to either side
+TURN = 0.3  # radians to either side
 TRIES = 20  # to place a shape before the image goes without it
 DESCRIPTION = "detkds shapes"
 

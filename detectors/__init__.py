@@ -15,14 +15,18 @@ from .build import (  # noqa: E402
     without_pretrained,
 )
 from .checkpoints import load_checkpoint, load_weights  # noqa: E402
+from .families import dense_head  # noqa: E402
+from .memory import TeacherMemory  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 
 __all__ = [
     "Knowledge",
     "Signature",
     "Tap",
+    "TeacherMemory",
     "build_detector",
     "config_path",
+    "dense_head",
     "load_checkpoint",
     "load_weights",
     "model_config",

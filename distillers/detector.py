@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet imports
     Signature,
     Tap,
+    TeacherMemory,
     build_detector,
     load_weights,
     model_config,
@@ -50,6 +51,8 @@ class DistilledDetector(BaseDetector):
         distiller: a distiller file's path or content, a :class:`Distiller`, or None for the
             student alone.
         teacher_checkpoint: the teacher's weights, unless the teacher is already built.
+        trust_checkpoint: load them even if that runs code from the file.
+        memory: remembers the teacher's knowledge of a small set from epoch to epoch.
 
     The student runs once an iteration: its knowledge is read by hooks from its own training
     forward. The teacher is asked for no more than the terms need, never for its loss, and is in
@@ -65,6 +68,7 @@ class DistilledDetector(BaseDetector):
         distiller: Distiller | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         teacher_checkpoint: str | None = None,
         trust_checkpoint: bool = False,
+        memory: TeacherMemory | None = None,
     ) -> None:
         built_student = _built(student, "student")
         super().__init__(data_preprocessor=built_student.data_preprocessor)
@@ -80,6 +84,7 @@ class DistilledDetector(BaseDetector):
             ours, theirs = signature(self.student, "student"), _signature_once(built)
             self.distillation = DistillationLoss(form, ours, theirs)
             self._frozen = _Frozen(built)
+            self._memory = memory
             self._renormalise = Renormalise(self.student, built)
         self._register_state_dict_hook(_to_student_names)
         self.register_load_state_dict_pre_hook(_from_student_names)
@@ -96,7 +101,10 @@ class DistilledDetector(BaseDetector):
         with Tap(self.student, responses=responses) as tap:
             losses = dict(self.student.loss(batch_inputs, batch_data_samples))
         inputs = self._renormalise(batch_inputs)
-        teacher = teacher_knowledge(self.teacher, inputs, responses=responses)
+        if self._memory is None:
+            teacher = teacher_knowledge(self.teacher, inputs, responses=responses)
+        else:
+            teacher = self._memory(inputs, batch_data_samples, responses=responses)
         boxes = [boxes_of(sample) for sample in batch_data_samples]
         losses.update(self.distillation(tap.knowledge, teacher, boxes))
         return losses

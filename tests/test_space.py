@@ -126,6 +126,15 @@ def test_a_mutation_changes_exactly_one_slot_and_stays_in_the_space(
     assert sum(before != after for before, after in pairs) == 1
 
 
+@pytest.mark.parametrize("knowledge", TABLE_2)
+def test_mutations_reach_every_slot(knowledge: str) -> None:
+    rng = Random(0)
+    term = SPACE.random(knowledge, rng)
+    mutants = [slots_of(SPACE.mutate(term, rng)) for _ in range(100)]
+    for before, after in zip(slots_of(term), zip(*mutants, strict=True), strict=True):
+        assert set(after) > {before}
+
+
 @given(kinds.flatmap(lambda kind: st.tuples(terms(kind), terms(kind))), randoms)
 def test_a_crossover_takes_every_slot_from_a_parent(
     parents: tuple[Term, Term], rng: Random

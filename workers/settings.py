@@ -75,6 +75,8 @@ class Data(Settings):
 
     ``image_size`` is (width, height): images are resized into it, their aspect ratio kept.
     ``test`` is looked at by the final table alone; trials are scored on the proxy.
+    ``cache_megabytes``: of decoded images, and as much again of the teacher's knowledge of them,
+    that a worker keeps; a set larger than that is decoded, or seen by the teacher, every time.
     """
 
     train: Split | None = None

@@ -19,7 +19,7 @@ from ..distillers import DistilledDetector
 from ..space import Distiller, Outcome, Status
 from .runner import ProgressHook, fit
 from .settings import Data, Model, Schedule, Split
-from .trial import SCORE, build_student, build_teacher
+from .trial import SCORE, build_student, build_teacher, remember
 
 CHECKPOINT = "student.pth"
 _OUTCOME = "outcome.json"
@@ -109,13 +109,14 @@ def _train(training: Training) -> dict[str, float]:
         test_set = build_dataset(split.annotations, split.images, size, training=False)
         metric = build_metric(split.annotations, test_set)
     distiller = None
-    teacher = None
+    teacher = memory = None
     if training.distiller is not None:
         distiller = Distiller.from_dict(training.distiller, training.name)
         assert training.teacher is not None
         teacher = build_teacher(training.teacher)
+        memory = remember(teacher, train_set, data.cache_megabytes)
     student = build_student(training.model, training.seed)
-    model = DistilledDetector(student, teacher, distiller)
+    model = DistilledDetector(student, teacher, distiller, memory=memory)
     metrics = fit(
         model,
         train_set,

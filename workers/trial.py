@@ -18,7 +18,14 @@ from mmengine.runner import Runner, set_random_seed
 from torch import nn
 
 from ..data.loading import build_dataset, build_metric
-from ..detectors import build_detector, load_weights, model_config, without_pretrained
+from ..detectors import (
+    TeacherMemory,
+    build_detector,
+    dense_head,
+    load_weights,
+    model_config,
+    without_pretrained,
+)
 from ..distillers import DistilledDetector
 from ..space import Candidate, Distiller, Outcome, Status
 from .runner import fit
@@ -78,6 +85,12 @@ def build_teacher(model: Model) -> Any:
     return teacher
 
 
+def remember(teacher: Any, train_set: Any, megabytes: int) -> TeacherMemory:
+    """A memory of the teacher's knowledge of a training set, of responses too if it has them."""
+    responses = dense_head(teacher) is not None
+    return TeacherMemory(teacher, images=len(train_set), megabytes=megabytes, responses=responses)
+
+
 @dataclass
 class TrialContext:
     """What stays between trials: the teacher, parsed annotations, decoded images, the schedule.
@@ -91,6 +104,7 @@ class TrialContext:
     seed: int
     warmup: str | None
     teacher: nn.Module | None
+    memory: TeacherMemory | None
     train_set: Any
     val_set: Any
     metric: Any
@@ -120,8 +134,9 @@ class TrialContext:
             val.annotations, val.images, size, training=False, cache_megabytes=megabytes
         )
         teacher = None if task.teacher is None else build_teacher(task.teacher)
+        memory = None if teacher is None else remember(teacher, train_set, megabytes)
         metric = build_metric(val.annotations, val_set)
-        return cls(task, schedule, seed, warmup, teacher, train_set, val_set, metric)
+        return cls(task, schedule, seed, warmup, teacher, memory, train_set, val_set, metric)
 
 
 def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> Outcome:
@@ -145,7 +160,7 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
 
 def _train(context: TrialContext, distiller: Distiller | None) -> dict[str, float]:
     student = build_student(context.task.student, context.seed, context.warmup)
-    model = DistilledDetector(student, context.teacher, distiller)
+    model = DistilledDetector(student, context.teacher, distiller, memory=context.memory)
     with tempfile.TemporaryDirectory(prefix="detkds-trial-") as folder:
         return fit(
             model,
