@@ -27,11 +27,11 @@ four_classes = {"model.bbox_head.num_classes": 4}
 
 student = dict(config="detkds::retinanet_r18_thin.py", cfg_options=four_classes)
 teacher = dict(
-    config="detkds::retinanet_r34_thin.py", cfg_options=four_classes, schedule=schedule(14)
+    config="detkds::retinanet_r34_thin.py", cfg_options=four_classes, schedule=schedule(12)
 )
 data = dict(synthetic=dict(train=600, val=1, test=200, size=96, seed=0), image_size=(96, 96))
 proxy = dict(train_images=400, val_images=150, seed=0)
-trial = schedule(4)
+trial = schedule(6)
 final = dict(compare=["none", "pkd", "found"], seeds=[0, 1, 2], **schedule(8))
 search = dict(population=3, iterations=1, sample_ratio=0.9, top_k=2, weights=15, seed=0)
 resources = dict(cpus=1, threads=1)

@@ -1,0 +1,218 @@
+"""A trial run by hand, without Ray and without a database; full training that resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from detkds.data import make_shapes
+from detkds.search.plan import make_data, make_plan
+from detkds.search.rejection import store_batch
+from detkds.search.settings import load_config
+from detkds.space import Distiller, SearchSpace, Status
+from detkds.workers import trial
+from detkds.workers.trial import TrialContext, evaluate
+from detkds.workers.training import Training, train
+
+ALL_FIVE = Distiller.parse(
+    """global: catt → scale_2 → norm_n, l1 × 5
+    fgbg: local_4 → norm_hw, l1 × 1
+    instance: mask → scale_1 → norm_c, smooth_l1 × 1
+    logits: norm_n, pearson × 2
+    localization: sigmoid, ciou × 0.5"""
+)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory) -> TrialContext:
+    """The quickstart's pair, cut down; the teacher is a student-sized one trained for an epoch."""
+    folder = tmp_path_factory.mktemp("trial")
+    plan = make_plan(load_config("quickstart", tiny.OPTIONS), folder)
+    make_data(plan)
+    assert train(plan.teacher).status is Status.COMPLETED
+    return TrialContext.build(plan.task, plan.config.trial, plan.proxy, seed=0)
+
+
+def test_the_same_seed_gives_the_same_score_to_the_last_digit(context):
+    first, second = evaluate(context, ALL_FIVE), evaluate(context, ALL_FIVE)
+    assert first.status is Status.COMPLETED, first.error
+    assert first.score == second.score
+    assert first.metrics == second.metrics
+    assert {"bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s"} <= first.metrics.keys()
+
+
+def weights_after(context: TrialContext, distiller: Distiller | None) -> torch.Tensor:
+    """The student's weights at the end of a trial: the score alone is coarse."""
+    kept = {}
+    original = trial.build_student
+
+    def keep(*args):
+        kept["student"] = original(*args)
+        return kept["student"]
+
+    trial.build_student = keep
+    try:
+        assert evaluate(context, distiller).status is Status.COMPLETED
+    finally:
+        trial.build_student = original
+    return torch.cat([p.detach().flatten() for p in kept["student"].parameters()])
+
+
+def test_the_same_seed_gives_the_same_weights_and_the_distiller_changes_them(context):
+    alone = weights_after(context, None)
+    distilled = weights_after(context, ALL_FIVE)
+    assert torch.equal(alone, weights_after(context, None))
+    assert torch.equal(distilled, weights_after(context, ALL_FIVE))
+    assert not torch.equal(alone, distilled)
+
+
+def test_a_remembered_teacher_is_the_teacher(context):
+    memory, context.memory = context.memory, None
+    try:
+        seen = weights_after(context, Distiller.parse("global: identity, pearson × 5"))
+    finally:
+        context.memory = memory
+    remembered = weights_after(context, Distiller.parse("global: identity, pearson × 5"))
+    assert torch.allclose(seen, remembered, atol=5e-3)
+    assert not memory._fits or memory._known
+
+
+def test_a_loss_above_100_or_nan_ends_the_trial_with_a_reason(context, monkeypatch):
+    wild = Distiller.parse("global: identity, l2 × 10")
+    monkeypatch.setattr(trial, "MAX_LOSS", 1e-3)
+    outcome = evaluate(context, wild)
+    assert outcome.status is Status.REJECTED
+    assert "above 0.001 at iteration 1" in outcome.reason
+    assert "NaN" in trial.excessive("loss", float("nan"))
+    assert "infinite" in trial.excessive("loss", float("inf"))
+    assert trial.excessive("loss", 99.0) is None
+
+
+def test_an_exception_is_a_failed_outcome_with_its_traceback(context, monkeypatch):
+    monkeypatch.setattr(context, "schedule", context.schedule.model_copy(
+        update={"optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "NoSuch"}}}
+    ))  # fmt: skip
+    outcome = evaluate(context, ALL_FIVE)
+    assert outcome.status is Status.FAILED
+    assert "NoSuch" in outcome.error
+
+
+@pytest.fixture(scope="module")
+def batch(context):
+    return store_batch(context)
+
+
+def test_the_filter_passes_a_sound_distiller(batch):
+    assert batch.reject(ALL_FIVE) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("logits: softmax_c, l2 × 0.1", None),
+        ("global: identity, l2 × 10", "above 100"),
+    ],
+)
+def test_the_filter_rejects_by_size(batch, text, reason, monkeypatch):
+    from detkds.search import rejection
+
+    huge = rejection.StoredBatch(
+        batch.student.map(lambda t: t * 1e4 if t.is_floating_point() else t),
+        batch.teacher,
+        batch.boxes,
+        batch.signatures,
+    )
+    said = huge.reject(Distiller.parse(text))
+    assert said is None if reason is None else reason in said
+
+
+def test_the_filter_rejects_nan_and_zero_gradients(batch):
+    from detkds.search.rejection import StoredBatch
+
+    def changed(function) -> StoredBatch:
+        student = batch.student.map(lambda t: function(t) if t.is_floating_point() else t)
+        return StoredBatch(student, batch.teacher, batch.boxes, batch.signatures)
+
+    form = Distiller.parse("logits: identity, l1 × 1")
+    assert "NaN" in changed(lambda t: t * float("nan")).reject(form)
+    none = [boxes[:0] for boxes in batch.boxes]
+    empty = StoredBatch(batch.student, batch.teacher, none, batch.signatures)
+    assert empty.reject(Distiller.parse("instance: identity, l1 × 1")) == "zero gradient"
+
+
+def test_most_of_the_space_survives_on_a_real_batch(batch):
+    import random
+
+    space, rng = SearchSpace.preset(), random.Random(0)
+    reasons = [
+        batch.reject(Distiller((space.random(knowledge, rng),)))
+        for knowledge in space.knowledge
+        for _ in range(8)
+    ]
+    assert sum(reason is None for reason in reasons) > 20
+    assert not [reason for reason in reasons if reason and "shape error" in reason]
+
+
+def test_the_filter_leaves_the_random_state_alone(batch):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    batch.reject(Distiller.parse("global: mask, l1 × 1"))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def training(context: TrialContext, folder: Path, epochs: int) -> Training:
+    files = make_shapes(folder.parent / "shapes", train=32, val=1, test=4, size=64)
+    schedule = context.schedule.model_dump(exclude={"warmup"})
+    schedule |= {"epochs": epochs, "param_scheduler": []}
+    split = {"annotations": str(files.train), "images": str(files.images)}
+    return Training(
+        name="found",
+        model=context.task.student,
+        teacher=context.task.teacher,
+        distiller=ALL_FIVE.to_dict(),
+        schedule=schedule,
+        train=split,
+        test={**split, "annotations": str(files.test)},
+        data=context.task.data,
+        seed=0,
+        folder=str(folder),
+    )
+
+
+def test_a_killed_training_resumes_with_its_adapters(context, tmp_path, monkeypatch):
+    whole = training(context, tmp_path / "whole", 2)
+    assert train(whole).status is Status.COMPLETED
+    killed = training(context, tmp_path / "killed", 2)
+
+    def die(training):
+        def report(done: int, total: int) -> None:
+            if done > total // 2:
+                raise KeyboardInterrupt
+
+        return report
+
+    from detkds.workers import training as module
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_reporter", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(killed)
+    assert list(Path(killed.folder).glob("epoch_1.pth"))
+    assert train(killed).status is Status.COMPLETED
+    states = [torch.load(t.checkpoint, weights_only=True)["state_dict"] for t in (whole, killed)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.allclose(value.float(), states[1][name].float(), atol=1e-4), name
+
+
+def test_a_finished_training_is_not_repeated(context, tmp_path):
+    once = training(context, tmp_path / "once", 1)
+    first = train(once)
+    stamp = once.checkpoint.stat().st_mtime_ns
+    assert train(once) == first
+    assert once.checkpoint.stat().st_mtime_ns == stamp
+    assert not list(Path(once.folder).glob("epoch_*.pth"))
