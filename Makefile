@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PACKAGE := .package
 
-.PHONY: quickstart test lint bench gpu-check install clean
+.PHONY: quickstart test lint bench gpu-check package install clean
 
 install: $(STAMP)
 
@@ -22,19 +23,26 @@ quickstart: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest
 
-# mypy wants the package under its own name; a clone's folder may be called anything.
-lint: $(STAMP)
+lint: $(STAMP) package
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	mkdir -p $(VENV)/lint && ln -sfn ../.. $(VENV)/lint/detkds
-	cd $(VENV)/lint && MYPYPATH=. ../bin/mypy --config-file ../../pyproject.toml --cache-dir ../mypy-cache -p detkds
+	cd $(PACKAGE) && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml \
+		--cache-dir ../.mypy_cache -p detkds
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/step.py
 
-gpu-check: $(STAMP)
-	$(BIN)/python -m pytest -m gpu tests
+# Where there is no registry to install from, a Python that has mmdet will do: PYTHON=python3.
+gpu-check: package
+	PYTHONPATH=$(PACKAGE) $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -m gpu \
+		tests/test_gpu.py tests/test_nms.py tests/test_operators.py \
+		tests/test_torch_operators.py tests/test_torchvision_operators.py
+
+# A folder in which the package stands under its own name; a clone's may be called anything.
+package:
+	mkdir -p $(PACKAGE) && ln -sfn .. $(PACKAGE)/detkds
 
 clean:
 	rm -rf $(VENV) build *.egg-info runs

@@ -133,12 +133,13 @@ def signature(model: Any, name: str) -> Signature:
         raise WrongUse(f"{name}: {type(model).__name__} has no neck to read features from")
     parameter = next(model.parameters())
     blank = parameter.new_zeros(1, 3, PROBE_SIZE, PROBE_SIZE)
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         maps = model.extract_feat(blank)
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
     head = dense_head(model)
     return Signature(
         name=name,

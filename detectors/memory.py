@@ -27,7 +27,7 @@ class TeacherMemory:
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor, samples: list, *, responses: bool) -> Knowledge:
-        """The teacher's knowledge of ``inputs`` (N, 3, H, W), whose data samples are ``samples``."""
+        """The teacher's knowledge of ``inputs`` (N, 3, H, W); ``samples`` say which images."""
         if self._fits is None:
             self._fits = self._images * _size(self._see(inputs[:1])) <= self._bytes
         if not self._fits:

@@ -87,7 +87,7 @@ class DistilledDetector(BaseDetector):
             self._memory = memory
             self._renormalise = Renormalise(self.student, built)
         self._register_state_dict_hook(_to_student_names)
-        self.register_load_state_dict_pre_hook(_from_student_names)
+        self._register_load_state_dict_pre_hook(_from_student_names, with_module=True)
 
     @property
     def teacher(self) -> Any:

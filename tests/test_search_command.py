@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -161,7 +162,9 @@ def test_an_interrupted_search_resumes_as_the_uninterrupted_one_would(finished, 
 
 def test_the_wheel_alone_runs_the_quickstart_elsewhere(tmp_path):
     """Built and unpacked into another folder: configs, schema and migrations travel with it."""
-    source = Path(__file__).parents[1]
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "build", "runs", "*.egg-info", "__pycache__")
+    shutil.copytree(Path(__file__).parents[1], source, ignore=ignored)
     wheel = [os.fspath(Path(tiny.sys.executable)), "-m", "pip", "wheel", "--no-deps", "--quiet"]
     built = tiny.run([*wheel, "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)])
     assert built.returncode == 0, built.stderr

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-
 from detkds.data import make_shapes
 from detkds.search.plan import make_data, make_plan
 from detkds.search.rejection import store_batch
 from detkds.search.settings import load_config
 from detkds.space import Distiller, SearchSpace, Status
 from detkds.workers import trial
-from detkds.workers.trial import TrialContext, evaluate
 from detkds.workers.training import Training, train
+from detkds.workers.trial import TrialContext, evaluate
 
 ALL_FIVE = Distiller.parse(
     """global: catt → scale_2 → norm_n, l1 × 5
