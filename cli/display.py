@@ -20,7 +20,8 @@ from ..search.session import Session
 from ..space import Outcome, Status
 from ..workers.training import Training
 
-console = Console()
+# A file or a pipe has no width of its own; tables should not be folded in a log.
+console = Console() if Console().is_terminal else Console(width=140)
 #: Without a terminal a line is printed no more often than this, in seconds.
 LINE_EVERY = 10.0
 
@@ -140,9 +141,11 @@ def training_table(trainings: list[tuple[Training, Outcome]]) -> None:
         groups[training.name].append((training, outcome))
     seeds = max(len(group) for group in groups.values())
     split = "test" if trainings[0][0].test else "no test"
-    table = Table(title=f"final training, {split} split, AP over {seeds} seed(s): mean ± std")
+    console.print(f"final training, {split} split, {seeds} seed(s), mean ± standard deviation:")
+    table = Table()
     for column in ("distiller", "AP", "AP50", "AP75", "APs", "APm", "APl"):
-        table.add_column(column, justify="left" if column == "distiller" else "right")
+        justify: Any = "left" if column == "distiller" else "right"
+        table.add_column(column, justify=justify, no_wrap=True)
     for name, group in groups.items():
         metrics = [outcome.metrics for _, outcome in group]
         cells = [_spread([m.get(f"bbox_mAP{end}", float("nan")) for m in metrics]) for end in _ENDS]
@@ -177,9 +180,9 @@ def trial_table(records: list[dict[str, Any]]) -> None:
             record["stage"],
             str(record["status"]),
             score,
-            f"{text} [{why}]" if why else text,
+            f"{text} ({why})" if why else text,
         )
-    console.print(table, markup=False) if not console.is_terminal else console.print(table)
+    console.print(table)
 
 
 def proxy_table(files: ProxyFiles) -> None:

@@ -80,14 +80,14 @@ def test_a_remembered_teacher_is_the_teacher(context):
 
 
 def test_a_loss_above_100_or_nan_ends_the_trial_with_a_reason(context, monkeypatch):
-    wild = Distiller.parse("global: identity, l2 × 10")
-    monkeypatch.setattr(trial, "MAX_LOSS", 1e-3)
-    outcome = evaluate(context, wild)
-    assert outcome.status is Status.REJECTED
-    assert "above 0.001 at iteration 1" in outcome.reason
     assert "NaN" in trial.excessive("loss", float("nan"))
     assert "infinite" in trial.excessive("loss", float("inf"))
+    assert "above 100" in trial.excessive("loss", 101.0)
     assert trial.excessive("loss", 99.0) is None
+    monkeypatch.setattr(trial, "MAX_LOSS", 1e-3)
+    outcome = evaluate(context, ALL_FIVE)
+    assert outcome.status is Status.REJECTED
+    assert "above 0.001 at iteration 1" in outcome.reason
 
 
 def test_an_exception_is_a_failed_outcome_with_its_traceback(context, monkeypatch):
@@ -96,7 +96,8 @@ def test_an_exception_is_a_failed_outcome_with_its_traceback(context, monkeypatc
     ))  # fmt: skip
     outcome = evaluate(context, ALL_FIVE)
     assert outcome.status is Status.FAILED
-    assert "NoSuch" in outcome.error
+    assert outcome.error.startswith("Traceback")
+    assert outcome.score is None
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,7 @@ def test_the_filter_leaves_the_random_state_alone(batch):
 
 
 def training(context: TrialContext, folder: Path, epochs: int) -> Training:
+    """Nothing in it is drawn at random after the start: mmengine does not resume random states."""
     files = make_shapes(folder.parent / "shapes", train=32, val=1, test=4, size=64)
     schedule = context.schedule.model_dump(exclude={"warmup"})
     schedule |= {"epochs": epochs, "param_scheduler": []}
@@ -172,11 +174,13 @@ def training(context: TrialContext, folder: Path, epochs: int) -> Training:
         name="found",
         model=context.task.student,
         teacher=context.task.teacher,
-        distiller=ALL_FIVE.to_dict(),
+        distiller=Distiller(
+            tuple(t for t in ALL_FIVE.terms if "mask" not in t.transforms)
+        ).to_dict(),
         schedule=schedule,
         train=split,
         test={**split, "annotations": str(files.test)},
-        data=context.task.data,
+        data=context.task.data.model_copy(update={"flip": 0.0}),
         seed=0,
         folder=str(folder),
     )
