@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -163,11 +167,32 @@ def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -
     session.changed()
     if not session.done:
         resources = plan.config.resources
-        run(session, plan.task, trial, plan.proxy, resources, seed=seed, warmup=warmup)
+        with _stopped_by_interrupt(session):
+            run(session, plan.task, trial, plan.proxy, resources, seed=seed, warmup=warmup)
     if session.failures:
         raise SearchFailed(
             f"the last {session.failures} trials failed: {_last_line(session.error)}"
         )
+
+
+@contextmanager
+def _stopped_by_interrupt(session: Session) -> Iterator[None]:
+    """Ctrl-C ends the search even where the exception itself gets lost in somebody's callback."""
+
+    def interrupt(number: int, frame: object) -> None:
+        session.stopped = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if session.stopped:
+        raise KeyboardInterrupt
 
 
 def _train(

@@ -33,6 +33,7 @@ class Session:
     open: list[Candidate] = field(default_factory=list)
     trial_ids: dict[int, int] = field(default_factory=dict)
     failures: int = 0
+    stopped: bool = False
     error: str | None = None
 
     def resume(self) -> None:
@@ -48,7 +49,7 @@ class Session:
         self.trial_ids = {row.number: row.id for row in rows if row.told is None}
 
     def ask(self) -> Candidate | None:
-        while self.failures < MAX_FAILURES:
+        while not self.stopped and self.failures < MAX_FAILURES:
             candidate = self._next()
             if candidate is None:
                 return None
@@ -94,6 +95,7 @@ class Session:
 
     @property
     def done(self) -> bool:
-        """Nothing is left, or :data:`MAX_FAILURES` trials in a row failed: then no candidate is at
-        fault, and ``error`` holds what the last one said."""
-        return self.failures >= MAX_FAILURES or (not self.open and self.controller.done)
+        """Nothing is left, or the search was ``stopped``, or :data:`MAX_FAILURES` trials in a row
+        failed: then no candidate is at fault, and ``error`` holds what the last one said."""
+        ended = self.stopped or self.failures >= MAX_FAILURES
+        return ended or (not self.open and self.controller.done)
