@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from . import files
 from .errors import WrongUse, nearest
 from .options import DETKDS, IDENTITY
 
@@ -152,26 +154,39 @@ class Distiller:
         return replace(self, terms=tuple(terms))
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a distiller file (``files.py``)."""
-        from .files import to_document
-
-        return to_document(self)
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any], source: str = "distiller") -> Distiller:
-        from .files import from_document
-
-        return from_document(document, source)
-
-    def to_json(self, path: Any) -> None:
-        """Write a distiller file; the file appears whole or not at all."""
-        from .files import write
-
-        write(self, path)
+        """The content of a distiller file."""
+        terms = [
+            {
+                "knowledge": term.knowledge,
+                "transforms": list(term.transforms),
+                "distance": term.distance,
+                "weight": term.weight,
+            }
+            for term in self.terms
+        ]
+        document: dict[str, Any] = {"schema": files.SCHEMA, "name": self.name, "terms": terms}
+        if self.provenance is not None:
+            document["provenance"] = dict(self.provenance)
+        return document
 
     @classmethod
-    def from_json(cls, path: Any) -> Distiller:
+    def from_dict(cls, document: Any, source: str = "distiller") -> Distiller:
+        """Raises :class:`WrongUse`, naming ``source``, unless it is a distiller file's content."""
+        content = files.validated(document, source)
+        try:
+            terms = tuple(
+                Term(t["knowledge"], tuple(t["transforms"]), t["distance"], t["weight"])
+                for t in content["terms"]
+            )
+            return cls(terms, name=content["name"], provenance=content["provenance"])
+        except WrongUse as error:
+            raise WrongUse(f"{source}: {error}") from None
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write a distiller file; it appears whole or not at all."""
+        files.write(self.to_dict(), path)
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Distiller:
         """Read and validate a distiller file; raises :class:`WrongUse` naming the file."""
-        from .files import read
-
-        return read(path)
+        return cls.from_dict(files.read(path), str(path))

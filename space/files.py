@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .distiller import Distiller, Term
 from .errors import WrongUse
 from .options import DETKDS
 
@@ -49,65 +48,43 @@ def generated_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
 
 
-def to_document(distiller: Distiller) -> dict[str, Any]:
-    terms = [
-        {
-            "knowledge": term.knowledge,
-            "transforms": list(term.transforms),
-            "distance": term.distance,
-            "weight": term.weight,
-        }
-        for term in distiller.terms
-    ]
-    document: dict[str, Any] = {"schema": SCHEMA, "name": distiller.name, "terms": terms}
-    if distiller.provenance is not None:
-        document["provenance"] = dict(distiller.provenance)
-    return document
-
-
-def from_document(document: Any, source: str) -> Distiller:
-    """Build a distiller from a file's content; ``source`` names it in errors."""
+def validated(document: Any, source: str) -> dict[str, Any]:
+    """A document that the schema holds of; ``source`` names it in errors."""
     if not isinstance(document, Mapping):
         raise WrongUse(f"{source}: a distiller is a JSON object, not {type(document).__name__}")
     version = document.get("schema")
     if version != SCHEMA:
         raise WrongUse(f"{source}: schema is {version!r}, this version of detkds reads '{SCHEMA}'")
     try:
-        entry = _Document.model_validate(dict(document))
+        return _Document.model_validate(dict(document)).model_dump(by_alias=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         got = first.get("input")
         shown = "" if first["type"] == "missing" else f" (found {got!r:.40})"
         raise WrongUse(f"{source}: {where}: {first['msg']}{shown}") from None
-    try:
-        terms = tuple(
-            Term(t.knowledge, tuple(t.transforms), t.distance, t.weight) for t in entry.terms
-        )
-        return Distiller(terms, name=entry.name, provenance=entry.provenance)
-    except WrongUse as error:
-        raise WrongUse(f"{source}: {error}") from None
 
 
-def read(path: str | os.PathLike[str]) -> Distiller:
+def read(path: str | os.PathLike[str]) -> Any:
+    """The JSON of a file. Raises :class:`WrongUse` naming it if it can't be read."""
     try:
         text = Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise WrongUse(f"{path}: can't read the distiller file: {reason}") from None
     try:
-        document = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise WrongUse(
             f"{path}: not a whole JSON document (line {error.lineno}: {error.msg}); "
             "export the distiller again with `detkds export`"
         ) from None
-    return from_document(document, str(path))
 
 
-def write(distiller: Distiller, path: str | os.PathLike[str]) -> None:
+def write(document: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a document; the file appears whole or not at all."""
     target = Path(path)
-    text = json.dumps(to_document(distiller), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
