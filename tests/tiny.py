@@ -42,5 +42,5 @@ def search_command(work_dir: Path, *more: str | Path, options: tuple[str, ...] =
 def run(arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "200"}
     return subprocess.run(
-        arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+        arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900
     )
