@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -67,8 +68,14 @@ def cluster(resources: Resources) -> Iterator[str]:
 def check_machine(resources: Resources) -> None:
     """Raise :class:`WrongUse` if a trial asks for more than this machine has.
 
-    A cluster to be joined by ``address`` is asked when it is joined.
+    A cluster to be joined by ``address`` is asked when it is joined. Ray starts its actors through
+    a shell without quoting: under a path with a space it would wait for them for ever.
     """
+    if " " in sys.executable:
+        raise WrongUse(
+            f"{sys.executable}: Ray can't start workers by a Python whose path holds a space; "
+            "install detkds in another folder"
+        )
     if resources.address is None:
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
         _check(resources, here, "this machine")
