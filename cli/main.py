@@ -205,7 +205,8 @@ def main() -> None:
     """Run the command; a wrong use is one line and exit code 2, a failure one line and 1."""
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     try:
-        app(_spread_options(sys.argv[1:]), standalone_mode=False)
+        # typer turns Ctrl-C into an exit code of 130 and hands it back.
+        sys.exit(app(_spread_options(sys.argv[1:]), standalone_mode=False) or 0)
     except WrongUse as error:
         _end(f"detkds: {error}", 2)
     except KeyboardInterrupt:
