@@ -80,7 +80,7 @@ def train(training: Training) -> Outcome:
         return Outcome.failed(traceback.format_exc())
     outcome = Outcome(
         Status.COMPLETED,
-        score=metrics.get(SCORE),
+        score=metrics.get(SCORE, 0.0 if training.test else None),
         metrics=metrics,
         seconds=time.perf_counter() - started,
         host=socket.gethostname(),

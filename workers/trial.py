@@ -150,7 +150,8 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
     where = {"host": socket.gethostname(), "device": get_device()}
     try:
         metrics = _train(context, distiller)
-        status, detail = Status.COMPLETED, {"score": metrics[SCORE], "metrics": metrics}
+        # mmdet gives no metrics at all for a student that finds nothing: that is an AP of 0.
+        status, detail = Status.COMPLETED, {"score": metrics.get(SCORE, 0.0), "metrics": metrics}
     except Rejected as rejection:
         status, detail = Status.REJECTED, {"reason": str(rejection)}
     except Exception:
