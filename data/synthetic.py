@@ -1,6 +1,6 @@
 """The quickstart's set: textured shapes on textured grounds, made on the spot in COCO format.
 
-Four classes (circle, square, triangle, star) of sizes from 1/16 to 1/2 of the image, turned,
+Four classes (circle, square, triangle, star) of sizes from 1/10 to 1/2 of the image, turned,
 overlapping and of varied contrast: large enough a task that detectors differ, small enough for
 a CPU. The images are a pure function of the parameters.
 """
