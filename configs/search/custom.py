@@ -21,7 +21,7 @@ def schedule(epochs, batch_size=8):
         batch_size=batch_size,
         optim_wrapper=dict(
             type="OptimWrapper",
-            optimizer=dict(type="AdamW", lr=2e-3, weight_decay=1e-4),
+            optimizer=dict(type="AdamW", lr=2e-3, weight_decay=1e-4, fused=True),
             clip_grad=dict(max_norm=10),
         ),
         param_scheduler=[

@@ -1,0 +1,210 @@
+"""The database behind the store: schema, URLs that cannot be used, several processes at once."""
+
+import os
+import shutil
+import signal
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from detkds.db import Store
+from detkds.db.engine import hide_password, open_database
+from detkds.db.migrate import MIGRATIONS, configuration
+from detkds.db.migrations.__main__ import write_revision
+from detkds.db.models import Base
+from detkds.space import Distiller, Status, WrongUse
+from sqlalchemy import create_engine, inspect, text
+
+GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
+
+
+def test_migrations_give_the_models_schema(url):
+    engine = open_database(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+    with engine.begin() as connection:
+        command.downgrade(configuration(connection), "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
+
+
+def test_sqlite_settings(tmp_path):
+    engine = open_database(f"sqlite:///{tmp_path}/detkds.db")
+    with engine.connect() as connection:
+        names = ("journal_mode", "foreign_keys", "synchronous", "busy_timeout")
+        values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
+    engine.dispose()
+    assert values == ["wal", 1, 1, 30_000]
+
+
+def test_a_new_revision_follows_the_newest(tmp_path):
+    folder = Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations"))
+    newest = max(path.name for path in MIGRATIONS.glob("versions/r*.py"))
+    write_revision("nothing yet", folder)
+    written = max(path.name for path in folder.glob("versions/r*.py"))
+    assert written == f"r{int(newest[1:5]) + 1:04d}_nothing_yet.py"
+    source = (folder / "versions" / written).read_text()
+    assert f'down_revision = "{newest[1:5]}"' in source.replace("'", '"')
+    compile(source, written, "exec")
+
+
+def test_importing_the_store_stays_light():
+    code = "import sys, detkds.db; print([m for m in sys.argv[1:] if m in sys.modules])"
+    heavy = ["torch", "ray", "mmdet", "mmengine", "pandas"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# Databases that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("", "not a database URL"),
+        ("detkds.db", "not a database URL"),
+        ("sqlite:detkds.db", "not a database URL"),
+        ("sqlite://detkds.db", "sqlite:/// before a relative path"),
+        ("sqlite:///{folder}/detkds.db?timeout=long", "could not convert"),
+        ("sqlite:///{folder}/missing/detkds.db", "missing does not exist"),
+        ("sqlite:///{folder}", "is a folder"),
+        ("sqlite:///{folder}/text.db", "not a database"),
+        ("sqlite:////proc/detkds.db", "unable to open"),
+        ("mysql://me:s3cret@host/x", "'mysql' is not supported"),
+        ("sqlite+aiosqlite:///{folder}/detkds.db", "not supported"),
+        ("postgresql+psycopg://me:s3cret@127.0.0.1:1/x", "Connection refused"),
+        ("postgresql+psycopg://me:in@s3cret@127.0.0.1:1/x", "%40"),
+        ("postgresql+psycopg://me:in/s3cret@127.0.0.1:port/x", "not a database URL"),
+        ("postgresql://127.0.0.1:1/x?user=me&password=s3cret", "Connection refused"),
+        ("postgresql:///x?host={folder}", "No such file"),
+    ],
+)
+def test_unusable_urls_are_told_in_one_line(tmp_path, wrong, reason):
+    (tmp_path / "text.db").write_text("not a database " * 100)
+    with pytest.raises(WrongUse, match=reason) as told:
+        Store(wrong.format(folder=tmp_path))
+    message = str(told.value)
+    assert message.startswith("--storage: can't use '")
+    assert hide_password(wrong.format(folder=tmp_path)) in message
+    assert "s3cret" not in message
+    assert os.listdir(tmp_path) == ["text.db"]
+    assert (tmp_path / "text.db").read_text() == "not a database " * 100
+
+
+def test_a_full_disk_leaves_no_file(tmp_path):
+    code = """
+import resource, signal, sys
+from detkds import __version__
+from detkds.db import Store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+Store(sys.argv[1])
+"""
+    url = f"sqlite:///{tmp_path}/detkds.db"
+    done = subprocess.run([sys.executable, "-c", code, url], stderr=subprocess.PIPE, text=True)
+    assert "WrongUse: --storage: can't use" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_newer_schema_is_refused_and_left_alone(url):
+    Store(url).close()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(WrongUse, match=r"newer one may have written it: update detkds"):
+        Store(url)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+    engine.dispose()
+
+
+# Several processes
+
+WRITER = string.Template("""
+import itertools, sys
+from detkds import __version__
+from detkds.db import Store
+from detkds.space import Candidate, Distiller, Outcome, Status
+print("ready", flush=True)
+sys.stdin.readline()
+url, name, count = sys.argv[1:]
+distiller = Distiller.parse("$distiller")
+with Store(url) as store:
+    search = store.create_search(name, {}, "c", 0)
+    for number in range(int(count)):
+        candidate = Candidate(number, "global", distiller)
+        trial = store.add_trial(search.id, candidate, number, "c", 0)
+        store.start_trial(trial, "host", "cpu")
+        outcome = Outcome(Status.COMPLETED, 0.5, {"bbox_mAP": 0.5}, error="x" * 5000)
+        store.tell_trial(trial, outcome, number)
+        print(number, flush=True)
+""").substitute(distiller=GLOBAL)
+
+
+def test_opening_and_reading_do_not_wait_for_a_writer(store, url):
+    search = store.create_search("a", {}, "c", 0)
+    engine = open_database(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE searches SET seed = 1"))
+        with Store(url) as reader:
+            assert reader.searches() == [search]
+    engine.dispose()
+    assert store.search("a").seed == 1
+
+
+def start_writers(url: str, names: list[str], count: int) -> list[subprocess.Popen[str]]:
+    """Processes that open the database and write trials, all from the same moment on."""
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, url, name, str(count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    return writers
+
+
+def test_processes_open_a_new_database_and_write_at_once(url):
+    names = ["first", "second", "third"]
+    writers = start_writers(url, names, 40)
+    for writer in writers:
+        writer.communicate()
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    with Store(url) as store:
+        for name in names:
+            trials = store.trials(store.search(name).id)
+            assert [(t.number, t.told, t.score) for t in trials] == [
+                (number, number, 0.5) for number in range(40)
+            ]
+
+
+def test_a_killed_process_leaves_whole_rows_only(url):
+    for name, written in (("a", 5), ("b", 30), ("c", 57)):
+        (writer,) = start_writers(url, [name], 1_000_000)
+        seen = [writer.stdout.readline() for _ in range(written)]
+        os.kill(writer.pid, signal.SIGKILL)
+        seen += writer.communicate()[0].splitlines()
+        with Store(url) as store:
+            *told, last = store.trials(store.search(name).id)
+        assert len(told) + 1 >= len(seen)
+        assert [trial.number for trial in [*told, last]] == list(range(len(told) + 1))
+        for number, trial in enumerate(told):
+            assert (trial.told, trial.score, trial.error) == (number, 0.5, "x" * 5000)
+            assert None not in (trial.started, trial.finished)
+        assert (last.told is None) == (last.outcome is None) == (last.finished is None)
+        assert (last.started is None) == (last.status is Status.QUEUED)
