@@ -38,7 +38,7 @@ class SearchDisplay:
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._last_line = 0.0
         self._started: float | None = None
-        self._told_before = 0
+        self._scored_before = 0
 
     def __enter__(self) -> SearchDisplay:
         if self._live:
@@ -78,13 +78,13 @@ class SearchDisplay:
     def search(self, session: Session, planned: int) -> None:
         counts = session.store.counts(session.search_id)
         if self._started is None:
-            self._started, self._told_before = time.monotonic(), session.told
+            self._started, self._scored_before = time.monotonic(), counts[Status.COMPLETED]
         best = session.controller.best
-        told = session.told
+        scored = counts[Status.COMPLETED]
         summary = (
-            f"{told}/{planned} trials told: {counts[Status.COMPLETED]} completed, "
+            f"{scored}/{planned} trials completed, "
             f"{counts[Status.REJECTED]} rejected, {counts[Status.FAILED]} failed, "
-            f"{counts[Status.RUNNING]} running; {self._left(told, planned)}"
+            f"{counts[Status.RUNNING]} running; {self._left(scored, planned)}"
         )
         if best is None:
             leader = "no completed trial yet"
@@ -93,17 +93,17 @@ class SearchDisplay:
             form = str(candidate.distiller).replace("\n", "; ")
             leader = f"best AP {outcome.score:.3f} (trial {candidate.number}): {form}"
         if self._live:
-            bar = ProgressBar(total=max(planned, told), completed=told, width=60)
+            bar = ProgressBar(total=planned, completed=scored, width=60)
             self._live.update(Group(Text(summary), bar, _stages(session), Text(leader)))
         else:
             self._line(f"{summary}; {leader}", now=session.done)
 
-    def _left(self, told: int, planned: int) -> str:
+    def _left(self, scored: int, planned: int) -> str:
         assert self._started is not None
-        new = told - self._told_before
+        new = scored - self._scored_before
         if new < 1:
             return "time left unknown yet"
-        seconds = (time.monotonic() - self._started) / new * max(planned - told, 0)
+        seconds = (time.monotonic() - self._started) / new * max(planned - scored, 0)
         return (
             f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
         )

@@ -26,8 +26,8 @@ class StoredBatch:
     def reject(self, distiller: Distiller) -> str | None:
         """Why a candidate is no good, or None (DetKDS Section 3.2, "distiller filter").
 
-        Rejected are: a shape error, a loss that is NaN, infinite or above 100, a gradient that is
-        not finite or zero in every one of the student's maps and responses.
+        Rejected are: a shape error, a loss, or the sum of them, that is NaN, infinite or above 100,
+        a gradient that is not finite or zero in every one of the student's maps and responses.
         """
         leaves = self.student.map(_leaf)
         with torch.random.fork_rng(devices=[]):
@@ -37,11 +37,11 @@ class StoredBatch:
                 losses = module(leaves, self.teacher, self.boxes)
             except (RuntimeError, IndexError) as error:
                 return f"shape error: {str(error).splitlines()[0]}"
-        for name, loss in losses.items():
+        total = torch.stack(list(losses.values())).sum()
+        for name, loss in (*losses.items(), ("the sum of losses", total)):
             reason = excessive(name, float(loss.detach()))
             if reason:
                 return reason
-        total = torch.stack(list(losses.values())).sum()
         return _gradient_fault(total, leaves)
 
 

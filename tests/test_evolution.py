@@ -140,6 +140,17 @@ def test_weights_keep_the_forms_and_start_from_what_was_found():
     assert weights <= {0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 8.0, 10.0}
 
 
+def test_weights_are_drawn_anew_when_what_was_found_is_rejected_together():
+    settings = EvolutionSettings(population=3, weights=6)
+    found = Distiller(FORMS)
+    asked = play(
+        WeightEvolution(SPACE, FORMS, settings, random.Random(0)),
+        lambda c: Outcome.rejected("too much") if c.distiller == found else completed(0.1),
+    )
+    assert len(asked) == 7
+    assert [c.distiller for c in asked].count(found) == 1
+
+
 def test_evolution_beats_random_search_where_forms_matter():
     """On a landscape where every right slot counts, Algorithm 1 finds more than its own randoms."""
     target = SPACE.random("global", random.Random(99))

@@ -26,12 +26,20 @@ class EvolutionSettings:
 
 @dataclass
 class _Slot:
-    """A place for one scored candidate; drawn again while what it gets is rejected or fails."""
+    """A place for one scored candidate; drawn again while what it gets is rejected or fails.
+
+    ``first``, where given, is tried before anything is drawn.
+    """
 
     draw: Callable[[], Distiller]
+    first: Distiller | None = None
     draws: int = 0
     waiting: bool = False
     scored: tuple[Candidate, Outcome] | None = None
+
+    def next(self) -> Distiller:
+        self.waiting, self.draws = True, self.draws + 1
+        return self.first if self.first is not None and self.draws == 1 else self.draw()
 
     @property
     def closed(self) -> bool:
@@ -51,8 +59,8 @@ class _Slots:
     asked: dict[int, _Slot] = field(default_factory=dict)
     number: int = 0
 
-    def make(self, draw: Callable[[], Distiller]) -> _Slot:
-        slot = _Slot(draw)
+    def make(self, draw: Callable[[], Distiller], first: Distiller | None = None) -> _Slot:
+        slot = _Slot(draw, first)
         self.slots.append(slot)
         return slot
 
@@ -61,8 +69,7 @@ class _Slots:
         slot = next((slot for slot in self.slots if slot.open), None)
         if slot is None:
             return None
-        candidate = Candidate(self.number, self.stage, slot.draw())
-        slot.waiting, slot.draws = True, slot.draws + 1
+        candidate = Candidate(self.number, self.stage, slot.next())
         self.asked[candidate.number] = slot
         self.number += 1
         return candidate
@@ -151,8 +158,8 @@ class TermEvolution:
 class WeightEvolution:
     """Algorithm 1, lines 13 to 18: evolve the weights of the forms found, 0 dropping a term.
 
-    The first candidate keeps the weights each term was found with, up to P more are drawn at
-    random, and the rest are children: crossover of two parents from the top k, then a mutation.
+    The first candidate keeps the weights each term was found with, P - 1 more are drawn at random
+    (and so is another in its place if all terms together are rejected), and the rest are children: crossover of two parents from the top k, then a mutation.
     The paper draws the whole first population; its best known member costs one candidate.
     """
 
@@ -168,9 +175,8 @@ class WeightEvolution:
         self._population = Population()
         self._slots = _Slots(WEIGHTS_STAGE)
         first = min(settings.population, settings.weights)
-        self._slots.make(lambda: self._found)
-        for _ in range(first - 1):
-            self._slots.make(lambda: space.random_weights(self._found, rng))
+        for start in [self._found, *[None] * (first - 1)]:
+            self._slots.make(lambda: space.random_weights(self._found, rng), start)
         self._made = first
 
     def ask(self) -> Candidate | None:
