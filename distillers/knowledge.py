@@ -1,19 +1,11 @@
-"""Pairing: which levels and responses of a student and a teacher can be compared, and regions."""
+"""Pairing: which levels and responses of a student and a teacher can be compared."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import roi_align
-
 from ..detectors import Signature
 from ..space import FEATURE_KNOWLEDGE, KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, WrongUse
-
-#: Side of the RoIAlign grid of instance features, as in two-stage detectors.
-CROP_SIZE = 7
 
 
 @dataclass(frozen=True)
@@ -73,27 +65,3 @@ def check_pair(distiller: Distiller, student: Signature, teacher: Signature) -> 
         raise WrongUse(
             f"the pair has no knowledge '{asked[0]}': {reason}; use {', '.join(FEATURE_KNOWLEDGE)}"
         )
-
-
-def foreground(boxes: list[Tensor], size: tuple[int, int], stride: int) -> Tensor:
-    """1 in every cell of a level that a ground-truth box touches, else 0: (N, 1, H, W).
-
-    ``boxes``: per image (n, 4) as x1, y1, x2, y2 in pixels of the input. Two interval tests and
-    one product over all boxes; no loop.
-    """
-    padded = pad_sequence(boxes, batch_first=True)
-    x1, y1, x2, y2 = padded.unbind(dim=-1)
-
-    def touched(low: Tensor, high: Tensor, cells: int) -> Tensor:
-        edges = torch.arange(cells + 1, device=padded.device, dtype=padded.dtype) * stride
-        return (low[..., None] < edges[1:]) & (high[..., None] > edges[:-1])
-
-    rows, columns = touched(y1, y2, size[0]), touched(x1, x2, size[1])
-    count = torch.einsum("nbh,nbw->nhw", rows.to(padded.dtype), columns.to(padded.dtype))
-    return (count > 0).to(padded.dtype).unsqueeze(1)
-
-
-def crops(maps: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
-    """RoIAlign of every ground-truth box on one level: (boxes of all images, C, 7, 7)."""
-    same = [image_boxes.to(maps.dtype) for image_boxes in boxes]
-    return roi_align(maps, same, CROP_SIZE, 1 / stride, sampling_ratio=2, aligned=True)

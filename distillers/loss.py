@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ..detectors import Knowledge, Signature
 from ..space import FEATURE_KNOWLEDGE, Distiller, Term
 from .distances import BOX_DISTANCES, DISTANCES
-from .knowledge import check_pair, crops, foreground, pair_levels
+from .knowledge import check_pair, pair_levels
+from .regions import crops, foreground
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS, Pair
 
 #: "Background at half weight" (the authors' release).

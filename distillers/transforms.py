@@ -76,8 +76,8 @@ def local(f: Tensor, n: int) -> Tensor:
 
 def normalise(f: Tensor, dims: tuple[int, ...]) -> Tensor:
     """``norm_*``, formula (6): (f - μ) / σ, μ and σ over the named axis (population variance)."""
-    variance, mean = torch.var_mean(f, dim=dims, correction=0, keepdim=True)
-    return (f - mean) * (variance + EPSILON).rsqrt()
+    centred = f - f.mean(dim=dims, keepdim=True)
+    return centred * (centred.square().mean(dim=dims, keepdim=True) + EPSILON).rsqrt()
 
 
 def min_max(f: Tensor) -> Tensor:

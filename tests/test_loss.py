@@ -9,10 +9,10 @@ import pytest
 import torch
 from detkds.detectors import Knowledge, Signature
 from detkds.distillers import BOX_DISTANCES, DISTANCES, FEATURE_TRANSFORMS, DistillationLoss
-from detkds.distillers.knowledge import foreground
+from detkds.distillers.regions import foreground
 from detkds.space import KNOWLEDGE, Distiller, WrongUse
 from detkds.space.options import FEATURE_DISTANCES
-from test_knowledge import touched_cells
+from test_regions import touched_cells
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 

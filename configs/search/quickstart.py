@@ -18,6 +18,6 @@ data = dict(
     image_size=(96, 96),
 )
 proxy = dict(train_images=400, val_images=150)
-trial = dict(epochs=5)
-final = dict(epochs=8, seeds=[0, 1])
+trial = dict(epochs=6)
+final = dict(epochs=7, seeds=[0, 1])
 search = dict(population=3, top_k=2, weights=15)

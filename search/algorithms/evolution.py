@@ -158,9 +158,10 @@ class TermEvolution:
 class WeightEvolution:
     """Algorithm 1, lines 13 to 18: evolve the weights of the forms found, 0 dropping a term.
 
-    The first candidate keeps the weights each term was found with, P - 1 more are drawn at random
-    (and so is another in its place if all terms together are rejected), and the rest are children: crossover of two parents from the top k, then a mutation.
-    The paper draws the whole first population; its best known member costs one candidate.
+    The first candidate keeps the weights each term was found with (rejected, it makes room for a
+    random one), P - 1 more are drawn at random, and the rest are children: crossover of two parents
+    from the top k, then a mutation. The paper draws the whole first population; its best known
+    member costs one candidate.
     """
 
     def __init__(
