@@ -1,6 +1,6 @@
 """The quickstart's set: textured shapes on textured grounds, made on the spot in COCO format.
 
-Four classes (circle, square, triangle, star) of sizes from 1/10 to 1/2 of the image, turned,
+Four classes (circle, square, triangle, star) of sizes from 1/6 to 1/2 of the image, turned,
 overlapping and of varied contrast: large enough a task that detectors differ, small enough for
 a CPU. The images are a pure function of the parameters.
 """
@@ -30,13 +30,13 @@ OUTLINES = {
     "star": (10, 0.45, 0.75),
 }
 CLASSES = tuple(OUTLINES)
-VERSION = 1  # raise it when the images change: a set made by another version is made anew
-MOST_OBJECTS = 6
+VERSION = 2  # raise it when the images change: a set made by another version is made anew
+MOST_OBJECTS = 4
 MOST_HIDDEN = 0.5  # of a shape's pixels, by the shapes in front of it
 LEAST_INSIDE = 0.75  # of a shape's pixels that lie in the image
-DIAMETERS = (1 / 10, 1 / 2)  # of the side of the image, log-uniform
-CONTRAST = (80, 170)  # distance of a shape's mean colour to the ground's, of 255
-NOISE = (2, 9)  # strength of an octave of the textures, of 255
+DIAMETERS = (1 / 6, 1 / 2)  # of the side of the image, log-uniform
+CONTRAST = (110, 190)  # distance of a shape's mean colour to the ground's, of 255
+NOISE = (2, 6)  # strength of an octave of the textures, of 255
 LEAST_SQUEEZE = 0.9  # width of a shape over its height
 TURN = 0.3  # radians to either side
 TRIES = 20  # to place a shape before the image goes without it

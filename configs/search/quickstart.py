@@ -11,13 +11,13 @@ _base_ = "custom.py"
 four_classes = {"model.bbox_head.num_classes": 4}
 
 student = dict(cfg_options=four_classes)
-teacher = dict(cfg_options=four_classes, schedule=dict(epochs=12))
+teacher = dict(cfg_options=four_classes, schedule=dict(epochs=10))
 data = dict(
     _delete_=True,
     synthetic=dict(train=600, val=1, test=200, size=96, seed=0),
     image_size=(96, 96),
 )
-proxy = dict(train_images=400, val_images=150)
+proxy = dict(train_images=360, val_images=140)
 trial = dict(epochs=6)
 final = dict(epochs=7, seeds=[0, 1])
 search = dict(population=3, top_k=2, weights=15)
