@@ -33,6 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/loss.py
 
 # Where there is no registry to install from, a Python that has mmdet will do: PYTHON=python3.
 gpu-check: package

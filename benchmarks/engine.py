@@ -8,7 +8,6 @@ takes when it is called in a loop. A fresh actor imports torch and mmdet anew: a
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from dataclasses import dataclass, field
 
@@ -19,6 +18,7 @@ from detkds.workers.ray_engine import cluster, run_actors
 from detkds.workers.settings import Resources
 from rich.console import Console
 from rich.table import Table
+from spread import spread
 
 CALLS = 10_000  # of the evaluator in a loop
 
@@ -84,24 +84,19 @@ def seconds_in_evaluator(distiller: Distiller) -> float:
     return (time.perf_counter() - started) / CALLS
 
 
-def spread(values: list[float], unit: str) -> str:
-    """The median and, in brackets, the least and the most."""
-    middle, least, most = statistics.median(values), min(values), max(values)
-    return f"{middle:,.1f} {unit} ({least:,.1f} to {most:,.1f})"
-
-
 def report(kept: list[Round], fresh: list[Round], evaluator: list[float]) -> None:
     table = Table("", "start-up", "overhead per trial")
     overheads = []
     for name, rounds in (("kept worker", kept), ("fresh actors", fresh)):
         overhead = [1e3 * (r.per_trial - e) for r, e in zip(rounds, evaluator, strict=True)]
         overheads.append(overhead)
-        table.add_row(name, spread([r.start_up for r in rounds], "s"), spread(overhead, "ms"))
+        start_up = [r.start_up for r in rounds]
+        table.add_row(name, spread(start_up, unit="s"), spread(overhead, unit="ms"))
     ratios = [theirs / ours for ours, theirs in zip(*overheads, strict=True)]
-    table.add_row("fresh / kept", "", spread(ratios, "times"))
+    table.add_row("fresh / kept", "", spread(ratios, unit="times"))
     console = Console()
     console.print(table)
-    console.print(f"The evaluator alone: {spread([1e6 * e for e in evaluator], 'µs')} a call.")
+    console.print(f"The evaluator alone: {spread([1e6 * e for e in evaluator], unit='µs')} a call.")
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ against the least it could take, the student's own step plus the teacher's forwa
 The teacher's forward is its features; for distillers with response terms, its head's outputs too.
 Stock mmdet RetinaNets, random weights, random images and boxes. Each round times one distilled step
 and its alternative one after the other, taking turns at being first; the first row compares the
-alternative with itself and so shows the machine's noise.
+alternative with itself and so shows the machine's noise. On a GPU the last column counts how often
+a distilled step waits for the device more than its alternative does.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +29,7 @@ from detkds.distillers import DistilledDetector
 from detkds.space import RESPONSE_KNOWLEDGE, Distiller
 from rich.console import Console
 from rich.table import Table
+from spread import spread
 from torch import Tensor
 
 # isort: split
@@ -51,11 +54,15 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a distilled step and its alternative took, round by round."""
+    """Seconds that a distilled step and its alternative took, round by round, and how often the
+
+    first waited for the device more than the second (None on a CPU).
+    """
 
     name: str
     alternative: list[float]
     distilled: list[float]
+    waits: int | None
 
 
 def build(name: str, device: torch.device) -> Any:
@@ -82,26 +89,36 @@ def random_batch(
     return torch.randn(images, 3, height, width, device=device), samples
 
 
-def train_step(model: Any, inputs: Tensor, samples: list[DetDataSample]) -> None:
-    loss, _ = model.parse_losses(model.loss(inputs, samples))
-    loss.backward()
+def train_step(model: Any, inputs: Tensor, samples: list[DetDataSample], bf16: bool) -> None:
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+        losses = model.loss(inputs, samples)
+    # No model.parse_losses: it waits for the device to log.
+    parts = [v for name, v in losses.items() if "loss" in name]
+    total = sum(part.mean() for v in parts for part in (v if isinstance(v, list) else [v]))
+    assert isinstance(total, Tensor)
+    total.backward()
 
 
 @torch.no_grad()
-def teacher_forward(teacher: Any, inputs: Tensor, responses: bool) -> None:
+def teacher_forward(teacher: Any, inputs: Tensor, responses: bool, bf16: bool) -> None:
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+        _teacher_forward(teacher, inputs, responses)
+
+
+def _teacher_forward(teacher: Any, inputs: Tensor, responses: bool) -> None:
     maps = teacher.extract_feat(inputs)
     if responses:
         teacher.bbox_head(maps)
 
 
 def step_pairs(
-    student: Any, teacher: Any, inputs: Tensor, samples: list[DetDataSample]
+    student: Any, teacher: Any, inputs: Tensor, samples: list[DetDataSample], bf16: bool
 ) -> dict[str, tuple[Step, Step]]:
     """By name: a distilled step and its alternative."""
 
     def alternative(responses: bool) -> None:
-        train_step(student, inputs, samples)
-        teacher_forward(teacher, inputs, responses)
+        train_step(student, inputs, samples, bf16)
+        teacher_forward(teacher, inputs, responses, bf16)
 
     features = partial(alternative, responses=False)
     pairs: dict[str, tuple[Step, Step]] = {"the alternative itself": (features, features)}
@@ -110,7 +127,10 @@ def step_pairs(
         responses = any(term.knowledge in RESPONSE_KNOWLEDGE for term in distiller.terms)
         model = DistilledDetector(student, teacher, distiller).to(inputs.device).train()
         name = "all five" if text == ALL_FIVE else text
-        pairs[name] = partial(train_step, model, inputs, samples), partial(alternative, responses)
+        pairs[name] = (
+            partial(train_step, model, inputs, samples, bf16),
+            partial(alternative, responses),
+        )
     return pairs
 
 
@@ -128,19 +148,39 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def more_waits(distilled: Step, alternative: Step) -> int | None:
+    if not torch.cuda.is_available():
+        return None
+    distilled()  # the first run of a kernel waits for its loading
+    alternative()
+    return waits(distilled) - waits(alternative)
+
+
+def waits(step: Step) -> int:
+    """How often a step makes the host wait for the device."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
 def measure(pairs: dict[str, tuple[Step, Step]], student: Any, rounds: int) -> list[Timing]:
     """Interleaved, after one round that does not count."""
-    timings = [Timing(name, [], []) for name in pairs]
+    timings = [Timing(name, [], [], more_waits(*pair)) for name, pair in pairs.items()]
     for number in range(rounds + 1):
         for timing, (distilled, alternative) in zip(timings, pairs.values(), strict=True):
             turns = [(distilled, timing.distilled), (alternative, timing.alternative)]
             for step, found in turns if number % 2 else reversed(turns):
                 found.append(seconds(step, student))
-    return [Timing(t.name, t.alternative[1:], t.distilled[1:]) for t in timings]
+    return [replace(t, alternative=t.alternative[1:], distilled=t.distilled[1:]) for t in timings]
 
 
 def report(timings: list[Timing]) -> None:
-    table = Table("distiller", "alternative", "distilled", "ratio (least to most)")
+    table = Table("distiller", "alternative", "distilled", "ratio (least to most)", "waits")
     for timing in timings:
         pairs = zip(timing.distilled, timing.alternative, strict=True)
         ratios = [distilled / alternative for distilled, alternative in pairs]
@@ -148,7 +188,8 @@ def report(timings: list[Timing]) -> None:
             timing.name,
             f"{1e3 * statistics.median(timing.alternative):.0f} ms",
             f"{1e3 * statistics.median(timing.distilled):.0f} ms",
-            f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})",
+            spread(ratios, ".3f"),
+            "-" if timing.waits is None else f"{timing.waits:+d}",
         )
     Console(width=100).print(table)
 
@@ -161,6 +202,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--bf16", action="store_true", help="under autocast to bfloat16")
     parser.add_argument("--quick", action="store_true", help="two rounds of images half as large")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -170,15 +212,16 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    precision = "bf16" if arguments.bf16 else "fp32"
     print(
-        f"torch {torch.__version__}, {where}, {arguments.threads} threads; RetinaNet {STUDENT} "
-        f"under {arguments.teacher}; {arguments.images} images of "
+        f"torch {torch.__version__}, {where}, {precision}, {arguments.threads} threads; "
+        f"RetinaNet {STUDENT} under {arguments.teacher}; {arguments.images} images of "
         f"{arguments.height}x{arguments.width}; medians of {arguments.rounds} rounds"
     )
     student = build(STUDENT, device).train()
     teacher = build(arguments.teacher, device).eval()
     batch = random_batch(arguments.images, arguments.height, arguments.width, device)
-    report(measure(step_pairs(student, teacher, *batch), student, arguments.rounds))
+    report(measure(step_pairs(student, teacher, *batch, arguments.bf16), student, arguments.rounds))
 
 
 if __name__ == "__main__":

@@ -50,13 +50,15 @@ def search(
     from ..search.plan import make_plan
     from ..search.run import run_search
     from ..search.settings import config_name, load_config
+    from ..search.start import reads_store
     from .display import SearchDisplay, final_table
 
     name = name or config_name(config)
     folder = _folder(work_dir, name)
     settings = load_config(config, cfg_options or [])
     plan = make_plan(settings, folder)
-    with Store(_url(storage, folder, create=True)) as store:
+    create = not reads_store(settings.search.start)
+    with Store(_url(storage, folder, create)) as store:
         again = f"detkds search {config} --name {name} --work-dir {folder} --resume"
         with SearchDisplay(again) as display:
             result = run_search(plan, store, name, resume, display, folder / f"{name}.json")

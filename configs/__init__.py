@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..space import WrongUse, nearest
 
 FOLDER = Path(__file__).parent
 
 
-def search_config(reference: str) -> Path:
-    """The file of a search config: a path, or the name of a shipped one (``quickstart``)."""
-    return _find(reference, "search", ".py", "search config")
+def search_config(reference: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a search config, and what is merged into it.
+
+    ``reference``: a path, the name of a shipped one (``quickstart``), or ``coco/STUDENT__TEACHER``
+    for a pair of ``coco/pairs.json``.
+    """
+    folder, _, name = reference.partition("/")
+    if folder == "coco" and not Path(reference).is_file():
+        return FOLDER / "coco" / "base.py", _coco_pair(name)
+    return _find(reference, "search", ".py", "search config"), {}
+
+
+@cache
+def coco_pairs() -> dict[str, dict[str, Any]]:
+    """The teacher-student pairs of the papers, by name: student, teacher (two models, each with its
+
+    ``config``, ``cfg_options`` and, if the model zoo has one, ``checkpoint``), the ``distiller``
+    that was found for their kind, and the paper's ``source``.
+    """
+    document = json.loads((FOLDER / "coco" / "pairs.json").read_text("utf-8"))
+    models = document["models"]
+    return {
+        f"{pair['student']}__{pair['teacher']}": {
+            **pair,
+            "student": models[pair["student"]],
+            "teacher": models[pair["teacher"]],
+        }
+        for pair in document["pairs"]
+    }
+
+
+def _coco_pair(name: str) -> dict[str, Any]:
+    """What a pair sets of a search config. Its student starts from a backbone's weights alone."""
+    pairs = coco_pairs()
+    if name not in pairs:
+        raise WrongUse(f"coco/{name}: no such pair: {nearest(name, pairs)}")
+    student, teacher = pairs[name]["student"], pairs[name]["teacher"]
+    schedule = {"optim_wrapper": student.get("optim_wrapper", {})}
+    return {
+        "student": {k: student[k] for k in ("config", "cfg_options") if k in student},
+        "teacher": {k: teacher[k] for k in ("config", "cfg_options", "checkpoint") if k in teacher},
+        "trial": schedule,
+        "final": schedule,
+    }
 
 
 def distiller_file(reference: str) -> Path:

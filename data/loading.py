@@ -73,18 +73,20 @@ def build_dataset(
     *,
     training: bool,
     flip: float = 0.5,
+    masks: bool = False,
     cache_megabytes: int = 1024,
 ) -> CocoDataset:
     """An mmdet ``CocoDataset`` of all classes of the file, parsed now.
 
     ``image_size``: (width, height) the images are resized into, aspect ratio kept. Training sets
-    flip with probability ``flip`` and leave out images without boxes, as mmdet does.
+    flip with probability ``flip`` and leave out images without boxes, as mmdet does. ``masks``:
+    with the objects' outlines, for training and scoring a detector with a mask head.
     """
     register()
     document = json.loads(Path(annotations).read_text("utf-8"))
     fixed = [
         {"type": "LoadImageFromFile"},
-        {"type": "LoadAnnotations", "with_bbox": True},
+        {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks, "poly2mask": False},
         {"type": "Resize", "scale": tuple(image_size), "keep_ratio": True},
     ]
     pipeline: list[dict[str, Any]] = [
@@ -107,9 +109,13 @@ def build_dataset(
         )
 
 
-def build_metric(annotations: str | Path, dataset: CocoDataset) -> CocoMetric:
-    """COCO's box metrics on the images of ``dataset``."""
+def build_metric(
+    annotations: str | Path, dataset: CocoDataset, *, masks: bool = False
+) -> CocoMetric:
+    """COCO's box metrics, and mask metrics if asked for, on the images of ``dataset``."""
     with quiet():
-        metric = CocoMetric(ann_file=str(annotations), metric="bbox")
+        metric = CocoMetric(
+            ann_file=str(annotations), metric=["bbox", "segm"] if masks else ["bbox"]
+        )
     metric.dataset_meta = dataset.metainfo
     return metric

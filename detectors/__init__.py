@@ -8,6 +8,7 @@ from .build import (  # noqa: E402
     Signature,
     build_detector,
     config_path,
+    has_masks,
     model_config,
     num_classes,
     register,
@@ -15,18 +16,22 @@ from .build import (  # noqa: E402
     without_pretrained,
 )
 from .checkpoints import load_checkpoint, load_weights  # noqa: E402
-from .families import dense_head  # noqa: E402
+from .inherit import inherit  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
+from .responses import Regions, Responses  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 
 __all__ = [
     "Knowledge",
+    "Regions",
+    "Responses",
     "Signature",
     "Tap",
     "TeacherMemory",
     "build_detector",
     "config_path",
-    "dense_head",
+    "has_masks",
+    "inherit",
     "load_checkpoint",
     "load_weights",
     "model_config",

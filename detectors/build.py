@@ -17,7 +17,9 @@ from torch import nn
 from ..configs import FOLDER
 from ..space import WrongUse, nearest
 from . import operators
-from .families import dense_head
+from .families import levels_read
+from .responses import Responses, responses_of
+from .taps import feature_maps
 
 #: Side of the blank image on which a model's levels are read off, in pixels.
 PROBE_SIZE = 256
@@ -100,35 +102,53 @@ def build_detector(config: Mapping[str, Any], name: str = "model") -> Any:
         raise WrongUse(f"{name}: mmdet can't build this model: {error}") from None
 
 
+def has_masks(config: Mapping[str, Any]) -> bool:
+    """Whether a model's config has a mask head: then its data need outlines."""
+    return bool((config.get("roi_head") or {}).get("mask_head"))
+
+
 def without_pretrained(config: Mapping[str, Any]) -> ConfigDict:
     """The same model without weights to fetch: for a model whose own checkpoint follows."""
     stripped = ConfigDict(copy.deepcopy(dict(config)))
-    for value in stripped.values():
-        for part in value if isinstance(value, list) else [value]:
-            init = part.get("init_cfg") if isinstance(part, dict) else None
-            if isinstance(init, dict) and init.get("type") == "Pretrained":
-                part["init_cfg"] = None
+    _strip(stripped)
     return stripped
+
+
+def _strip(part: Any) -> None:
+    """Wherever it stands: a DetectoRS neck has a backbone of its own."""
+    if isinstance(part, list | tuple):
+        for inner in part:
+            _strip(inner)
+    elif isinstance(part, dict):
+        init = part.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            part["init_cfg"] = None
+        if part.get("pretrained"):
+            part["pretrained"] = None
+        for inner in part.values():
+            _strip(inner)
 
 
 @dataclass(frozen=True)
 class Signature:
     """What of a detector must line up with another's.
 
-    ``strides`` and ``channels`` per level of the neck; ``num_classes`` of the head that classifies;
-    ``priors`` per position and level, and None for a head whose responses are not read.
+    ``strides`` and ``channels`` per level of its maps; ``responses`` None where they are not read.
     """
 
     name: str
     strides: tuple[int, ...]
     channels: tuple[int, ...]
-    num_classes: int | None
-    priors: tuple[int, ...] | None
+    responses: Responses | None
 
 
 @torch.no_grad()
 def signature(model: Any, name: str) -> Signature:
-    """Read a detector's signature off one forward of a blank image, its mode left as it was."""
+    """Read a detector's signature off one forward of a blank image, its mode left as it was.
+
+    Raises :class:`WrongUse` for a detector without a neck, and for a neck that gives other levels
+    than the head reads.
+    """
     if getattr(model, "neck", None) is None:
         raise WrongUse(f"{name}: {type(model).__name__} has no neck to read features from")
     parameter = next(model.parameters())
@@ -136,23 +156,26 @@ def signature(model: Any, name: str) -> Signature:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        maps = model.extract_feat(blank)
+        maps = feature_maps(model, blank, [_blank_sample()])
     finally:
         for module, training in modes.items():
             module.training = training
-    head = dense_head(model)
-    return Signature(
-        name=name,
-        strides=tuple(PROBE_SIZE // level.shape[-1] for level in maps),
-        channels=tuple(level.shape[1] for level in maps),
-        num_classes=num_classes(model),
-        priors=None if head is None else tuple(_priors(head, len(maps))),
-    )
+    strides = tuple(PROBE_SIZE // level.shape[-1] for level in maps)
+    read = levels_read(model)
+    if read is not None and read != strides:
+        raise WrongUse(
+            f"{name}: its neck gives levels of stride {list(strides)}, its head reads {list(read)}:"
+            " set neck.num_outs and the head's strides alike"
+        )
+    channels = tuple(level.shape[1] for level in maps)
+    return Signature(name, strides, channels, responses_of(model))
 
 
-def _priors(head: Any, levels: int) -> list[int]:
-    count = head.num_base_priors if hasattr(head, "num_base_priors") else 1
-    return list(count) if isinstance(count, list | tuple) else [int(count)] * levels
+def _blank_sample() -> Any:
+    from mmdet.structures import DetDataSample
+
+    shapes = ("img_shape", "batch_input_shape", "pad_shape", "ori_shape")
+    return DetDataSample(metainfo=dict.fromkeys(shapes, (PROBE_SIZE, PROBE_SIZE)))
 
 
 def num_classes(model: Any) -> int | None:

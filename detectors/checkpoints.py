@@ -92,6 +92,17 @@ def allow_runner_resume(*, trust: bool = False) -> Iterator[None]:
     checkpoint holds with an older one.
     """
 
+    schemes = CheckpointLoader._schemes.copy()
+    use_safe_loading(trust=trust)
+    try:
+        yield
+    finally:
+        CheckpointLoader._schemes = schemes
+
+
+def use_safe_loading(*, trust: bool = False) -> None:
+    """From now on mmengine loads every checkpoint of this process by :func:`load_checkpoint`."""
+
     def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str, Any]:
         checkpoint = load_checkpoint(filename, trust=trust, map_location=map_location)
         if not trust:
@@ -99,12 +110,7 @@ def allow_runner_resume(*, trust: bool = False) -> Iterator[None]:
             (checkpoint.get("meta") or {}).pop("config", None)
         return checkpoint
 
-    schemes = CheckpointLoader._schemes.copy()
     CheckpointLoader.register_scheme(["", "http://", "https://"], load_from_local, force=True)
-    try:
-        yield
-    finally:
-        CheckpointLoader._schemes = schemes
 
 
 def _reshaped(weights: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:

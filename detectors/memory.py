@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .taps import Knowledge, teacher_knowledge
+from .families import dense_head
+from .responses import Regions
+from .taps import Knowledge, at_regions, teacher_knowledge
 
 
 class TeacherMemory:
@@ -20,24 +22,33 @@ class TeacherMemory:
     same for all trainings with one seed, and so for all trials of a search.
     """
 
-    def __init__(self, teacher: Any, *, images: int, megabytes: int, responses: bool) -> None:
+    def __init__(self, teacher: Any, *, images: int, megabytes: int) -> None:
         self.teacher = teacher
-        self.responses = responses
+        self._dense = dense_head(teacher) is not None
         self._images, self._bytes = images, megabytes * 2**20
         self._known: dict[tuple, Knowledge] = {}
         self._fits: bool | None = None
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor, samples: list, *, responses: bool) -> Knowledge:
-        """The teacher's knowledge of ``inputs`` (N, 3, H, W); ``samples`` say which images."""
+    def __call__(
+        self, inputs: Tensor, samples: list, *, responses: bool, regions: Regions | None = None
+    ) -> Knowledge:
+        """As :func:`teacher_knowledge`; answers for ``regions`` are given anew every time."""
         if self._fits is None:
-            self._fits = self._images * _size(self._see(inputs[:1])) <= self._bytes
+            first = self._see(inputs[:1], samples[:1])
+            self._fits = self._images * _size(first) <= self._bytes
         if not self._fits:
-            return teacher_knowledge(self.teacher, inputs, responses=responses)
+            return teacher_knowledge(
+                self.teacher, inputs, samples, responses=responses, regions=regions
+            )
+        known = self._recall(inputs, samples, responses and self._dense)
+        return at_regions(self.teacher, known, regions) if responses and regions else known
+
+    def _recall(self, inputs: Tensor, samples: list, responses: bool) -> Knowledge:
         keys = [_key(image, sample) for image, sample in zip(inputs, samples, strict=True)]
         new = [i for i, key in enumerate(keys) if key not in self._known]
         if new:
-            seen = self._see(inputs[new])
+            seen = self._see(inputs[new], [samples[i] for i in new])
             for place, i in enumerate(new):
                 self._known[keys[i]] = seen.map(partial(_one, place))
         found = [self._known[key] for key in keys]
@@ -47,8 +58,8 @@ class TeacherMemory:
             _batch([one.localization for one in found]) if responses else (),
         )
 
-    def _see(self, images: Tensor) -> Knowledge:
-        return teacher_knowledge(self.teacher, images, responses=self.responses)
+    def _see(self, images: Tensor, samples: list) -> Knowledge:
+        return teacher_knowledge(self.teacher, images, samples, responses=self._dense)
 
 
 def _key(image: Tensor, sample: Any) -> tuple:

@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .families import dense_head, positives_of, read_responses, teacher_responses
+from .families import dense_head, encodes, first_stage, region_head
+from .responses import (
+    Levels,
+    Regions,
+    ask_regions,
+    dense_positives,
+    dense_responses,
+    region_responses,
+)
 
 
 @dataclass(frozen=True)
 class Knowledge:
     """What one detector knows of one batch, level by level.
 
-    ``features``: (N, C, H, W); ``logits``: (N, K, M); ``localization``: (N, 4, M), M priors in the
-    order (H, W, A); ``positives``: (N, M), true where the detector's own assignment has a positive.
-    Responses are empty where they were not asked for; positives are a training student's only.
+    ``features``: (N, C, H, W); ``logits``: (N, K, M); ``localization``: (N, 4, M); ``positives``:
+    (N, M), true where the detector's own assignment has a positive. For dense heads M counts
+    priors, in the order (H, W, A); for RoI heads there is one level, N counts regions and M is 1.
+    Responses are empty where they were not asked for; positives and ``regions`` are a training
+    student's only.
     """
 
-    features: tuple[Tensor, ...]
-    logits: tuple[Tensor, ...] = ()
-    localization: tuple[Tensor, ...] = ()
-    positives: tuple[Tensor, ...] = ()
+    features: Levels
+    logits: Levels = ()
+    localization: Levels = ()
+    positives: Levels = ()
+    regions: Regions | None = None
 
-    def map(self, function: Any) -> Knowledge:
-        """The same knowledge with ``function`` applied to every tensor."""
-        fields = (self.features, self.logits, self.localization, self.positives)
-        return Knowledge(*(tuple(function(tensor) for tensor in levels) for levels in fields))
+    def map(self, function: Callable[[Tensor], Tensor]) -> Knowledge:
+        """The same knowledge with ``function`` applied to every level."""
+
+        def each(levels: Levels) -> Levels:
+            return tuple(map(function, levels))
+
+        return Knowledge(
+            each(self.features),
+            each(self.logits),
+            each(self.localization),
+            each(self.positives),
+            self.regions,
+        )
 
     def select(self, levels: tuple[int, ...]) -> Knowledge:
-        """The named levels, in that order."""
+        """The named levels, in that order; responses of regions are of no level and stay."""
 
-        def pick(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def pick(tensors: Levels) -> Levels:
             return tuple(tensors[i] for i in levels) if tensors else ()
 
+        if self.regions is not None:
+            return replace(self, features=pick(self.features))
         return Knowledge(
             pick(self.features), pick(self.logits), pick(self.localization), pick(self.positives)
         )
@@ -52,23 +75,25 @@ class Tap:
 
     def __init__(self, model: Any, *, responses: bool) -> None:
         self._model = model
-        self._head = dense_head(model) if responses else None
+        self._dense = dense_head(model) if responses else None
+        self._region = region_head(model) if responses else None
         self._handles: list[Any] = []
-        self._features: tuple[Tensor, ...] = ()
-        self._outputs: tuple = ()
-        self._targets: tuple = ()
+        self._wrapped: list[Any] = []
+        self._inputs: dict[str, tuple] = {}
+        self._outputs: dict[str, Any] = {}
 
     def __enter__(self) -> Tap:
-        self._handles = [self._model.neck.register_forward_hook(self._keep_features)]
-        if self._head is not None:
-            self._handles.append(self._head.register_forward_hook(self._keep_outputs))
-            assign = self._head.get_targets
-
-            def recorded(*args: Any, **kwargs: Any) -> tuple:
-                self._targets = assign(*args, **kwargs)
-                return self._targets
-
-            object.__setattr__(self._head, "get_targets", recorded)
+        self._listen("neck", self._model.neck)
+        if encodes(self._model):
+            self._listen("encoder", self._model.encoder)
+        if self._dense is not None:
+            self._listen("head", self._dense)
+            self._record_targets(self._dense)
+        if self._region is not None:
+            extractor, head = first_stage(self._region)
+            self._listen("extractor", extractor)
+            self._listen("head", head)
+            self._record_targets(head)
         return self
 
     def __exit__(
@@ -79,29 +104,79 @@ class Tap:
     ) -> None:
         for handle in self._handles:
             handle.remove()
-        if self._head is not None:
-            object.__delattr__(self._head, "get_targets")
+        for head in self._wrapped:
+            object.__delattr__(head, "get_targets")
 
-    def _keep_features(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._features = tuple(output)
+    def _listen(self, name: str, module: nn.Module) -> None:
+        def keep(module: nn.Module, args: tuple, output: Any) -> None:
+            self._inputs[name], self._outputs[name] = args, output
 
-    def _keep_outputs(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._outputs = output
+        self._handles.append(module.register_forward_hook(keep))
+
+    def _record_targets(self, head: Any) -> None:
+        assign = head.get_targets
+
+        def recorded(*args: Any, **kwargs: Any) -> tuple:
+            self._outputs["targets"] = assign(*args, **kwargs)
+            return self._outputs["targets"]
+
+        object.__setattr__(head, "get_targets", recorded)
+        self._wrapped.append(head)
 
     @property
     def knowledge(self) -> Knowledge:
-        if self._head is None:
-            return Knowledge(self._features)
-        logits, localization = read_responses(self._head, self._outputs)
-        positives = positives_of(self._head, self._targets, len(self._features[0]))
-        return Knowledge(self._features, logits, localization, positives)
+        seen = self._outputs
+        features = tuple(seen["neck"])
+        if "encoder" in seen:
+            features = _unflattened(seen["encoder"], features)
+        if self._dense is not None:
+            logits, localization = dense_responses(self._dense, seen["head"])
+            positives = dense_positives(self._dense, seen["targets"], len(features[0]))
+            return Knowledge(features, logits, localization, positives)
+        if self._region is not None:
+            regions = Regions(rois=self._inputs["extractor"][1], labels=seen["targets"][0])
+            head = first_stage(self._region)[1]
+            return Knowledge(features, *region_responses(head, seen["head"], regions), regions)
+        return Knowledge(features)
+
+
+def feature_maps(model: Any, inputs: Tensor, samples: list) -> Levels:
+    """A detector's maps of ``inputs`` (N, 3, H, W), level by level, without its head."""
+    maps = tuple(model.extract_feat(inputs))
+    if not encodes(model):
+        return maps
+    encoder_inputs, _ = model.pre_transformer(maps, samples)
+    return _unflattened(model.forward_encoder(**encoder_inputs)["memory"], maps)
+
+
+def _unflattened(memory: Tensor, like: Levels) -> Levels:
+    """An encoder's memory (N, Σ H·W, C) as maps (N, C, H, W) of the sizes of the neck's."""
+    sizes = [level.shape[-2:] for level in like]
+    parts = memory.split([h * w for h, w in sizes], dim=1)
+    return tuple(
+        part.transpose(1, 2).unflatten(2, tuple(size))
+        for part, size in zip(parts, sizes, strict=True)
+    )
 
 
 @torch.no_grad()
-def teacher_knowledge(model: Any, inputs: Tensor, *, responses: bool) -> Knowledge:
-    """A frozen teacher's knowledge of ``inputs`` (N, 3, H, W): its head runs only if asked for."""
-    maps = tuple(model.extract_feat(inputs))
+def teacher_knowledge(
+    model: Any, inputs: Tensor, samples: list, *, responses: bool, regions: Regions | None = None
+) -> Knowledge:
+    """A frozen teacher's knowledge of ``inputs`` (N, 3, H, W): its head runs only if asked for.
+
+    ``samples``: mmdet's data samples of the images. ``regions``: a student's, for RoI heads.
+    """
+    maps = feature_maps(model, inputs, samples)
     head = dense_head(model) if responses else None
-    if head is None:
-        return Knowledge(maps)
-    return Knowledge(maps, *teacher_responses(head, maps))
+    if head is not None:
+        return Knowledge(maps, *dense_responses(head, head(maps)))
+    knowledge = Knowledge(maps)
+    return at_regions(model, knowledge, regions) if responses and regions else knowledge
+
+
+@torch.no_grad()
+def at_regions(model: Any, knowledge: Knowledge, regions: Regions) -> Knowledge:
+    """The knowledge of a RoI-headed teacher with its answers for a student's regions."""
+    logits, localization = ask_regions(region_head(model), knowledge.features, regions)
+    return Knowledge(knowledge.features, logits, localization, regions=regions)

@@ -31,6 +31,10 @@ def nms(boxes: Tensor, scores: Tensor, *, iou_threshold: float, offset: int) -> 
     return torchvision.ops.nms(extents, scores, iou_threshold)
 
 
+#: Pixels further than any map reaches.
+FAR = 1e6
+
+
 def roi_align_forward(
     input: Tensor,
     rois: Tensor,
@@ -54,7 +58,13 @@ def roi_align_forward(
             "RoIAlign with pool_mode='max' needs the compiled mmcv; use pool_mode='avg'"
         )
     pooled = torch.ops.torchvision.roi_align(
-        input, rois, spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned
+        input,
+        _readable(rois),
+        spatial_scale,
+        aligned_height,
+        aligned_width,
+        sampling_ratio,
+        aligned,
     )
     output.copy_(pooled)
 
@@ -76,9 +86,15 @@ def roi_align_backward(
     """Write the gradient with respect to the features into ``grad_input`` (N, C, H, W)."""
     bins = (spatial_scale, aligned_height, aligned_width)
     gradient = torch.ops.torchvision._roi_align_backward(
-        grad_output, rois, *bins, *grad_input.shape, sampling_ratio, aligned
+        grad_output, _readable(rois), *bins, *grad_input.shape, sampling_ratio, aligned
     )
     grad_input.copy_(gradient)
+
+
+def _readable(places: Tensor) -> Tensor:
+    """Places to read at, NaN moved out of every map: torchvision reads there without looking, and
+    ends the process. A model that has diverged shall end its trial instead."""
+    return places.nan_to_num(nan=FAR, posinf=FAR, neginf=-FAR)
 
 
 # The two deformable convolutions' names for their geometry, in torchvision's order.
@@ -191,7 +207,7 @@ def _deform_conv(
     bias: Tensor | None,
     numbers: Iterable[int],
 ) -> Tensor:
-    tensors = (input, weight, offset, *_mask_and_bias(input, weight, mask, bias))
+    tensors = (input, weight, _readable(offset), *_mask_and_bias(input, weight, mask, bias))
     return torch.ops.torchvision.deform_conv2d(*tensors, *numbers, mask is not None)
 
 
@@ -205,7 +221,7 @@ def _deform_conv_gradients(
     numbers: Iterable[int],
 ) -> tuple[Tensor, ...]:
     """Gradients with respect to input, weight, offset, mask and bias."""
-    tensors = (input, weight, offset, *_mask_and_bias(input, weight, mask, bias))
+    tensors = (input, weight, _readable(offset), *_mask_and_bias(input, weight, mask, bias))
     return torch.ops.torchvision._deform_conv2d_backward(
         grad_output, *tensors, *numbers, mask is not None
     )

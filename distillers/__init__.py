@@ -3,7 +3,7 @@
 from .detector import DistilledDetector, Renormalise, boxes_of
 from .distances import BOX_DISTANCES, DISTANCES
 from .hooks import DistillationStateHook
-from .knowledge import available_knowledge, check_pair, pair_levels, responses_differ
+from .knowledge import available_knowledge, check_pair, mismatch, pair_levels
 from .loss import DistillationLoss
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
 
@@ -19,6 +19,6 @@ __all__ = [
     "available_knowledge",
     "boxes_of",
     "check_pair",
+    "mismatch",
     "pair_levels",
-    "responses_differ",
 ]

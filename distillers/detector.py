@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet im
     Tap,
     TeacherMemory,
     build_detector,
+    inherit,
     load_weights,
     model_config,
     signature,
@@ -53,6 +55,7 @@ class DistilledDetector(BaseDetector):
         teacher_checkpoint: the teacher's weights, unless the teacher is already built.
         trust_checkpoint: load them even if that runs code from the file.
         memory: remembers the teacher's knowledge of a small set from epoch to epoch.
+        inherit: let ``init_weights`` take over the teacher's neck and head, as far as they fit.
 
     The student runs once an iteration: its knowledge is read by hooks from its own training
     forward. The teacher is asked for no more than the terms need, never for its loss, and is in
@@ -69,12 +72,14 @@ class DistilledDetector(BaseDetector):
         teacher_checkpoint: str | None = None,
         trust_checkpoint: bool = False,
         memory: TeacherMemory | None = None,
+        inherit: bool = False,
     ) -> None:
         built_student = _built(student, "student")
         super().__init__(data_preprocessor=built_student.data_preprocessor)
         self.student: Any = built_student
         self.distillation: DistillationLoss | None = None
         form = _read(distiller)
+        self._inherit = inherit and form is not None
         if form is not None:
             if teacher is None:
                 raise WrongUse("DistilledDetector: a distiller needs a teacher: give `teacher`")
@@ -84,7 +89,7 @@ class DistilledDetector(BaseDetector):
             ours, theirs = signature(self.student, "student"), _signature_once(built)
             self.distillation = DistillationLoss(form, ours, theirs)
             self._frozen = _Frozen(built)
-            self._memory = memory
+            self._ask = memory or partial(teacher_knowledge, built)
             self._renormalise = Renormalise(self.student, built)
         self._register_state_dict_hook(_to_student_names)
         self._register_load_state_dict_pre_hook(_from_student_names, with_module=True)
@@ -100,13 +105,15 @@ class DistilledDetector(BaseDetector):
         responses = self.distillation.needs_responses
         with Tap(self.student, responses=responses) as tap:
             losses = dict(self.student.loss(batch_inputs, batch_data_samples))
-        inputs = self._renormalise(batch_inputs)
-        if self._memory is None:
-            teacher = teacher_knowledge(self.teacher, inputs, responses=responses)
-        else:
-            teacher = self._memory(inputs, batch_data_samples, responses=responses)
+        student = tap.knowledge
+        teacher = self._ask(
+            self._renormalise(batch_inputs),
+            batch_data_samples,
+            responses=responses,
+            regions=student.regions,
+        )
         boxes = [boxes_of(sample) for sample in batch_data_samples]
-        losses.update(self.distillation(tap.knowledge, teacher, boxes))
+        losses.update(self.distillation(student, teacher, boxes))
         return losses
 
     def distillation_state(self) -> dict[str, Tensor]:
@@ -129,6 +136,9 @@ class DistilledDetector(BaseDetector):
     def init_weights(self) -> None:
         if not self.student.is_init:
             self.student.init_weights()
+        if self._inherit:
+            inherit(self.student, self.teacher)
+            self._inherit = False  # once: what comes after has been trained
 
     def _apply(self, function: Any, recurse: bool = True) -> DistilledDetector:
         """Moves the teacher along: it is no submodule, but lives on the student's device."""

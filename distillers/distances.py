@@ -31,7 +31,7 @@ SSIM_SMALL = 64
 
 def l1(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean absolute difference."""
-    return F.l1_loss(student, teacher)
+    return torch.linalg.vector_norm(student - teacher, ord=1) / student.numel()
 
 
 def l2(student: Tensor, teacher: Tensor) -> Tensor:
@@ -55,6 +55,15 @@ def kl(student: Tensor, teacher: Tensor) -> Tensor:
     """
     log_p, log_q = teacher.log_softmax(dim=1), student.log_softmax(dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+
+
+def kl_hw(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of each channel's softmax over its positions, mean over channels.
+
+    CWD (Shu et al. 2021), formulas 3 and 4 at a temperature of 1: where a channel is active.
+    """
+    log_p, log_q = (side.flatten(2).log_softmax(dim=2) for side in (teacher, student))
+    return (log_p.exp() * (log_p - log_q)).sum(dim=2).mean()
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
@@ -200,6 +209,6 @@ def eiou(student: Tensor, teacher: Tensor) -> Tensor:
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 DISTANCES: dict[str, Distance] = {
-    f.__name__: f for f in (l1, l2, smooth_l1, kl, cosine, pearson, correlation, ssim)
+    f.__name__: f for f in (l1, l2, smooth_l1, kl, kl_hw, cosine, pearson, correlation, ssim)
 }
 BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, giou, diou, ciou, eiou)}

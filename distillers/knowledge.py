@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..detectors import Signature
-from ..space import FEATURE_KNOWLEDGE, KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, WrongUse
+from ..space import FEATURE_KNOWLEDGE, KNOWLEDGE, Distiller, WrongUse
+
+KINDS = {"dense": "at every position", "region": "for regions"}
 
 
 @dataclass(frozen=True)
@@ -32,36 +34,44 @@ def pair_levels(student: Signature, teacher: Signature) -> Pairing:
     )
 
 
-def responses_differ(student: Signature, teacher: Signature) -> str | None:
-    """Why the responses of the pair can't be compared, or None if they line up."""
-    for side in (student, teacher):
-        if side.priors is None:
-            return f"{side.name} has no dense head whose responses detkds reads"
-    if student.num_classes != teacher.num_classes:
-        return (
-            f"{student.name} has {student.num_classes} classes and {teacher.name} has "
-            f"{teacher.num_classes}"
-        )
-    pairing = pair_levels(student, teacher)
-    ours = [student.priors[i] for i in pairing.student_levels]  # type: ignore[index]
-    theirs = [teacher.priors[i] for i in pairing.teacher_levels]  # type: ignore[index]
-    if ours != theirs:
-        return f"{student.name} has {ours} priors a position and {teacher.name} has {theirs}"
+def mismatch(knowledge: str, student: Signature, teacher: Signature) -> str | None:
+    """Why a pair can't be compared by a kind of knowledge, or None if it can; names both sides."""
+    if knowledge in FEATURE_KNOWLEDGE:
+        return None
+    ours, theirs = student.responses, teacher.responses
+    if ours is None or theirs is None:
+        side = student if ours is None else teacher
+        return f"{side.name} has no head whose responses detkds reads"
+    if ours.kind != theirs.kind:
+        return f"{student.name} answers {KINDS[ours.kind]} and {teacher.name} {KINDS[theirs.kind]}"
+    if ours.classes != theirs.classes:
+        return f"{student.name} has {ours.classes} classes and {teacher.name} has {theirs.classes}"
+    if ours.scores != theirs.scores:
+        return f"{student.name} scores by {ours.scores} and {teacher.name} by {theirs.scores}"
+    if ours.kind == "dense":
+        pairing = pair_levels(student, teacher)
+        priors = [ours.priors[i] for i in pairing.student_levels]
+        others = [theirs.priors[i] for i in pairing.teacher_levels]
+        if priors != others:
+            return f"{student.name} has {priors} priors a position and {teacher.name} has {others}"
+    if knowledge == "localization" and ours.boxes != theirs.boxes:
+        return f"{student.name} regresses {ours.boxes} and {teacher.name} {theirs.boxes}"
     return None
 
 
 def available_knowledge(student: Signature, teacher: Signature) -> tuple[str, ...]:
     """The kinds of knowledge that this pair can be compared by."""
     pair_levels(student, teacher)
-    return FEATURE_KNOWLEDGE if responses_differ(student, teacher) else KNOWLEDGE
+    return tuple(name for name in KNOWLEDGE if mismatch(name, student, teacher) is None)
 
 
 def check_pair(distiller: Distiller, student: Signature, teacher: Signature) -> None:
     """Raise :class:`WrongUse` if the distiller asks for knowledge that the pair can't share."""
     pair_levels(student, teacher)
-    asked = [t.knowledge for t in distiller.active if t.knowledge in RESPONSE_KNOWLEDGE]
-    reason = responses_differ(student, teacher) if asked else None
-    if reason:
-        raise WrongUse(
-            f"the pair has no knowledge '{asked[0]}': {reason}; use {', '.join(FEATURE_KNOWLEDGE)}"
-        )
+    for term in distiller.active:
+        reason = mismatch(term.knowledge, student, teacher)
+        if reason:
+            raise WrongUse(
+                f"the pair has no knowledge '{term.knowledge}': {reason}; use "
+                + ", ".join(available_knowledge(student, teacher))
+            )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import takewhile
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +18,8 @@ from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS, Pair
 
 #: "Background at half weight" (the authors' release).
 BACKGROUND_WEIGHT = 0.5
+#: Transforms that only move positions about: a mask over positions may be moved with them.
+COMMUTES = {"identity", "scale_1", "local_1", "local_2", "local_4"}
 
 
 class Adapter(nn.Module):
@@ -98,12 +103,18 @@ class DistillationLoss(nn.Module):
         return _localization(term, ours, theirs)
 
     def _fgbg(self, term: Term, maps: list[Pair], boxes: list[Tensor]) -> Tensor:
-        inside, outside = [], []
-        for (student, teacher), stride in zip(maps, self.pairing.strides, strict=True):
-            mask = foreground(boxes, teacher.shape[-2:], stride).to(teacher.dtype)  # type: ignore[arg-type]
-            inside.append((student * mask, teacher * mask))
-            outside.append((student * (1 - mask), teacher * (1 - mask)))
-        return _over_levels(term, inside) + BACKGROUND_WEIGHT * _over_levels(term, outside)
+        """Two distances; what a mask may come after as well as before is done once for both."""
+        shared = list(takewhile(COMMUTES.__contains__, term.transforms))
+        apart = term.transforms[len(shared) :]
+        losses = []
+        for pair, stride in zip(maps, self.pairing.strides, strict=True):
+            mask = foreground(boxes, pair[1].shape[-2:], stride).to(pair[1].dtype)  # type: ignore[arg-type]
+            (student, teacher), (mask, _) = (_transformed(shared, p) for p in (pair, (mask, mask)))
+            inside = student * mask, teacher * mask
+            outside = student - inside[0], teacher - inside[1]
+            for weight, part in ((1.0, inside), (BACKGROUND_WEIGHT, outside)):
+                losses.append(weight * DISTANCES[term.distance](*_transformed(apart, part)))
+        return torch.stack(losses).sum()
 
     def _instance(self, term: Term, maps: list[Pair], boxes: list[Tensor]) -> Tensor:
         if not sum(len(image_boxes) for image_boxes in boxes):
@@ -118,12 +129,13 @@ class DistillationLoss(nn.Module):
 def _over_levels(term: Term, pairs: list[Pair]) -> Tensor:
     """The distance after the three feature transforms, summed over levels."""
     distance = DISTANCES[term.distance]
-    losses = []
-    for student, teacher in pairs:
-        for name in term.transforms:
-            student, teacher = FEATURE_TRANSFORMS[name](student, teacher)
-        losses.append(distance(student, teacher))
-    return torch.stack(losses).sum()
+    return torch.stack([distance(*_transformed(term.transforms, pair)) for pair in pairs]).sum()
+
+
+def _transformed(names: Iterable[str], pair: Pair) -> Pair:
+    for name in names:
+        pair = FEATURE_TRANSFORMS[name](*pair)
+    return pair
 
 
 def _respond(term: Term, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Pair:

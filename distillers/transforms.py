@@ -33,15 +33,17 @@ def channel_attention(f: Tensor) -> Tensor:
 
     Formula (4) prints the factor HW; (9) prints C, which keeps the mean factor at 1, and is used.
     """
-    n, c, _, _ = f.shape
-    attention = c * (f.abs().mean(dim=(2, 3)) / TEMPERATURE).softmax(dim=1)
+    n, c, h, w = f.shape
+    strength = torch.linalg.vector_norm(f, ord=1, dim=(2, 3)) / (h * w)
+    attention = c * (strength / TEMPERATURE).softmax(dim=1)
     return f * attention.view(n, c, 1, 1)
 
 
 def spatial_attention(f: Tensor) -> Tensor:
     """``satt``, formulas (4) and (9) over positions: HW · softmax_HW(mean_C |f| / τ) times f."""
-    n, _, h, w = f.shape
-    attention = h * w * (f.abs().mean(dim=1).flatten(1) / TEMPERATURE).softmax(dim=1)
+    n, c, h, w = f.shape
+    strength = torch.linalg.vector_norm(f, ord=1, dim=1) / c
+    attention = h * w * (strength.flatten(1) / TEMPERATURE).softmax(dim=1)
     return f * attention.view(n, 1, h, w)
 
 
@@ -76,6 +78,8 @@ def local(f: Tensor, n: int) -> Tensor:
 
 def normalise(f: Tensor, dims: tuple[int, ...]) -> Tensor:
     """``norm_*``, formula (6): (f - μ) / σ, μ and σ over the named axis (population variance)."""
+    if dims == (2, 3):
+        return F.layer_norm(f, f.shape[2:], eps=EPSILON)  # the same in one pass
     centred = f - f.mean(dim=dims, keepdim=True)
     return centred * (centred.square().mean(dim=dims, keepdim=True) + EPSILON).rsqrt()
 

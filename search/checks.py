@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..data import CLASSES, check_split, class_names, read_annotations, shapes_f
 from ..detectors import (
     Signature,
     build_detector,
+    has_masks,
     load_checkpoint,
     load_weights,
     model_config,
@@ -19,7 +21,7 @@ from ..detectors import (
     signature,
     without_pretrained,
 )
-from ..distillers import available_knowledge, check_pair, responses_differ
+from ..distillers import available_knowledge, check_pair, mismatch
 from ..space import Distiller, SearchSpace, WrongUse
 from ..workers.settings import Model, Split
 from .proxy import check_disjoint, check_sizes
@@ -87,6 +89,23 @@ def check_models(config: SearchConfig, classes: tuple[str, ...]) -> tuple[Signat
     return signatures[0], signatures[1]
 
 
+def check_outlines(config: SearchConfig, splits: Iterable[Split | None]) -> None:
+    """A student with a mask head needs the objects' outlines."""
+    if not has_masks(model_config(config.student.config, config.student.cfg_options)):
+        return
+    if config.data.synthetic is not None:
+        raise WrongUse("student: it has a mask head, and the synthetic set has boxes only")
+    for split in splits:
+        if split is None:
+            continue
+        for annotation in read_annotations(split.annotations)["annotations"]:
+            if not annotation.get("segmentation"):
+                raise WrongUse(
+                    f"{split.annotations}: annotation {annotation['id']} has no segmentation, "
+                    "which a student with a mask head needs"
+                )
+
+
 def _check_class_names(name: str, model: Model, classes: tuple[str, ...]) -> None:
     assert model.checkpoint is not None
     meta = load_checkpoint(model.checkpoint, trust=model.trust_checkpoint).get("meta") or {}
@@ -104,8 +123,9 @@ def check_knowledge(config: SearchConfig, signatures: tuple[Signature, Signature
     asked = config.search.knowledge or available
     lacking = [knowledge for knowledge in asked if knowledge not in available]
     if lacking:
+        reason = mismatch(lacking[0], *signatures)
         raise WrongUse(
-            f"search.knowledge: the pair has no '{lacking[0]}': {responses_differ(*signatures)}; "
+            f"search.knowledge: the pair has no '{lacking[0]}': {reason}; "
             f"use {', '.join(available)}"
         )
     return space.only(asked)

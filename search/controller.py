@@ -6,22 +6,36 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..space import WEIGHTS_STAGE, Candidate, Outcome, SearchSpace, WrongUse
+from ..space import WEIGHTS_STAGE, Candidate, Outcome, SearchSpace, Term, WrongUse
 from .algorithms import Algorithm, EvolutionSettings, TermEvolution, WeightEvolution
 
 
 class Controller:
     """The same two calls as an algorithm's, over all stages.
 
-    Its state is a pure function of (space, settings, seed, the asks and outcomes in their order),
-    so a search is resumed by replaying what the store remembers. Candidates are numbered from 0 in
-    the order they are asked for. Stages take turns.
+    Its state is a pure function of (space, settings, seed, start, the asks and outcomes in their
+    order), so a search is resumed by replaying what the store remembers. Candidates are numbered
+    from 0 in the order they are asked for. Stages take turns. ``start``: terms that populations
+    start from.
     """
 
-    def __init__(self, space: SearchSpace, settings: EvolutionSettings, seed: int) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        settings: EvolutionSettings,
+        seed: int,
+        start: Iterable[Term] = (),
+    ) -> None:
+        start = tuple(start)
         self._space, self._settings, self._seed = space, settings, seed
         self.stages: dict[str, Algorithm] = {
-            knowledge: TermEvolution(space, knowledge, settings, self._rng(knowledge))
+            knowledge: TermEvolution(
+                space,
+                knowledge,
+                settings,
+                self._rng(knowledge),
+                tuple(term for term in start if term.knowledge == knowledge),
+            )
             for knowledge in space.knowledge
         }
         self._turn = 0

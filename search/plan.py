@@ -17,6 +17,7 @@ from .checks import (
     check_data,
     check_knowledge,
     check_models,
+    check_outlines,
     check_proxy,
     file_fingerprint,
     fingerprint,
@@ -24,6 +25,7 @@ from .checks import (
 )
 from .proxy import write_proxy
 from .settings import SearchConfig
+from .start import start_terms
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,10 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
     folder = folder.absolute()
     check_machine(config.resources)
     classes, train, test, data_key = check_data(config, folder)
+    check_outlines(config, (train, test))
     signatures = check_models(config, classes)
     space = check_knowledge(config, signatures)
+    start_terms(config.search.start, space, store=None)
     proxy, proxy_key = check_proxy(config, train, folder, data_key)
     compare = check_compare(config, signatures)
     teacher, teacher_key = _plan_teacher(config, train, folder, data_key)
@@ -67,6 +71,7 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
     task = Task(
         student=_resolved(config.student),
         teacher=_resolved(config.teacher if teacher is None else _trained(config.teacher, teacher)),
+        inherit=config.inherit,
         data=config.data,
         threads=config.resources.threads,
     )
@@ -77,6 +82,7 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
             "proxy": proxy_key,
             "image_size": config.data.image_size,
             "flip": config.data.flip,
+            "inherit": config.inherit,
             "trial": config.trial.model_dump(),
             "seed": config.search.seed,
             "version": __version__.rsplit(".", 1)[0],
@@ -142,6 +148,11 @@ def _plan_warmup(
     schedule = config.trial.warmup
     if schedule is None:
         return None
+    if config.inherit:
+        raise WrongUse(
+            "trial.warmup: a warmed-up student would lose its neck and head to inherit=True; "
+            "use one of them"
+        )
     key = fingerprint(
         [model_key(config.student), proxy_key, schedule.model_dump(), config.search.seed]
     )
@@ -192,6 +203,7 @@ def student_training(
         model=plan.task.student,
         teacher=plan.task.teacher,
         distiller=document,
+        inherit=plan.task.inherit,
         schedule=Schedule(**schedule),
         train=plan.train,
         test=plan.test,

@@ -73,10 +73,16 @@ def store_batch(context: TrialContext) -> StoredBatch:
     with torch.no_grad(), Tap(student, responses=responses) as tap:
         student.loss(batch["inputs"], batch["data_samples"])
     teacher.cpu().eval()
+    knowledge = tap.knowledge.map(Tensor.detach)
+    inputs = Renormalise(student, teacher)(batch["inputs"])
     return StoredBatch(
-        tap.knowledge.map(Tensor.detach),
+        knowledge,
         teacher_knowledge(
-            teacher, Renormalise(student, teacher)(batch["inputs"]), responses=responses
+            teacher,
+            inputs,
+            batch["data_samples"],
+            responses=responses,
+            regions=knowledge.regions,
         ),
         [boxes_of(sample) for sample in batch["data_samples"]],
         signatures,

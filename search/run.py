@@ -14,7 +14,7 @@ from .. import __version__
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
 from ..distillers import check_pair
-from ..space import Distiller, Outcome, Status, WrongUse
+from ..space import Distiller, Outcome, Status, Term, WrongUse
 from ..workers.ray_engine import cluster, run, run_trainings
 from ..workers.training import Training
 from ..workers.trial import TrialContext
@@ -22,6 +22,7 @@ from .controller import Controller
 from .plan import Plan, final_trainings, make_data, student_training
 from .rejection import store_batch
 from .session import Session
+from .start import start_terms
 
 
 class Display(Protocol):
@@ -68,7 +69,7 @@ def check_name(plan: Plan, store: Store, name: str, resume: bool) -> None:
 def _changed(before: dict, after: dict) -> str:
     """The options that differ, of the sections that scores depend on."""
     sections = ("student", "teacher", "data", "proxy", "trial", "search")
-    names = []
+    names = ["inherit"] if before.get("inherit", False) != after.get("inherit") else []
     for section in sections:
         old, new = before.get(section) or {}, after.get(section) or {}
         names += [f"{section}.{key}" for key in new if old.get(key) != new[key]]
@@ -84,12 +85,10 @@ def run_search(
     anything is made; :class:`SearchFailed` if trials or trainings fail.
     """
     check_name(plan, store, name, resume)
+    start = start_terms(plan.config.search.start, plan.space, store)
     with cluster(plan.config.resources) as dashboard:
         display.dashboard(dashboard)
-        config = plan.config.model_dump(mode="json")
-        search = store.find_search(name) or store.create_search(
-            name, config, plan.conditions, plan.seed
-        )
+        search = store.find_search(name) or _create(plan, store, name, start)
         make_data(plan)
         register()
         _train(plan.preliminary, plan, display, store, search)
@@ -103,6 +102,13 @@ def run_search(
         trainings = final_trainings(plan, found) if plan.config.final else []
         outcomes = _train(trainings, plan, display, store, search)
     return Result(search, best, distiller_file, list(zip(trainings, outcomes, strict=True)))
+
+
+def _create(plan: Plan, store: Store, name: str, start: list[Term]) -> SearchRow:
+    """The terms it starts from are kept with it: what they were read from may change."""
+    config = plan.config.model_dump(mode="json")
+    config["search"]["start"] = [str(term) for term in start]
+    return store.create_search(name, config, plan.conditions, plan.seed)
 
 
 def run_training(
@@ -157,7 +163,8 @@ def _model_name(model: dict) -> str:
 def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -> None:
     warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
     trial, seed = plan.config.trial, plan.seed
-    controller = Controller(plan.space, plan.config.search.evolution, seed)
+    start = [Term.parse(text) for text in search.config["search"].get("start", [])]
+    controller = Controller(plan.space, plan.config.search.evolution, seed, start)
     context = TrialContext.build(plan.task, trial, plan.proxy, seed=seed, warmup=warmup)
     batch = store_batch(context)
     del context

@@ -38,11 +38,13 @@ class Proxy(Settings):
 class Search(Settings):
     """The space and Algorithm 1's numbers, the paper's by default.
 
-    ``knowledge``: the stages; None takes all that the pair of detectors can share.
+    ``knowledge``: the stages; None takes all that the pair of detectors can share. ``start``: what
+    populations start from, presets, distiller files, terms in arrow notation or ``search:NAME``.
     """
 
-    space: Literal["detkds"] = "detkds"
+    space: Literal["detkds", "extended"] = "detkds"
     knowledge: list[Literal["global", "fgbg", "instance", "logits", "localization"]] | None = None
+    start: list[str] = []
     population: int = Field(default=20, ge=1)
     iterations: int = Field(default=40, ge=0)
     sample_ratio: float = Field(default=0.9, gt=0, le=1)
@@ -68,10 +70,14 @@ class Final(Schedule):
 
 
 class SearchConfig(Settings):
-    """Everything a search is told."""
+    """Everything a search is told.
+
+    ``inherit``: a distilled student starts from its teacher's neck and head, as far as they fit.
+    """
 
     student: Model
     teacher: Model
+    inherit: bool = False
     data: Data
     proxy: Proxy
     trial: TrialSchedule
@@ -86,10 +92,11 @@ def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
     ``options``: ``a.b.c=value`` as mmengine's ``--cfg-options`` takes them. Raises
     :class:`WrongUse`, naming the file and the option, for a config that is not right.
     """
-    path = search_config(reference)
+    path, pair = search_config(reference)
     options = list(options)
     try:
         config = Config.fromfile(path)
+        config.merge_from_dict(pair)
     except (SyntaxError, OSError, NameError, KeyError, TypeError, AttributeError) as error:
         raise WrongUse(f"{path}: can't read the config: {error}") from None
     known = SearchConfig.model_fields

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import files
 from .errors import WrongUse, nearest
-from .options import DETKDS, IDENTITY
+from .options import EXTENDED, IDENTITY
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Term:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        options = DETKDS.get(self.knowledge)
+        options = EXTENDED.get(self.knowledge)
         if options is None:
             raise WrongUse(
-                f"unknown knowledge '{self.knowledge}': {nearest(self.knowledge, DETKDS)}"
+                f"unknown knowledge '{self.knowledge}': {nearest(self.knowledge, EXTENDED)}"
             )
         object.__setattr__(self, "transforms", _fill_slots(self.knowledge, self.transforms))
         if self.distance not in options.distances:
@@ -81,7 +81,7 @@ class Term:
 
 def _fill_slots(knowledge: str, names: Iterable[str]) -> tuple[str, ...]:
     """One name per slot, in the order of the slots; slots that no name fits are ``identity``."""
-    slots = DETKDS[knowledge].transforms
+    slots = EXTENDED[knowledge].transforms
     given = tuple(names)
     if len(given) == len(slots) and all(n in s for n, s in zip(given, slots, strict=True)):
         return given
@@ -114,7 +114,7 @@ class Distiller:
     provenance: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        order = {knowledge: index for index, knowledge in enumerate(DETKDS)}
+        order = {knowledge: index for index, knowledge in enumerate(EXTENDED)}
         terms = tuple(sorted(self.terms, key=lambda term: order[term.knowledge]))
         names = [term.knowledge for term in terms]
         if not terms:

@@ -13,14 +13,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import WrongUse
-from .options import DETKDS
+from .options import EXTENDED
 
 SCHEMA = "detkds/distiller/1"
 
 
 class _TermEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    knowledge: str = Field(json_schema_extra={"enum": list(DETKDS)})
+    knowledge: str = Field(json_schema_extra={"enum": list(EXTENDED)})
     transforms: list[str] = Field(default=[], max_length=3)
     distance: str
     weight: float = Field(ge=0, allow_inf_nan=False)

@@ -1,12 +1,13 @@
-"""The options of DetKDS Table 2, as data: what each kind of knowledge may be put through.
+"""The options of the search space, as data: what each kind of knowledge may be put through.
 
-Sources: Table 2 (options), Table 5 (``softmax_c`` and ``norm_n``, printed there as "norm_batch",
-for logits) and Appendix D (formulas) of DetKDS, ICML 2024. ``identity`` stands in every slot.
+``DETKDS`` is Table 2 of DetKDS (ICML 2024), with what its Table 5 uses besides (``softmax_c`` and
+``norm_n``, printed there as "norm_batch", for logits); ``identity`` stands in every slot.
+``EXTENDED`` adds what hand-made distillers need: ``kl_hw``, the distance of CWD (ICCV 2021).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 IDENTITY = "identity"
 ATTENTION = (IDENTITY, "satt", "catt", "mask")
@@ -47,6 +48,7 @@ class KnowledgeOptions:
 
 
 _FEATURES = KnowledgeOptions((ATTENTION, SCALE, NORMALISE), FEATURE_DISTANCES)
+_EXTENDED_FEATURES = replace(_FEATURES, distances=(*FEATURE_DISTANCES, "kl_hw"))
 
 DETKDS: dict[str, KnowledgeOptions] = {
     "global": _FEATURES,
@@ -56,7 +58,13 @@ DETKDS: dict[str, KnowledgeOptions] = {
     "localization": KnowledgeOptions((LOCALIZATION_TRANSFORMS,), LOCALIZATION_DISTANCES),
 }
 
-PRESETS: dict[str, dict[str, KnowledgeOptions]] = {"detkds": DETKDS}
+#: Everything a term may be made of.
+EXTENDED: dict[str, KnowledgeOptions] = {
+    **DETKDS,
+    **dict.fromkeys(("global", "fgbg", "instance"), _EXTENDED_FEATURES),
+}
+
+PRESETS: dict[str, dict[str, KnowledgeOptions]] = {"detkds": DETKDS, "extended": EXTENDED}
 
 FEATURE_KNOWLEDGE = ("global", "fgbg", "instance")
 RESPONSE_KNOWLEDGE = ("logits", "localization")

@@ -22,7 +22,10 @@ class SearchSpace:
 
     @classmethod
     def preset(cls, name: str = "detkds") -> SearchSpace:
-        """DetKDS Table 2 (``detkds``). Raises :class:`WrongUse` for another name."""
+        """DetKDS Table 2 (``detkds``), or what hand-made distillers need as well (``extended``).
+
+        Raises :class:`WrongUse` for another name.
+        """
         if name not in PRESETS:
             raise WrongUse(f"unknown space preset '{name}': {nearest(name, PRESETS)}")
         return cls(dict(PRESETS[name]))

@@ -15,6 +15,7 @@ from mmdet.registry import MODELS
 from mmengine.optim import build_optim_wrapper
 from thin_detectors import (
     ALL_TERMS,
+    CLASSES,
     FEATURE_TERMS,
     ONE_STAGE,
     batch,
@@ -95,6 +96,18 @@ def test_a_two_stage_student_learns_features(teacher: str) -> None:
     assert all(p.grad.abs().max() > 0 for p in adapters)
 
 
+def test_a_two_stage_student_learns_responses_of_a_two_stage_teacher() -> None:
+    student = thin_detector("faster_rcnn")
+    model = DistilledDetector(student, thin_detector("faster_rcnn", seed=1, neck=24), ALL_TERMS)
+    losses = model.train().loss(*batch())
+    (losses["loss_logits"] + losses["loss_localization"]).backward()
+    head = student.roi_head.bbox_head
+    assert head.fc_cls.weight.grad.abs().max() > 0
+    # of each class its own four channels: only those of boxes' classes have a gradient
+    touched = head.fc_reg.weight.grad.view(CLASSES, -1).abs().sum(dim=1) > 0
+    assert touched.tolist() == [False, True, False, True]
+
+
 @pytest.mark.parametrize(
     ("distiller", "heads"), [(ALL_TERMS, 5), (FEATURE_TERMS, 0)], ids=["all", "features"]
 )
@@ -120,9 +133,8 @@ def test_one_forward_each_and_no_more_of_the_teacher_than_asked_for(
 
 @pytest.mark.parametrize("family", [*ONE_STAGE, "faster_rcnn"])
 def test_the_students_own_losses_are_what_they_are_without_a_distiller(family: str) -> None:
-    distiller = FEATURE_TERMS if family == "faster_rcnn" else ALL_TERMS
     found = []
-    for form in (None, distiller):
+    for form in (None, ALL_TERMS):
         model = distilled(family, form)
         np.random.seed(0)
         torch.manual_seed(0)
@@ -250,7 +262,7 @@ def test_pairs_that_can_not_share_are_refused_at_once() -> None:
         DistilledDetector(retinanet, None, ALL_TERMS)
     with pytest.raises(WrongUse, match=r"student has \[9, .* and teacher has \[1, "):
         DistilledDetector(retinanet, thin_detector("atss"), ALL_TERMS)
-    with pytest.raises(WrongUse, match="teacher has no dense head"):
+    with pytest.raises(WrongUse, match="student answers at every position and teacher for regions"):
         DistilledDetector(retinanet, thin_detector("faster_rcnn"), ALL_TERMS)
     other = thin_detector("retinanet", **{"model.bbox_head.num_classes": 7})
     with pytest.raises(WrongUse, match="student has 4 classes and teacher has 7"):

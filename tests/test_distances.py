@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from detkds.distillers import DISTANCES
-from detkds.space.options import FEATURE_DISTANCES, LOGITS_DISTANCES
+from detkds.space.options import EXTENDED, LOCALIZATION_DISTANCES
 from numpy.typing import NDArray
 from scipy.spatial.distance import correlation as scipy_correlation
 from scipy.spatial.distance import cosine as scipy_cosine
@@ -38,6 +38,13 @@ def positions(f: Array) -> Array:
 def kl(s: Array, t: Array) -> float:
     """Appendix D: Σ P log(P / Q), P the teacher's; a softmax over channels makes probabilities."""
     return entropy(softmax(positions(t), axis=1), softmax(positions(s), axis=1), axis=1).mean()
+
+
+def kl_hw(s: Array, t: Array) -> float:
+    """CWD: of every channel of every image, its positions' probabilities."""
+    n, c = s.shape[:2]
+    rows = [softmax(side.reshape(n * c, -1), axis=1) for side in (t, s)]
+    return entropy(*rows, axis=1).mean()
 
 
 def cosine(s: Array, t: Array) -> float:
@@ -81,6 +88,7 @@ FORMULAS: dict[str, Callable[[Array, Array], float]] = {
     "l2": lambda s, t: ((s - t) ** 2).mean(),
     "smooth_l1": lambda s, t: huber(1, s - t).mean(),
     "kl": kl,
+    "kl_hw": kl_hw,
     "cosine": cosine,
     "pearson": pearson,
     "correlation": cross_correlation,
@@ -97,7 +105,7 @@ def pair(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def shapes_of(name: str) -> list[tuple[int, ...]]:
-    return MAPS if name == "ssim" else MAPS + RESPONSES
+    return MAPS if name in ("ssim", "kl_hw") else MAPS + RESPONSES
 
 
 CASES = [
@@ -108,7 +116,8 @@ CASES = [
 
 
 def test_every_option_of_the_space_is_there() -> None:
-    assert set(DISTANCES) == {*FEATURE_DISTANCES, *LOGITS_DISTANCES} == set(FORMULAS)
+    space = {name for options in EXTENDED.values() for name in options.distances}
+    assert set(DISTANCES) == space - set(LOCALIZATION_DISTANCES) == set(FORMULAS)
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)

@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from detkds.detectors import Signature
-from detkds.distillers import available_knowledge, check_pair, pair_levels, responses_differ
+from detkds.detectors import Responses, Signature
+from detkds.distillers import available_knowledge, check_pair, mismatch, pair_levels
 from detkds.space import FEATURE_KNOWLEDGE, KNOWLEDGE, Distiller, WrongUse
 
-ONE_STAGE = Signature("student", (8, 16, 32, 64), (16,) * 4, 4, (9,) * 4)
-FINER = Signature("teacher", (4, 8, 16, 32, 64), (24,) * 5, 4, (3, 9, 9, 9, 9))
-TWO_STAGE = replace(FINER, priors=None)
+DENSE = Responses("dense", 4, (9,) * 4, "sigmoid", "deltas to anchors")
+ONE_STAGE = Signature("student", (8, 16, 32, 64), (16,) * 4, DENSE)
+FINER = Signature("teacher", (4, 8, 16, 32, 64), (24,) * 5, replace(DENSE, priors=(3, 9, 9, 9, 9)))
+REGIONS = Responses("region", 4, (), "softmax with background", "deltas")
+TWO_STAGE = replace(FINER, responses=REGIONS)
+
+
+def other(**responses: object) -> Signature:
+    """The teacher with other responses."""
+    return replace(FINER, responses=replace(FINER.responses, **responses))
 
 
 def test_levels_are_paired_by_stride() -> None:
@@ -23,16 +30,18 @@ def test_levels_are_paired_by_stride() -> None:
 
 
 def test_levels_without_a_common_stride_are_refused() -> None:
-    other = replace(FINER, strides=(5, 10, 20, 40, 80))
+    odd = replace(FINER, strides=(5, 10, 20, 40, 80))
     with pytest.raises(WrongUse, match=r"student has levels of stride \[8.*teacher of \[5"):
-        pair_levels(ONE_STAGE, other)
+        pair_levels(ONE_STAGE, odd)
 
 
 WRONG = {
-    "classes": (replace(FINER, num_classes=80), "student has 4 classes and teacher has 80"),
-    "priors": (replace(FINER, priors=(1,) * 5), "has [9, 9, 9, 9] priors a position and teacher"),
-    "priors of one level": (replace(FINER, priors=(9, 9, 9, 9, 1)), "has [9, 9, 9, 1]"),
-    "no dense head": (TWO_STAGE, "teacher has no dense head"),
+    "classes": (other(classes=80), "student has 4 classes and teacher has 80"),
+    "scores": (other(scores="softmax"), "student scores by sigmoid and teacher by softmax"),
+    "priors": (other(priors=(1,) * 5), "has [9, 9, 9, 9] priors a position and teacher"),
+    "priors of one level": (other(priors=(9, 9, 9, 9, 1)), "has [9, 9, 9, 1]"),
+    "regions": (TWO_STAGE, "student answers at every position and teacher for regions"),
+    "unread": (replace(FINER, responses=None), "teacher has no head whose responses"),
 }
 
 
@@ -54,12 +63,24 @@ def test_such_a_pair_still_shares_its_features(case: str) -> None:
     check_pair(Distiller.parse("global: identity, l1"), ONE_STAGE, teacher)
     check_pair(Distiller.parse("fgbg: mask, l1; logits: norm_n, l1 × 0"), ONE_STAGE, teacher)
     assert available_knowledge(ONE_STAGE, teacher) == FEATURE_KNOWLEDGE
-    assert message in (responses_differ(ONE_STAGE, teacher) or "")
+    assert message in (mismatch("logits", ONE_STAGE, teacher) or "")
+
+
+def test_boxes_of_another_kind_leave_the_logits() -> None:
+    teacher = other(boxes="distances")
+    assert available_knowledge(ONE_STAGE, teacher) == KNOWLEDGE[:4]
+    with pytest.raises(WrongUse, match="student regresses deltas to anchors and teacher distances"):
+        check_pair(Distiller.parse("localization: sigmoid, ciou"), ONE_STAGE, teacher)
+
+
+def test_regions_line_up_whatever_their_levels() -> None:
+    student = replace(TWO_STAGE, name="student", strides=(4, 8), channels=(16,) * 2)
+    assert available_knowledge(student, TWO_STAGE) == KNOWLEDGE
 
 
 def test_a_pair_that_lines_up_shares_all() -> None:
     """The teacher's stride 4 has other priors, but the student no such level."""
-    assert responses_differ(ONE_STAGE, FINER) is None
+    assert mismatch("logits", ONE_STAGE, FINER) is None
     assert available_knowledge(ONE_STAGE, FINER) == KNOWLEDGE
     every = "; ".join(f"{kind}: identity, l1" for kind in KNOWLEDGE[:4])
     check_pair(Distiller.parse(f"{every}; localization: pow2, iou"), ONE_STAGE, FINER)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from detkds.detectors import Knowledge, Signature
+from detkds.detectors import Knowledge, Responses, Signature
 from detkds.distillers import BOX_DISTANCES, DISTANCES, FEATURE_TRANSFORMS, DistillationLoss
 from detkds.distillers.regions import foreground
 from detkds.space import KNOWLEDGE, Distiller, WrongUse
@@ -21,8 +21,11 @@ torch.set_num_threads(1)
 STRIDES, FINER_STRIDES = (8, 16, 32, 64), (4, 8, 16, 32, 64)
 CHANNELS, CLASSES, PRIORS = 6, 3, 2
 SIZE = 64
-STUDENT = Signature("student", STRIDES, (CHANNELS,) * 4, CLASSES, (PRIORS,) * 4)
-TEACHER = Signature("teacher", FINER_STRIDES, (CHANNELS,) * 5, CLASSES, (PRIORS,) * 5)
+RESPONSES = Responses("dense", CLASSES, (PRIORS,) * 4, "sigmoid", "distances")
+STUDENT = Signature("student", STRIDES, (CHANNELS,) * 4, RESPONSES)
+TEACHER = Signature(
+    "teacher", FINER_STRIDES, (CHANNELS,) * 5, replace(RESPONSES, priors=(PRIORS,) * 5)
+)
 BOXES = [
     torch.tensor([[3.0, 5, 30, 42], [40, 8, 64, 24]]),
     torch.zeros(0, 4),
@@ -201,7 +204,7 @@ def test_a_dropped_term_costs_nothing() -> None:
 
 
 def test_other_channels_meet_through_a_convolution_on_the_students_side() -> None:
-    wide = Signature("student", STRIDES, (CHANNELS, 4, CHANNELS, 4), CLASSES, (PRIORS,) * 4)
+    wide = Signature("student", STRIDES, (CHANNELS, 4, CHANNELS, 4), RESPONSES)
     features = tuple(
         torch.randn(3, channels, SIZE // stride, SIZE // stride)
         for channels, stride in zip(wide.channels, STRIDES, strict=True)
@@ -270,7 +273,11 @@ def test_any_feature_loss_of_real_sizes_is_finite_with_its_gradient(
 
 def test_a_pair_that_does_not_line_up_is_refused_before_any_training() -> None:
     with pytest.raises(WrongUse, match="3 classes and teacher has 80"):
-        DistillationLoss(Distiller.parse(ALL_TERMS), STUDENT, replace(TEACHER, num_classes=80))
+        DistillationLoss(
+            Distiller.parse(ALL_TERMS),
+            STUDENT,
+            replace(TEACHER, responses=replace(TEACHER.responses, classes=80)),
+        )
 
 
 def test_the_mask_of_the_background_is_the_complement() -> None:

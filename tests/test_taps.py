@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from detkds.detectors import Tap, signature, teacher_knowledge, without_pretrained
+from detkds.space import WrongUse
 from mmengine.config import ConfigDict
 from thin_detectors import CLASSES, ONE_STAGE, batch, still, thin_detector
 from torch import Tensor
@@ -51,9 +52,12 @@ def test_logits_lie_in_the_order_of_the_priors(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["retinanet", "fcos", "fcos_norm_on_bbox", "atss"])
 def test_localization_lies_in_the_order_of_the_priors(family: str) -> None:
+    """FCOS without ``norm_on_bbox`` answers in pixels: it is read in strides, as with it."""
     model = still(thin_detector(family))
     outputs = model.bbox_head(model.extract_feat(batch()[0]))
-    expected = flattened(outputs[1], 4)
+    strides = model.bbox_head.strides if family == "fcos" else [1] * 5
+    sides = [level / stride for level, stride in zip(outputs[1], strides, strict=True)]
+    expected = flattened(sides, 4)
     torch.testing.assert_close(side_by_side(tapped(model).localization), expected)
 
 
@@ -71,7 +75,7 @@ def test_distributions_are_integrated_to_their_mean_distance() -> None:
 def test_a_teacher_speaks_in_evaluation_as_a_student_does_in_training(family: str) -> None:
     model = still(thin_detector(family))
     student = tapped(model)
-    teacher = teacher_knowledge(model.eval(), batch()[0], responses=True)
+    teacher = teacher_knowledge(model.eval(), *batch(), responses=True)
     for name in ("features", "logits", "localization"):
         for ours, theirs in zip(getattr(student, name), getattr(teacher, name), strict=True):
             torch.testing.assert_close(theirs, ours.detach())
@@ -126,10 +130,44 @@ def test_nothing_of_the_tap_is_left_behind() -> None:
     assert set(vars(model.bbox_head)) == own
 
 
-def test_a_two_stage_detector_has_features_only() -> None:
-    known = tapped(thin_detector("faster_rcnn").train())
-    assert len(known.features) == 5
-    assert known.logits == known.localization == known.positives == ()
+def test_regions_are_those_the_head_trained_on() -> None:
+    """Read again by hand: extractor, head, and of each region the channels of its label."""
+    model = still(thin_detector("faster_rcnn"))
+    known = tapped(model)
+    regions = known.regions
+    head, maps = model.roi_head, model.extract_feat(batch()[0])
+    scores, deltas = head.bbox_head(head.bbox_roi_extractor(maps[:4], regions.rois))
+    assert len(known.logits) == len(known.localization) == len(known.positives) == 1
+    torch.testing.assert_close(known.logits[0], scores[:, :, None])
+    for row, label in enumerate(regions.labels.tolist()):
+        assert bool(known.positives[0][row]) == (label < CLASSES)
+        if label < CLASSES:
+            own = deltas[row, 4 * label : 4 * label + 4]
+            torch.testing.assert_close(known.localization[0][row, :, 0], own)
+    positive = regions.labels < CLASSES
+    assert 0 < positive.sum() < len(positive)
+    boxes = torch.cat([sample.gt_instances.bboxes for sample in batch()[1]])
+    overlap = box_iou(regions.rois[:, 1:], boxes).amax(dim=1)
+    assert (overlap[positive] >= 0.5).all()
+
+
+def test_a_teacher_answers_at_the_students_regions_by_its_own_features() -> None:
+    student, teacher = thin_detector("faster_rcnn"), thin_detector("faster_rcnn", seed=1).eval()
+    regions = tapped(still(student)).regions
+    found = teacher_knowledge(teacher, *batch(), responses=True, regions=regions)
+    maps = teacher.extract_feat(batch()[0])
+    features = teacher.roi_head.bbox_roi_extractor(maps[:4], regions.rois)
+    torch.testing.assert_close(found.logits[0][:, :, 0], teacher.roi_head.bbox_head(features)[0])
+    assert found.localization[0].shape == (len(regions.rois), 4, 1)
+    assert not teacher_knowledge(teacher, *batch(), responses=False).logits
+
+
+def test_a_neck_of_other_levels_than_the_head_reads_is_refused() -> None:
+    model = thin_detector("retinanet", **{"model.neck.num_outs": 4})
+    with pytest.raises(
+        WrongUse, match=r"it: its neck gives levels of stride \[8, 16, 32, 64\], its "
+    ):
+        signature(model, "it")
 
 
 @pytest.mark.parametrize(
@@ -139,16 +177,16 @@ def test_a_two_stage_detector_has_features_only() -> None:
         ("fcos", (8, 16, 32, 64, 128), (1,) * 5),
         ("gfl", (8, 16, 32, 64, 128), (1,) * 5),
         ("atss", (8, 16, 32, 64, 128), (1,) * 5),
-        ("faster_rcnn", (4, 8, 16, 32, 64), None),
+        ("faster_rcnn", (4, 8, 16, 32, 64), ()),
     ],
 )
-def test_a_signature(family: str, strides: tuple[int, ...], priors: tuple[int, ...] | None) -> None:
+def test_a_signature(family: str, strides: tuple[int, ...], priors: tuple[int, ...]) -> None:
     model = thin_detector(family, neck=24).train()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     found = signature(model, "it")
-    assert (found.name, found.strides, found.priors) == ("it", strides, priors)
-    assert found.channels == (24,) * 5
-    assert found.num_classes == CLASSES
+    assert (found.name, found.strides, found.channels) == ("it", strides, (24,) * 5)
+    assert found.responses is not None
+    assert (found.responses.classes, found.responses.priors) == (CLASSES, priors)
     assert model.training
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 

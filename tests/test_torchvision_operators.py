@@ -166,6 +166,21 @@ def test_deformable_convolutions_gradients(device: str) -> None:
     assert gradcheck(modulated, (x, offset, mask, weight, bias), **options)
 
 
+def test_places_that_are_no_numbers_do_not_end_the_process() -> None:
+    x, offset, mask, weight, _ = deformable_inputs()
+    offset[0] = math.nan
+    rois = ROIS.clone()
+    rois[0, 1:] = math.nan
+    for inputs in (x, x.clone().requires_grad_()):
+        for found in (modulated(inputs, offset, mask, weight), plain(inputs, offset, weight)):
+            assert (found[0] == 0).all()
+            assert (found[1] != 0).any()
+        features = inputs[:, :2]
+        assert roi_align(features, rois, (2, 2), 1.0, 2, "avg", True).isfinite().all()
+    (found.sum() + roi_align(features, rois, (2, 2), 1.0, 2, "avg", True).sum()).backward()
+    assert inputs.grad.isfinite().all()
+
+
 def test_deform_conv_with_a_frozen_weight_or_input() -> None:
     x, offset, _, weight, _ = deformable_inputs()
     assert gradcheck(lambda o: plain(x, o, weight), offset.requires_grad_(), fast_mode=True)

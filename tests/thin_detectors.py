@@ -105,7 +105,8 @@ def batch(size: int = 64, images: int = 2) -> tuple[Tensor, list[DetDataSample]]
 def total(losses: dict[str, Any]) -> Tensor:
     """The sum of all losses, as mmengine adds them up."""
     parts = [value for name, value in losses.items() if "loss" in name]
-    return torch.stack([torch.as_tensor(sum(p) if isinstance(p, list) else p) for p in parts]).sum()
+    sums = [torch.as_tensor(sum(p) if isinstance(p, list) else p) for p in parts]
+    return torch.stack([one.mean() for one in sums]).sum()
 
 
 def copies(inputs: Tensor, samples: list[DetDataSample]) -> tuple[Tensor, list[DetDataSample]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 import traceback
@@ -32,6 +33,8 @@ _TUNE_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _WRAPPED = "outcome"
+#: How long a cluster's head may take to answer.
+CONNECT_SECONDS = 10
 
 
 class Source(Protocol):
@@ -76,9 +79,25 @@ def check_machine(resources: Resources) -> None:
             f"{sys.executable}: Ray can't start workers by a Python whose path holds a space; "
             "install detkds in another folder"
         )
-    if resources.address is None:
+    if resources.address is not None:
+        _check_reachable(resources.address)
+    else:
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
         _check(resources, here, "this machine")
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes. ``auto`` and addresses of other kinds are left to it."""
+    host, _, port = address.rpartition(":")
+    if not host or "://" in address or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise WrongUse(
+            f"resources.address: nothing answers at {address} ({error.strerror or error}); give "
+            "the head node's host:port as `ray start --head` prints it, or auto"
+        ) from None
 
 
 def _check(resources: Resources, there: Mapping[str, float], where: str) -> None:

@@ -113,6 +113,7 @@ class Task(Settings):
 
     student: Model
     teacher: Model | None
+    inherit: bool = False
     data: Data
     threads: int = 1
 

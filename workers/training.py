@@ -15,11 +15,12 @@ from mmengine.device import get_device
 from pydantic import BaseModel, ConfigDict
 
 from ..data.loading import build_dataset, build_metric
+from ..detectors import TeacherMemory, has_masks, model_config
 from ..distillers import DistilledDetector
 from ..space import Distiller, Outcome, Status
 from .runner import ProgressHook, fit
 from .settings import Data, Model, Schedule, Split
-from .trial import SCORE, build_student, build_teacher, remember
+from .trial import SCORE, build_student, build_teacher
 
 CHECKPOINT = "student.pth"
 _OUTCOME = "outcome.json"
@@ -30,8 +31,9 @@ class Training(BaseModel):
     """One full training, as plain data.
 
     ``model`` is trained on ``train`` from ``seed``; with ``distiller`` (the content of a distiller
-    file) under ``teacher``. It is scored on ``test`` at the end, if there is one. Everything it
-    leaves is in ``folder``: checkpoints while it runs, ``student.pth`` when it is done.
+    file) under ``teacher``, whose neck and head it takes over with ``inherit``. It is scored on
+    ``test`` at the end, if there is one. Everything it leaves is in ``folder``: checkpoints while
+    it runs, ``student.pth`` when it is done.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -40,6 +42,7 @@ class Training(BaseModel):
     model: Model
     teacher: Model | None = None
     distiller: dict | None = None
+    inherit: bool = False
     schedule: Schedule
     train: Split
     test: Split | None = None
@@ -95,28 +98,30 @@ def _train(training: Training) -> dict[str, float]:
     folder = Path(training.folder)
     folder.mkdir(parents=True, exist_ok=True)
     data, size = training.data, training.data.image_size
+    masks = has_masks(model_config(training.model.config, training.model.cfg_options))
     train_set = build_dataset(
         training.train.annotations,
         training.train.images,
         size,
         training=True,
         flip=data.flip,
+        masks=masks,
         cache_megabytes=data.cache_megabytes,
     )
     test_set = metric = None
     if training.test is not None:
         split = training.test
         test_set = build_dataset(split.annotations, split.images, size, training=False)
-        metric = build_metric(split.annotations, test_set)
+        metric = build_metric(split.annotations, test_set, masks=masks)
     distiller = None
     teacher = memory = None
     if training.distiller is not None:
         distiller = Distiller.from_dict(training.distiller, training.name)
         assert training.teacher is not None
         teacher = build_teacher(training.teacher)
-        memory = remember(teacher, train_set, data.cache_megabytes)
+        memory = TeacherMemory(teacher, images=len(train_set), megabytes=data.cache_megabytes)
     student = build_student(training.model, training.seed)
-    model = DistilledDetector(student, teacher, distiller, memory=memory)
+    model = DistilledDetector(student, teacher, distiller, memory=memory, inherit=training.inherit)
     metrics = fit(
         model,
         train_set,

@@ -21,7 +21,7 @@ from ..data.loading import build_dataset, build_metric
 from ..detectors import (
     TeacherMemory,
     build_detector,
-    dense_head,
+    has_masks,
     load_weights,
     model_config,
     without_pretrained,
@@ -85,12 +85,6 @@ def build_teacher(model: Model) -> Any:
     return teacher
 
 
-def remember(teacher: Any, train_set: Any, megabytes: int) -> TeacherMemory:
-    """A memory of the teacher's knowledge of a training set, of responses too if it has them."""
-    responses = dense_head(teacher) is not None
-    return TeacherMemory(teacher, images=len(train_set), megabytes=megabytes, responses=responses)
-
-
 @dataclass
 class TrialContext:
     """What stays between trials: the teacher, parsed annotations, decoded images, the schedule.
@@ -121,6 +115,7 @@ class TrialContext:
     ) -> TrialContext:
         torch.set_num_threads(task.threads)
         size, megabytes = task.data.image_size, task.data.cache_megabytes
+        masks = has_masks(model_config(task.student.config, task.student.cfg_options))
         train, val = proxy
         train_set = build_dataset(
             train.annotations,
@@ -128,14 +123,19 @@ class TrialContext:
             size,
             training=True,
             flip=task.data.flip,
+            masks=masks,
             cache_megabytes=megabytes,
         )
         val_set = build_dataset(
             val.annotations, val.images, size, training=False, cache_megabytes=megabytes
         )
         teacher = None if task.teacher is None else build_teacher(task.teacher)
-        memory = None if teacher is None else remember(teacher, train_set, megabytes)
-        metric = build_metric(val.annotations, val_set)
+        memory = (
+            None
+            if teacher is None
+            else TeacherMemory(teacher, images=len(train_set), megabytes=megabytes)
+        )
+        metric = build_metric(val.annotations, val_set, masks=masks)
         return cls(task, schedule, seed, warmup, teacher, memory, train_set, val_set, metric)
 
 
@@ -161,7 +161,13 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
 
 def _train(context: TrialContext, distiller: Distiller | None) -> dict[str, float]:
     student = build_student(context.task.student, context.seed, context.warmup)
-    model = DistilledDetector(student, context.teacher, distiller, memory=context.memory)
+    model = DistilledDetector(
+        student,
+        context.teacher,
+        distiller,
+        memory=context.memory,
+        inherit=context.task.inherit,
+    )
     with tempfile.TemporaryDirectory(prefix="detkds-trial-") as folder:
         return fit(
             model,

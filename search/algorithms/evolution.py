@@ -91,15 +91,23 @@ class TermEvolution:
     random term; the better of the two joins the population and the worst member leaves. A mutant
     or random term that is rejected is drawn again. While an iteration waits for its scores the
     next may start from the population as it stands; with one worker the order is the paper's.
+    Terms of ``start`` take the places of the first random ones, as many as there are places.
     """
 
     def __init__(
-        self, space: SearchSpace, knowledge: str, settings: EvolutionSettings, rng: random.Random
+        self,
+        space: SearchSpace,
+        knowledge: str,
+        settings: EvolutionSettings,
+        rng: random.Random,
+        start: tuple[Term, ...] = (),
     ) -> None:
         self._space, self._knowledge, self._settings, self._rng = space, knowledge, settings, rng
         self._population = Population()
         self._slots = _Slots(knowledge)
-        self._initial = [self._slots.make(self._random) for _ in range(settings.population)]
+        known = [Distiller((term,)) for term in start][: settings.population]
+        places = [*known, *[None] * (settings.population - len(known))]
+        self._initial = [self._slots.make(self._random, first) for first in places]
         self._duels: list[tuple[_Slot, _Slot]] = []
         self._started = 0
 
