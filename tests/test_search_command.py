@@ -22,7 +22,8 @@ from detkds.space import Distiller, Status
 def finished(tmp_path_factory) -> Path:
     """A work folder in which a whole tiny search with one worker has run."""
     folder = tmp_path_factory.mktemp("search")
-    done = tiny.run(tiny.search_command(folder, options=("resources.workers=1",)))
+    options = ("resources.workers=1", "search.start=['pkd', 'logits: norm_n, l2 × 5']")
+    done = tiny.run(tiny.search_command(folder, options=options))
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout)
     return folder
@@ -49,6 +50,11 @@ def test_a_search_ends_with_the_table_and_the_paths(finished):
             0 <= row.score <= 1 and "bbox_mAP_50" in row.metrics
         )
         assert row.host or row.status is Status.REJECTED or row.reused_from
+
+
+def test_the_populations_start_from_what_was_named(finished):
+    first = [str(row.distiller) for row in rows(finished)[:2]]
+    assert first == ["global: identity, pearson × 5", "logits: norm_n, l2 × 5"]
 
 
 def test_the_exported_distiller_is_the_best_trial_and_trains_on(finished):
