@@ -58,9 +58,11 @@ def random_boxes(number: int, device: str) -> list[Tensor]:
     return boxes
 
 
-def detkds_loss(device: str) -> Loss:
+def detkds_loss(device: str, compiled: bool = False) -> Loss:
     signature = Signature("model", STRIDES, (CHANNELS,) * len(STRIDES), None)
     module = DistillationLoss(DISTILLER, signature, signature).to(device)
+    if compiled:
+        module.compile()
 
     def loss(student: Maps, teacher: Maps, boxes: list[Tensor]) -> Tensor:
         losses = module(Knowledge(student), Knowledge(teacher), boxes)
@@ -173,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="ours by torch.compile")
     parser.add_argument("--quick", action="store_true", help="one round")
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds
@@ -181,7 +184,7 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device == "cuda" else f"{arguments.threads} threads"
     print(f"torch {torch.__version__}, {where}, {rounds} rounds after one that does not count")
     student, teacher = random_maps(0, True, device), random_maps(1, False, device)
-    ours = detkds_loss(device)
+    ours = detkds_loss(device, arguments.compile)
     table = Table(
         "boxes an image", "plain", "detkds", "ratio (least to most)", "peak MB", "plain's"
     )

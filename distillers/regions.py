@@ -49,8 +49,7 @@ def _weighted_rows(maps: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
     flat = torch.cat(boxes).to(maps.dtype) / stride - 0.5  # the centre of cell 0 is at 0
     x_cells, x_weights = _samples(flat[:, 0], flat[:, 2], w)
     y_cells, y_weights = _samples(flat[:, 1], flat[:, 3], h)
-    image = torch.arange(n).repeat_interleave(torch.tensor([len(b) for b in boxes]))
-    first = (image * (h * w)).view(-1, 1, 1, 1, 1)
+    first = torch.cat([torch.full((len(b), 1, 1, 1, 1), i * h * w) for i, b in enumerate(boxes)])
     cells = first + y_cells[:, :, None, :, None] * w + x_cells[:, None, :, None, :]
     weights = y_weights[:, :, None, :, None] * x_weights[:, None, :, None, :]
     bags = len(flat) * CROP_SIZE**2

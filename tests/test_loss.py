@@ -272,6 +272,7 @@ def test_any_feature_loss_of_real_sizes_is_finite_with_its_gradient(
 
 
 def test_a_pair_that_does_not_line_up_is_refused_before_any_training() -> None:
+    other = replace(TEACHER, responses=replace(TEACHER.responses, classes=80))
     with pytest.raises(WrongUse, match="3 classes and teacher has 80"):
         DistillationLoss(
             Distiller.parse(ALL_TERMS),
@@ -284,3 +285,17 @@ def test_the_mask_of_the_background_is_the_complement() -> None:
     mask = foreground(BOXES, (8, 8), 8)
     assert set(mask.unique().tolist()) == {0, 1}
     assert mask[1].sum() == 0
+
+
+def test_the_loss_is_one_graph() -> None:
+    """``torch.compile`` finds no break in it; other numbers of boxes are no other graph's matter."""
+    module = DistillationLoss(Distiller.parse(ALL_TERMS), STUDENT, TEACHER)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    known = knowledge(FINER_STRIDES, 2)
+    for boxes in (BOXES, BOXES[::-1], EMPTY):
+        torch.manual_seed(0)  # for the mask of the instance term
+        found = compiled(student_knowledge(), known, boxes)
+        torch.manual_seed(0)
+        expected = module(student_knowledge(), known, boxes)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value)
