@@ -274,11 +274,7 @@ def test_any_feature_loss_of_real_sizes_is_finite_with_its_gradient(
 def test_a_pair_that_does_not_line_up_is_refused_before_any_training() -> None:
     other = replace(TEACHER, responses=replace(TEACHER.responses, classes=80))
     with pytest.raises(WrongUse, match="3 classes and teacher has 80"):
-        DistillationLoss(
-            Distiller.parse(ALL_TERMS),
-            STUDENT,
-            replace(TEACHER, responses=replace(TEACHER.responses, classes=80)),
-        )
+        DistillationLoss(Distiller.parse(ALL_TERMS), STUDENT, other)
 
 
 def test_the_mask_of_the_background_is_the_complement() -> None:
@@ -288,7 +284,7 @@ def test_the_mask_of_the_background_is_the_complement() -> None:
 
 
 def test_the_loss_is_one_graph() -> None:
-    """``torch.compile`` finds no break in it; other numbers of boxes are no other graph's matter."""
+    """``torch.compile`` finds no break in it, whatever the number of boxes."""
     module = DistillationLoss(Distiller.parse(ALL_TERMS), STUDENT, TEACHER)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     known = knowledge(FINER_STRIDES, 2)
