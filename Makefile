@@ -34,6 +34,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/loss.py
+	$(BIN)/python benchmarks/teacher_order.py
 
 # Where there is no registry to install from, a Python that has mmdet will do: PYTHON=python3.
 gpu-check: package

@@ -17,7 +17,8 @@ from rich.text import Text
 from ..search.proxy import ProxyFiles
 from ..search.run import Result
 from ..search.session import Session
-from ..space import Outcome, Status
+from ..search.teacher_order import ALGORITHMS, Pool, teacher_order
+from ..space import Outcome, Status, WrongUse
 from ..workers.training import Training
 
 # A file or a pipe has no width of its own; tables should not be folded in a log.
@@ -164,6 +165,38 @@ def _spread(values: list[float]) -> str:
         return "-"
     text = f"{points.mean():.1f}"
     return text if len(values) == 1 else f"{text} ± {points.std(ddof=1):.1f}"
+
+
+def teacher_table(pool: Pool, algorithm: str, most: int | None) -> None:
+    """Costs as a heat map, the order by every algorithm, and why the chosen one stops."""
+    names = [pool.student, *pool.scores]
+    known = [pool.costs[a][b] for a in names for b in names if b in pool.costs.get(a, {})]
+    table = Table(title="adaptation cost from row to column: what is left of the column's features")
+    table.add_column("from \\ to")
+    table.add_column("score", justify="right")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in names:
+        score = "" if row == pool.student else f"{pool.scores[row]:.1f}"
+        cells = [_heat(pool.costs.get(row, {}).get(name), known) for name in names]
+        table.add_row(row, score, *cells)
+    console.print(table)
+    for name in ALGORITHMS:
+        mark = "→" if name == algorithm else " "
+        try:
+            order = " → ".join(teacher_order(pool, name, most).teachers)
+        except WrongUse as error:  # too many paths to try, which is no fault of the one chosen
+            order = str(error)
+        console.print(f"{mark} {name:13} {order}", highlight=False)
+    console.print(f"{algorithm} stops: {teacher_order(pool, algorithm, most).reason}")
+
+
+def _heat(cost: float | None, known: list[float]) -> Text:
+    """The lower the greener, by rank: costs of levels and models differ by orders of magnitude."""
+    if cost is None:
+        return Text("-")
+    share = sum(other < cost for other in known) / max(len(known) - 1, 1)
+    return Text(f"{cost:.3g}", style=f"on rgb({int(40 + 150 * share)},{int(130 - 90 * share)},60)")
 
 
 def trial_table(records: list[dict[str, Any]]) -> None:

@@ -31,6 +31,10 @@ Options = Annotated[
     typer.Option("--cfg-options", help="key=value to change in the config; may be repeated."),
 ]
 ConfigArgument = Annotated[str, typer.Argument(help="A search config: a path or a shipped name.")]
+MaxTeachers = Annotated[int | None, typer.Option(help="At most so many. [default: all]")]
+AlgorithmName = Annotated[
+    str, typer.Option("--algorithm", help="bgs, shortest-sum, shortest-max or forward.")
+]
 OutFile = Annotated[Path, typer.Option("--out", help="The file to write.")]
 
 
@@ -125,24 +129,96 @@ def show(file: Annotated[str, typer.Argument(help="A distiller file or a shipped
 def train(
     config: ConfigArgument,
     distiller: Annotated[str, typer.Option(help="A distiller file, a shipped name, or none.")],
+    teachers: Annotated[
+        str | None,
+        typer.Option(help="auto, or names of the config's `teachers`, first to last: A,B,C."),
+    ] = None,
+    max_teachers: MaxTeachers = None,
+    algorithm: AlgorithmName = "bgs",
     work_dir: WorkDir = None,
     storage: Storage = None,
     cfg_options: Options = None,
 ) -> None:
-    """Train the student in full, with a distiller or alone, into a plain mmdet checkpoint."""
+    """Train the student in full, with a distiller or alone, into a plain mmdet checkpoint.
+
+    With --teachers, progressively: under one teacher after the other, the epochs shared out.
+    """
     from ..configs import distiller_file
     from ..db import Store
     from ..search.plan import make_plan
-    from ..search.run import run_training
+    from ..search.run import run_progressive, run_training
     from ..search.settings import config_name, load_config
+    from ..search.teacher_order import check_algorithm
+    from ..search.teachers import named, pool_models
     from .display import SearchDisplay, training_table
 
+    check_algorithm(algorithm, max_teachers)
+    if teachers is not None and distiller == "none":
+        raise WrongUse("--teachers: nothing is learned from them with --distiller none")
     form = None if distiller == "none" else Distiller.from_json(distiller_file(distiller))
     folder = _folder(work_dir, config_name(config))
     plan = make_plan(load_config(config, cfg_options or []), folder)
+    models = [] if teachers is None else pool_models(plan)
+    order = None if teachers in (None, "auto") else named(models, (teachers or "").split(","))
     with Store(_url(storage, folder, create=True)) as store, SearchDisplay("") as display:
-        results = run_training(plan, store, display, form, Path(distiller).stem)
+        name = Path(distiller).stem
+        if teachers is None or form is None:
+            results = run_training(plan, store, display, form, name)
+        else:
+            results = run_progressive(
+                plan, store, display, form, name, models, order, algorithm, max_teachers
+            )
     training_table(results)
+
+
+@app.command()
+def teachers(
+    config: Annotated[
+        str | None, typer.Argument(help="A search config with a section `teachers`.")
+    ] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="Costs and scores from a JSON file, instead of a config.")
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="The student's name in --costs.")] = None,
+    max_teachers: MaxTeachers = None,
+    algorithm: AlgorithmName = "bgs",
+    images: Annotated[int, typer.Option(help="Images that costs are measured on.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the order as JSON.")] = False,
+    work_dir: WorkDir = None,
+    storage: Storage = None,
+    cfg_options: Options = None,
+) -> None:
+    """Order teachers by how hard one's features are to adapt to the next's (MTPD)."""
+    from ..search.teacher_order import read_pool, teacher_order
+    from .display import SearchDisplay, teacher_table
+
+    if (config is None) == (costs is None):
+        raise WrongUse("teachers: give either a config or --costs")
+    if costs is not None:
+        if student is None:
+            raise WrongUse("--student: say which of the models in --costs is the student")
+        pool = read_pool(costs, student)
+        teacher_order(pool, algorithm, max_teachers)
+    else:
+        from ..db import Store
+        from ..search.plan import make_plan
+        from ..search.run import order_pool
+        from ..search.settings import config_name, load_config
+        from ..search.teacher_order import check_algorithm
+        from ..search.teachers import pool_models
+
+        assert config is not None
+        check_algorithm(algorithm, max_teachers)
+        folder = _folder(work_dir, config_name(config))
+        plan = make_plan(load_config(config, cfg_options or []), folder)
+        models = pool_models(plan)
+        with Store(_url(storage, folder, create=True)) as store, SearchDisplay("") as display:
+            pool = order_pool(plan, models, store, display, images)
+    order = teacher_order(pool, algorithm, max_teachers)
+    if as_json:
+        typer.echo(json.dumps({"order": order.teachers, "reason": order.reason, **vars(pool)}))
+        return
+    teacher_table(pool, algorithm, max_teachers)
 
 
 @app.command()

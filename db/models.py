@@ -1,4 +1,4 @@
-"""The tables: searches, their trials, and full trainings."""
+"""The tables: searches, their trials, full trainings, and adaptation costs between models."""
 
 from __future__ import annotations
 
@@ -112,3 +112,26 @@ class Training(Run, Base):
     conditions: Mapped[str]
     split: Mapped[str]
     checkpoint: Mapped[str | None]
+
+
+class AdaptationCost(Base):
+    """C(source, target) of MTPD: names for people, keys for what the two models are.
+
+    ``data`` is the hash of the images it was measured on; ``levels`` gives [fit, held out] by
+    stride.
+    """
+
+    __tablename__ = "adaptation_costs"
+    __table_args__ = (Unique("data", "source_key", "target_key"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    data: Mapped[str] = mapped_column(String(16))
+    source: Mapped[str]
+    source_key: Mapped[str] = mapped_column(String(16))
+    target: Mapped[str]
+    target_key: Mapped[str] = mapped_column(String(16))
+    cost: Mapped[float]
+    fit: Mapped[float]
+    levels: Mapped[dict[str, Any]]
+    images: Mapped[int]
+    created: Mapped[datetime]

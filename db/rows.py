@@ -93,7 +93,27 @@ class TrainingRow(RunRow):
     checkpoint: str | None
 
 
-Row = TypeVar("Row", SearchRow, TrialRow, TrainingRow)
+@dataclass(frozen=True)
+class CostRow:
+    """What it costs to adapt the features of one model to another's, on some images.
+
+    ``cost`` is the loss on held-out images, ``fit`` on the others; ``levels`` gives [fit, held out]
+    by stride. Equal ``source_key`` or ``target_key``: the same model, whatever it is called.
+    """
+
+    data: str
+    source: str
+    source_key: str
+    target: str
+    target_key: str
+    cost: float
+    fit: float
+    levels: dict[str, Any]
+    images: int
+    created: datetime
+
+
+Row = TypeVar("Row", SearchRow, TrialRow, TrainingRow, CostRow)
 
 
 def to_row(row_type: type[Row], model: Any) -> Row:

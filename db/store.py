@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -15,14 +16,14 @@ from .. import __version__
 from ..space import Candidate, Distiller, Outcome, Status, WrongUse, nearest
 from .changes import flush_alone, get, get_untold, now, write_outcome
 from .engine import hide_password, open_database
-from .models import Search, Training, Trial
+from .models import AdaptationCost, Search, Training, Trial
 from .records import flatten
-from .rows import SearchRow, TrainingRow, TrialRow, to_row, to_rows
+from .rows import CostRow, SearchRow, TrainingRow, TrialRow, to_row, to_rows
 from .sqlite import READING
 
 
 class Store:
-    """Searches, trials and trainings in a database.
+    """Searches, trials, trainings and adaptation costs in a database.
 
     ``url`` is ``sqlite:///path/to/file.db``, made when it is not there, or
     ``postgresql+psycopg://user:password@host/database``. Opening brings the schema up to date.
@@ -255,6 +256,21 @@ class Store:
             query = query.filter_by(search_id=search_id)
         with self._read.begin() as session:
             return to_rows(TrainingRow, session.scalars(query))
+
+    # Adaptation costs
+
+    def add_costs(self, rows: Iterable[CostRow]) -> None:
+        """Keep costs; one that another process has kept meanwhile stays as it is."""
+        for row in rows:
+            with suppress(IntegrityError), self._write.begin() as session:
+                session.add(AdaptationCost(**vars(row)))
+
+    def costs(self, data: str, keys: Collection[str]) -> list[CostRow]:
+        """What is known of these images between models of these keys."""
+        query = select(AdaptationCost).filter_by(data=data).order_by(AdaptationCost.id)
+        between = AdaptationCost.source_key.in_(keys), AdaptationCost.target_key.in_(keys)
+        with self._read.begin() as session:
+            return to_rows(CostRow, session.scalars(query.where(*between)))
 
     def _first(self, query: Any) -> TrialRow | None:
         with self._read.begin() as session:

@@ -19,7 +19,7 @@ from .checkpoints import load_checkpoint, load_weights  # noqa: E402
 from .inherit import inherit  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
 from .responses import Regions, Responses  # noqa: E402
-from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
+from .taps import Knowledge, Tap, feature_maps, teacher_knowledge  # noqa: E402
 
 __all__ = [
     "Knowledge",
@@ -30,6 +30,7 @@ __all__ = [
     "TeacherMemory",
     "build_detector",
     "config_path",
+    "feature_maps",
     "has_masks",
     "inherit",
     "load_checkpoint",

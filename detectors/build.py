@@ -84,8 +84,8 @@ def model_config(
                 config = Config.fromfile(path)
         except (SyntaxError, OSError, KeyError, AttributeError) as error:
             raise WrongUse(f"{reference}: can't read the config: {error}") from None
-    if options:
-        config.merge_from_dict(dict(options))
+    for key, value in (options or {}).items():
+        config.merge_from_dict({key: value})  # one by one: "a.b" and "a" are merged, too
     if "model" not in config:
         raise WrongUse(f"{reference}: the config has no `model`")
     return config.model

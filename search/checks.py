@@ -35,6 +35,9 @@ def fingerprint(content: Any) -> str:
 
 
 def file_fingerprint(path: str | Path) -> str:
+    """Of a file's content; of an address its text, since the model zoo's names hold a hash."""
+    if "://" in str(path):
+        return fingerprint(str(path))
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -69,24 +72,28 @@ def check_data(
 
 
 def check_models(config: SearchConfig, classes: tuple[str, ...]) -> tuple[Signature, Signature]:
-    """Build both, load the teacher's weights if it has some, compare classes with the data's."""
-    signatures = []
-    for name, model in (("student", config.student), ("teacher", config.teacher)):
-        built = build_detector(
-            without_pretrained(model_config(model.config, model.cfg_options)), name
+    """The signatures of student and teacher."""
+    student, teacher = config.student, config.teacher
+    return check_model("student", student, classes), check_model("teacher", teacher, classes)
+
+
+def check_model(name: str, model: Model, classes: tuple[str, ...]) -> Signature:
+    """Build it, load its weights if it has some, compare its classes with the data's.
+
+    ``name``: its section of the config.
+    """
+    built = build_detector(without_pretrained(model_config(model.config, model.cfg_options)), name)
+    there = num_classes(built)
+    if there is not None and there != len(classes):
+        raise WrongUse(
+            f"{name}: its head has {there} classes and the data have {len(classes)} "
+            f"({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): set "
+            f"{name}.cfg_options.'model.bbox_head.num_classes' to {len(classes)}"
         )
-        there = num_classes(built)
-        if there is not None and there != len(classes):
-            raise WrongUse(
-                f"{name}: its head has {there} classes and the data have {len(classes)} "
-                f"({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): set "
-                f"{name}.cfg_options.'model.bbox_head.num_classes' to {len(classes)}"
-            )
-        if model.checkpoint is not None:
-            load_weights(built, model.checkpoint, trust=model.trust_checkpoint)
-            _check_class_names(name, model, classes)
-        signatures.append(signature(built, name))
-    return signatures[0], signatures[1]
+    if model.checkpoint is not None:
+        load_weights(built, model.checkpoint, trust=model.trust_checkpoint)
+        _check_class_names(name, model, classes)
+    return signature(built, name)
 
 
 def check_outlines(config: SearchConfig, splits: Iterable[Split | None]) -> None:

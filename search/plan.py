@@ -44,6 +44,8 @@ class Plan:
     task: Task
     conditions: str
     compare: dict[str, Distiller | None]
+    classes: tuple[str, ...]
+    data_key: str
 
     @property
     def seed(self) -> int:
@@ -66,11 +68,11 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
     start_terms(config.search.start, space, store=None)
     proxy, proxy_key = check_proxy(config, train, folder, data_key)
     compare = check_compare(config, signatures)
-    teacher, teacher_key = _plan_teacher(config, train, folder, data_key)
+    teacher, teacher_key = _teacher(config, "teacher", config.teacher, train, folder, data_key)
     warmup = _plan_warmup(config, proxy[0], folder, proxy_key)
     task = Task(
-        student=_resolved(config.student),
-        teacher=_resolved(config.teacher if teacher is None else _trained(config.teacher, teacher)),
+        student=resolved(config.student),
+        teacher=resolved(config.teacher if teacher is None else trained(config.teacher, teacher)),
         inherit=config.inherit,
         data=config.data,
         threads=config.resources.threads,
@@ -101,6 +103,8 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
         task,
         conditions,
         compare,
+        classes,
+        data_key,
     )
 
 
@@ -116,21 +120,27 @@ def make_data(plan: Plan) -> None:
         )
 
 
-def _plan_teacher(
-    config: SearchConfig, train: Split, folder: Path, data_key: str
+def plan_teacher(name: str, model: Model, plan: Plan) -> tuple[Training | None, str]:
+    """The training of a teacher without weights, or None; and what identifies the teacher.
+
+    ``name``: its section of the config.
+    """
+    return _teacher(plan.config, name, model, plan.train, plan.folder, plan.data_key)
+
+
+def _teacher(
+    config: SearchConfig, name: str, model: Model, train: Split, folder: Path, data_key: str
 ) -> tuple[Training | None, str]:
-    """The teacher's training, if it has no weights; and what identifies the teacher."""
-    model = config.teacher
     if model.checkpoint is not None:
         return None, fingerprint([model_key(model), file_fingerprint(model.checkpoint)])
     if model.schedule is None:
         raise WrongUse(
-            "teacher.checkpoint: the teacher has no weights; give a checkpoint, or "
-            "teacher.schedule to train it first"
+            f"{name}.checkpoint: the teacher has no weights; give a checkpoint, or "
+            f"{name}.schedule to train it first"
         )
     key = fingerprint([model_key(model), data_key, model.schedule.model_dump(), config.data.flip])
     training = Training(
-        name="teacher",
+        name=name.rpartition(".")[2],
         model=model.model_copy(update={"schedule": None}),
         schedule=model.schedule,
         train=train,
@@ -158,7 +168,7 @@ def _plan_warmup(
     )
     return Training(
         name="warm-up",
-        model=_resolved(config.student),
+        model=resolved(config.student),
         schedule=schedule,
         train=train,
         data=config.data,
@@ -168,11 +178,11 @@ def _plan_warmup(
     )
 
 
-def _trained(model: Model, training: Training) -> Model:
+def trained(model: Model, training: Training) -> Model:
     return model.model_copy(update={"checkpoint": str(training.checkpoint), "schedule": None})
 
 
-def _resolved(model: Model) -> Model:
+def resolved(model: Model) -> Model:
     """The same model without reference to config files: read once, not in every trial."""
     whole = model_config(model.config, model.cfg_options).to_dict()
     return model.model_copy(update={"config": whole, "cfg_options": {}})

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,14 +16,17 @@ from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
 from ..distillers import check_pair
 from ..space import Distiller, Outcome, Status, Term, WrongUse
-from ..workers.ray_engine import cluster, run, run_trainings
+from ..workers.ray_engine import cluster, run, run_job, run_trainings
 from ..workers.training import Training
 from ..workers.trial import TrialContext
 from .controller import Controller
 from .plan import Plan, final_trainings, make_data, student_training
+from .progressive import check_started, progressive_stages
 from .rejection import store_batch
 from .session import Session
 from .start import start_terms
+from .teacher_order import Pool, teacher_order
+from .teachers import COST_IMAGES, PoolModel, make_pool, measured_costs
 
 
 class Display(Protocol):
@@ -72,7 +76,7 @@ def _changed(before: dict, after: dict) -> str:
     names = ["inherit"] if before.get("inherit", False) != after.get("inherit") else []
     for section in sections:
         old, new = before.get(section) or {}, after.get(section) or {}
-        names += [f"{section}.{key}" for key in new if old.get(key) != new[key]]
+        names += [f"{section}.{key}" for key in new if old.get(key) != new[key] and key != "start"]
     return ", ".join(names) or "a data file, a checkpoint or the version of detkds"
 
 
@@ -131,6 +135,58 @@ def run_training(
             _train([plan.teacher], plan, display, store, None)
         outcomes = _train(trainings, plan, display, store, None)
     return list(zip(trainings, outcomes, strict=True))
+
+
+def order_pool(
+    plan: Plan, models: list[PoolModel], store: Store, display: Display, images: int
+) -> Pool:
+    """The costs and scores of a config's student and teachers: trained and measured as needed."""
+    make_data(plan)
+    register()
+    with cluster(plan.config.resources) as dashboard:
+        display.dashboard(dashboard)
+        _train([m.training for m in models if m.training], plan, display, store, None)
+        job = partial(run_job, plan.config.resources)
+        display.say(f"adaptation costs of {len(models)} models on up to {images} images")
+        costs = measured_costs(models, plan, store, images, job)
+        return make_pool(models, costs, plan, job)
+
+
+def run_progressive(
+    plan: Plan,
+    store: Store,
+    display: Display,
+    distiller: Distiller,
+    name: str,
+    models: list[PoolModel],
+    teachers: list[PoolModel] | None,
+    algorithm: str,
+    most: int | None,
+) -> list[tuple[Training, Outcome]]:
+    """Train the student along a sequence of teachers, under each of ``final.seeds``.
+
+    ``teachers``: first to last; None for the order that ``algorithm`` gives, of ``most`` at the
+    most, over ``models``. A training that was killed goes on in the stage and epoch it had reached.
+    """
+    if teachers is None:
+        pool = order_pool(plan, models, store, display, COST_IMAGES)
+        order = teacher_order(pool, algorithm, most).teachers
+        teachers = [one for name in order for one in models if one.name == name]
+    display.say(f"teachers: {' → '.join(teacher.name for teacher in teachers)}")
+    seeds = [] if plan.config.final is None else plan.config.final.seeds
+    stages = [progressive_stages(plan, teachers, name, distiller, seed) for seed in seeds]
+    for seed, of_seed in zip(seeds, stages, strict=True):
+        check_started(plan, name, seed, of_seed)
+    make_data(plan)
+    register()
+    results: list[tuple[Training, Outcome]] = []
+    with cluster(plan.config.resources) as dashboard:
+        display.dashboard(dashboard)
+        _train([t.training for t in teachers if t.training], plan, display, store, None)
+        for side_by_side in map(list, zip(*stages, strict=True)):
+            outcomes = _train(side_by_side, plan, display, store, None)
+            results += zip(side_by_side, outcomes, strict=True)
+    return results
 
 
 def exported(best: TrialRow, search: SearchRow) -> Distiller:

@@ -69,14 +69,26 @@ class Final(Schedule):
     compare: list[str] = ["none", "pkd", "found"]
 
 
+class Teacher(Model):
+    """One of several teachers. ``score``: its AP in points, measured on the proxy if left out.
+
+    Without a checkpoint and a schedule it is trained by the schedule of ``teacher``.
+    """
+
+    score: float | None = None
+
+
 class SearchConfig(Settings):
     """Everything a search is told.
+
+    ``teachers``, by name: those that a teacher order is made of.
 
     ``inherit``: a distilled student starts from its teacher's neck and head, as far as they fit.
     """
 
     student: Model
     teacher: Model
+    teachers: dict[str, Teacher] = {}
     inherit: bool = False
     data: Data
     proxy: Proxy

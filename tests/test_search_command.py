@@ -17,13 +17,14 @@ from detkds.db import Store
 from detkds.detectors import build_detector, model_config
 from detkds.space import Distiller, Status
 
+OPTIONS = ("resources.workers=1", "search.start=['pkd', 'logits: norm_n, l2 × 5']")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A work folder in which a whole tiny search with one worker has run."""
     folder = tmp_path_factory.mktemp("search")
-    options = ("resources.workers=1", "search.start=['pkd', 'logits: norm_n, l2 × 5']")
-    done = tiny.run(tiny.search_command(folder, options=options))
+    done = tiny.run(tiny.search_command(folder, options=OPTIONS))
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout)
     return folder
@@ -122,7 +123,7 @@ def interrupted(folder: Path, database: str, kill: int, after_told: int) -> int:
     """Start a search of its own database in the finished one's folder and kill it midway."""
     arguments = tiny.search_command(
         folder, "--resume", "--storage", f"sqlite:///{folder / database}",
-        options=("resources.workers=1",),
+        options=OPTIONS,
     )  # fmt: skip
     process = subprocess.Popen(
         arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -153,7 +154,7 @@ def test_an_interrupted_search_resumes_as_the_uninterrupted_one_would(finished, 
     done = tiny.run(
         tiny.search_command(
             finished, "--resume", "--storage", f"sqlite:///{finished / database}",
-            options=("resources.workers=1",),
+            options=OPTIONS,
         )
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

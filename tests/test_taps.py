@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from detkds.detectors import Tap, signature, teacher_knowledge, without_pretrained
+from detkds.detectors import Tap, model_config, signature, teacher_knowledge, without_pretrained
 from detkds.space import WrongUse
 from mmengine.config import ConfigDict
 from thin_detectors import CLASSES, ONE_STAGE, batch, still, thin_detector
@@ -189,6 +189,12 @@ def test_a_signature(family: str, strides: tuple[int, ...], priors: tuple[int, .
     assert (found.responses.classes, found.responses.priors) == (CLASSES, priors)
     assert model.training
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_options_of_either_form_are_merged() -> None:
+    flat, nested = {"model.bbox_head.num_classes": 4}, {"model": {"neck": {"num_outs": 3}}}
+    found = model_config("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", {**flat, **nested})
+    assert (found.bbox_head.num_classes, found.neck.num_outs) == (4, 3)
 
 
 def test_a_model_goes_without_weights_to_fetch_and_its_config_keeps_them() -> None:

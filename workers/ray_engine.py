@@ -282,6 +282,22 @@ def run_trainings(
     return [outcomes[index] for index in range(len(trainings))]
 
 
+def run_job(resources: Resources, job: Callable[[], Any]) -> Any:
+    """One function on one worker; what it raises is raised here."""
+    each = per_trial(resources)
+    remote = ray.remote(_call).options(  # type: ignore[attr-defined]
+        num_cpus=each["cpu"], num_gpus=each["gpu"], max_retries=0
+    )
+    try:
+        return ray.get(remote.remote(job))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _call(job: Callable[[], Any]) -> Any:
+    return job()
+
+
 def _result(future: Any) -> Outcome:
     try:
         return ray.get(future)

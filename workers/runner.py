@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
@@ -118,6 +120,19 @@ def fit(
             }
         finally:
             _forget(runner)
+
+
+def score(model: Any, dataset: CocoDataset, metric: Any, batch_size: int = 8) -> dict[str, float]:
+    """COCO's metrics of a trained model, by name as :func:`fit` returns them."""
+    register()
+    MMLogger.get_instance("detkds_score", log_level="ERROR")  # the metric's own tables
+    evaluator = Evaluator(metric)
+    model = model.to(get_device()).eval()
+    with torch.no_grad(), quiet():
+        for raw in _loader(dataset, batch_size, None):
+            evaluator.process(model.val_step(raw), raw)
+        found = evaluator.evaluate(len(dataset))
+    return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
 
 
 def _default_hooks(checkpoints: bool) -> dict[str, Any]:

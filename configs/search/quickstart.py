@@ -12,6 +12,13 @@ four_classes = {"model.bbox_head.num_classes": 4}
 
 student = dict(cfg_options=four_classes)
 teacher = dict(cfg_options=four_classes, schedule=dict(epochs=10))
+teachers = dict(  # for `detkds teachers` and `detkds train --teachers`
+    r18=dict(
+        config="detkds::retinanet_r34_thin.py",
+        cfg_options={**four_classes, "model.backbone.depth": 18},
+    ),
+    r34=dict(config="detkds::retinanet_r34_thin.py", cfg_options=four_classes),
+)
 data = dict(
     _delete_=True,
     synthetic=dict(train=600, val=1, test=200, size=96, seed=0),

@@ -1,0 +1,118 @@
+"""Progressive training (MTPD, Section 3.2): one teacher after the other, one student."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..distillers import check_pair
+from ..space import Distiller, WrongUse
+from ..workers.settings import Schedule
+from ..workers.training import Training
+from .checks import fingerprint
+from .plan import Plan, trained
+from .teachers import PoolModel
+
+_ORDER = "teachers.json"
+
+
+def progressive_stages(
+    plan: Plan, teachers: list[PoolModel], name: str, distiller: Distiller, seed: int
+) -> list[Training]:
+    """One training per teacher, first to last; each starts from the student the last one left.
+
+    The epochs of ``final`` are shared out equally, the first teachers getting one more where they
+    do not divide. Each stage has the whole learning-rate schedule, shortened to its epochs, and an
+    optimizer of its own. Neck and head are inherited from the first teacher only. Raises
+    :class:`WrongUse` for more teachers than epochs, and for a pair that can't share the distiller's
+    knowledge.
+    """
+    final = plan.config.final
+    if final is None:
+        raise WrongUse("the config has no section `final`: it says how long the student is trained")
+    whole = Schedule(**final.model_dump(exclude={"seeds", "compare"}))
+    if whole.epochs < len(teachers):
+        raise WrongUse(
+            f"final.epochs: {whole.epochs} for {len(teachers)} teachers; give each at least one, "
+            "or use fewer by --max-teachers"
+        )
+    for teacher in teachers:
+        check_pair(distiller, plan.signatures[0], teacher.signature)
+    document = distiller.to_dict()
+    order = [teacher.name for teacher in teachers]
+    content = [plan.task.model_dump(), distiller.key, whole.model_dump(), plan.train.model_dump()]
+    key = fingerprint([*content, [teacher.key for teacher in teachers]])
+    folder = plan.folder / "trained" / f"{name}-progressive-seed{seed}-{key[:8]}"
+    stages: list[Training] = []
+    for index, (teacher, epochs) in enumerate(
+        zip(teachers, shares(whole.epochs, order), strict=True)
+    ):
+        student = plan.task.student if not stages else trained(plan.task.student, stages[-1])
+        stages.append(
+            Training(
+                name=f"{name} {index + 1}/{len(order)} {teacher.name}",
+                model=student,
+                teacher=teacher.model,
+                distiller=document,
+                inherit=plan.task.inherit and index == 0,
+                schedule=shortened(whole, epochs),
+                train=plan.train,
+                test=plan.test,
+                data=plan.config.data,
+                seed=seed,
+                threads=plan.task.threads,
+                folder=str(folder / f"{index + 1}-{teacher.name}"),
+            )
+        )
+    return stages
+
+
+def shares(epochs: int, teachers: list[str]) -> list[int]:
+    """Equal shares that sum to ``epochs``, the first larger by one where they do not divide."""
+    least, more = divmod(epochs, len(teachers))
+    return [least + (index < more) for index in range(len(teachers))]
+
+
+def shortened(schedule: Schedule, epochs: int) -> Schedule:
+    """The same schedule in fewer epochs: what schedulers count in epochs shrinks with them."""
+    ratio = epochs / schedule.epochs
+
+    def shrink(value: Any) -> Any:
+        return (
+            [shrink(v) for v in value] if isinstance(value, list) else max(1, round(value * ratio))
+        )
+
+    schedulers = []
+    for scheduler in schedule.param_scheduler:
+        if scheduler.get("by_epoch", True):
+            counted = {k: shrink(v) for k, v in scheduler.items() if k in _COUNTED and v}
+            scheduler = {**scheduler, **counted}
+        schedulers.append(scheduler)
+    return schedule.model_copy(update={"epochs": epochs, "param_scheduler": schedulers})
+
+
+_COUNTED = ("milestones", "begin", "end", "T_max", "step_size", "total_iters")
+
+
+def check_started(plan: Plan, name: str, seed: int, stages: list[Training]) -> None:
+    """Note which teachers a training was started with.
+
+    Raises :class:`WrongUse` if it was started with others and has not been finished.
+    """
+    file = plan.folder / "trained" / f"{name}-progressive-seed{seed}" / _ORDER
+    order = [Path(stage.folder).name.partition("-")[2] for stage in stages]
+    note = {"teachers": order, "last": stages[-1].folder}
+    try:
+        known = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        known = note
+    unfinished = not (Path(known["last"]) / "student.pth").is_file()
+    if known["teachers"] != order and unfinished:
+        raise WrongUse(
+            f"--teachers: the training in {file.parent} was started with "
+            f"{','.join(known['teachers'])} and is not finished; give the same teachers, or "
+            "another --work-dir"
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(note) + "\n", "utf-8")
