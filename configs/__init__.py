@@ -29,7 +29,8 @@ def coco_pairs() -> dict[str, dict[str, Any]]:
     """The teacher-student pairs of the papers, by name: student, teacher (two models, each with its
 
     ``config``, ``cfg_options`` and, if the model zoo has one, ``checkpoint``), the ``distiller``
-    that was found for their kind, and the paper's ``source``.
+    that was found for their kind, the paper's ``source`` and, where it is not COCO's usual size,
+    what it sets of ``data``.
     """
     document = json.loads((FOLDER / "coco" / "pairs.json").read_text("utf-8"))
     models = document["models"]
@@ -48,11 +49,13 @@ def _coco_pair(name: str) -> dict[str, Any]:
     pairs = coco_pairs()
     if name not in pairs:
         raise WrongUse(f"coco/{name}: no such pair: {nearest(name, pairs)}")
-    student, teacher = pairs[name]["student"], pairs[name]["teacher"]
+    pair = pairs[name]
+    student, teacher = pair["student"], pair["teacher"]
     schedule = {"optim_wrapper": student.get("optim_wrapper", {})}
     return {
         "student": {k: student[k] for k in ("config", "cfg_options") if k in student},
         "teacher": {k: teacher[k] for k in ("config", "cfg_options", "checkpoint") if k in teacher},
+        "data": pair.get("data", {}),
         "trial": schedule,
         "final": schedule,
     }

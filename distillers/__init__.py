@@ -1,6 +1,6 @@
 """What a distiller does: transforms, distances, the loss, and ``DistilledDetector`` for mmdet."""
 
-from .detector import DistilledDetector, Renormalise, boxes_of
+from .detector import DistilledDetector, Renormalise, boxes_of, shrunk
 from .distances import BOX_DISTANCES, DISTANCES
 from .hooks import DistillationStateHook
 from .knowledge import available_knowledge, check_pair, mismatch, pair_levels
@@ -21,4 +21,5 @@ __all__ = [
     "check_pair",
     "mismatch",
     "pair_levels",
+    "shrunk",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet imports
@@ -56,6 +59,8 @@ class DistilledDetector(BaseDetector):
         trust_checkpoint: load them even if that runs code from the file.
         memory: remembers the teacher's knowledge of a small set from epoch to epoch.
         inherit: let ``init_weights`` take over the teacher's neck and head, as far as they fit.
+        student_scale: shrink training images by this for the student; the teacher sees them whole
+            (MTPD, "heterogeneous input resolutions"). Such a pair shares features only.
 
     The student runs once an iteration: its knowledge is read by hooks from its own training
     forward. The teacher is asked for no more than the terms need, never for its loss, and is in
@@ -73,6 +78,7 @@ class DistilledDetector(BaseDetector):
         trust_checkpoint: bool = False,
         memory: TeacherMemory | None = None,
         inherit: bool = False,
+        student_scale: float = 1.0,
     ) -> None:
         built_student = _built(student, "student")
         super().__init__(data_preprocessor=built_student.data_preprocessor)
@@ -80,6 +86,7 @@ class DistilledDetector(BaseDetector):
         self.distillation: DistillationLoss | None = None
         form = _read(distiller)
         self._inherit = inherit and form is not None
+        self._scale = student_scale
         if form is not None:
             if teacher is None:
                 raise WrongUse("DistilledDetector: a distiller needs a teacher: give `teacher`")
@@ -87,6 +94,8 @@ class DistilledDetector(BaseDetector):
             if teacher_checkpoint is not None:
                 load_weights(built, teacher_checkpoint, trust=trust_checkpoint)
             ours, theirs = signature(self.student, "student"), _signature_once(built)
+            if student_scale != 1:
+                ours = replace(ours, responses=None)
             self.distillation = DistillationLoss(form, ours, theirs)
             self._frozen = _Frozen(built)
             self._ask = memory or partial(teacher_knowledge, built)
@@ -100,11 +109,12 @@ class DistilledDetector(BaseDetector):
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Any]:
         """The student's own losses and, by name ``loss_<knowledge>``, those of the terms."""
+        own = shrunk(batch_inputs, batch_data_samples, self._scale)
         if self.distillation is None:
-            return self.student.loss(batch_inputs, batch_data_samples)
+            return self.student.loss(*own)
         responses = self.distillation.needs_responses
         with Tap(self.student, responses=responses) as tap:
-            losses = dict(self.student.loss(batch_inputs, batch_data_samples))
+            losses = dict(self.student.loss(*own))
         student = tap.knowledge
         teacher = self._ask(
             self._renormalise(batch_inputs),
@@ -146,6 +156,28 @@ class DistilledDetector(BaseDetector):
         if self.distillation is not None:
             self.teacher._apply(function)
         return self
+
+
+def shrunk(inputs: Tensor, samples: list, scale: float) -> tuple[Tensor, list]:
+    """Images and their ground truth at another scale; the same ones at a scale of 1."""
+    if scale == 1:
+        return inputs, samples
+    size = [round(side * scale) for side in inputs.shape[-2:]]
+    smaller = F.interpolate(inputs, size, mode="bilinear", antialias=True)
+    return smaller, [_shrunk_sample(sample, size, scale) for sample in samples]
+
+
+def _shrunk_sample(sample: Any, size: list[int], scale: float) -> Any:
+    own = copy.deepcopy(sample)
+    height, width = (round(side * scale) for side in sample.img_shape)
+    shapes = {"img_shape": (height, width), "batch_input_shape": tuple(size)}
+    own.set_metainfo({**shapes, "pad_shape": tuple(size)})
+    for instances in (own.get("gt_instances"), own.get("ignored_instances")):
+        if instances is not None and len(instances):
+            instances.bboxes = _boxes(instances) * scale
+            if "masks" in instances:
+                instances.masks = instances.masks.resize(tuple(size))
+    return own
 
 
 class Renormalise:
@@ -204,7 +236,11 @@ def _read(distiller: Any) -> Distiller | None:
 
 def boxes_of(sample: Any) -> Tensor:
     """An image's ground-truth boxes, (n, 4) as x1, y1, x2, y2 in pixels of the input."""
-    boxes = sample.gt_instances.bboxes
+    return _boxes(sample.gt_instances)
+
+
+def _boxes(instances: Any) -> Tensor:
+    boxes = instances.bboxes
     return boxes.tensor if hasattr(boxes, "tensor") else boxes
 
 

@@ -8,7 +8,7 @@ give the costs of all pairs exactly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..detectors import feature_maps, signature
+from ..distillers import shrunk
 from ..space import WrongUse
 
 #: Positions that are multiplied out in single precision before they join the double sums.
@@ -114,13 +115,14 @@ def common_strides(strides: Mapping[str, Iterable[int]]) -> tuple[int, ...]:
 def adaptation_costs(
     models: Mapping[str, Any],
     batches: Iterable[Any],
-    progress: Callable[[int], None] = lambda images: None,
+    scales: Mapping[str, float] | None = None,
 ) -> dict[tuple[str, str], Cost]:
     """The costs of all ordered pairs of frozen models, by one pass of each over the images.
 
     ``batches``: what a data loader of packed images gives; every fifth is held out. Each model
     normalises the pixels by its own preprocessor. Raises :class:`WrongUse` for models without a
-    common stride, and for fewer than five batches.
+    common stride, and for fewer than five batches. ``scales``: what a model's images are shrunk by;
+    its maps are upsampled.
     """
     signatures = {name: signature(model, name) for name, model in models.items()}
     strides = {name: one.strides for name, one in signatures.items()}
@@ -130,20 +132,19 @@ def adaptation_costs(
         )
         for stride in common_strides(strides)
     }
-    images = 0
     for index, raw in enumerate(batches):
         maps: dict[str, dict[int, Tensor]] = {}
         for name, model in models.items():
             data = model.eval().data_preprocessor(raw, False)
-            levels = feature_maps(model, data["inputs"], data["data_samples"])
+            scale = (scales or {}).get(name, 1.0)
+            own = shrunk(data["inputs"], data["data_samples"], scale)
+            levels = feature_maps(model, *own)
             maps[name] = dict(zip(strides[name], levels, strict=True))
         for stride, level in moments.items():
             level.add(
                 {name: maps[name][stride] for name in models},
                 held_out=index % HELD_OUT == HELD_OUT - 1,
             )
-        images += len(raw["inputs"])
-        progress(images)
     if not all(level.sums[:, 0, 0].all() for level in moments.values()):
         raise WrongUse(f"teachers: costs need at least {HELD_OUT} batches of images")
     return {

@@ -82,7 +82,7 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
             "student": model_key(config.student),
             "teacher": teacher_key,
             "proxy": proxy_key,
-            "image_size": config.data.image_size,
+            "image_size": [config.data.image_size, config.data.teacher_image_size],
             "flip": config.data.flip,
             "inherit": config.inherit,
             "trial": config.trial.model_dump(),
@@ -138,13 +138,18 @@ def _teacher(
             f"{name}.checkpoint: the teacher has no weights; give a checkpoint, or "
             f"{name}.schedule to train it first"
         )
-    key = fingerprint([model_key(model), data_key, model.schedule.model_dump(), config.data.flip])
+    data = config.data.model_copy(
+        update={"image_size": config.data.train_size, "teacher_image_size": None}
+    )
+    key = fingerprint(
+        [model_key(model), data_key, model.schedule.model_dump(), data.flip, data.image_size]
+    )
     training = Training(
         name=name.rpartition(".")[2],
         model=model.model_copy(update={"schedule": None}),
         schedule=model.schedule,
         train=train,
-        data=config.data,
+        data=data,
         seed=0,
         threads=config.resources.threads,
         folder=str(folder / f"teacher-{key}"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
 from ..detectors import Knowledge, Signature, Tap, signature, teacher_knowledge
-from ..distillers import DistillationLoss, Renormalise, available_knowledge, boxes_of
+from ..distillers import DistillationLoss, Renormalise, available_knowledge, boxes_of, shrunk
 from ..space import RESPONSE_KNOWLEDGE, Distiller
 from ..workers.trial import TrialContext, build_student, excessive
 
@@ -68,10 +68,13 @@ def store_batch(context: TrialContext) -> StoredBatch:
     raw = pseudo_collate([context.train_set[index] for index in range(images)])
     batch = student.data_preprocessor(raw, True)
     signatures = signature(student, "student"), signature(teacher, "teacher")
+    if context.task.data.student_scale != 1:
+        signatures = replace(signatures[0], responses=None), signatures[1]
     responses = bool(set(RESPONSE_KNOWLEDGE) & set(available_knowledge(*signatures)))
     student.train()
+    own = shrunk(batch["inputs"], batch["data_samples"], context.task.data.student_scale)
     with torch.no_grad(), Tap(student, responses=responses) as tap:
-        student.loss(batch["inputs"], batch["data_samples"])
+        student.loss(*own)
     teacher.cpu().eval()
     knowledge = tap.knowledge.map(Tensor.detach)
     inputs = Renormalise(student, teacher)(batch["inputs"])

@@ -98,7 +98,8 @@ def measured_costs(
     training images, one in five batches held out.
     """
     split = plan.proxy[0]
-    data = fingerprint([file_fingerprint(split.annotations), plan.config.data.image_size, images])
+    sizes = plan.config.data.image_size, plan.config.data.teacher_image_size
+    data = fingerprint([file_fingerprint(split.annotations), *sizes, images])
     keys = {one.key: one.name for one in models}
     known = {(row.source_key, row.target_key): row for row in store.costs(data, keys)}
     pairs = [(a.key, b.key) for a in models for b in models if a.key != b.key]
@@ -106,6 +107,7 @@ def measured_costs(
         job = partial(
             cost_job,
             {one.key: one.model for one in models},
+            {models[0].key: plan.config.data.student_scale},
             split,
             plan.config.data,
             images,
@@ -132,21 +134,26 @@ def measured_costs(
 
 
 def cost_job(
-    models: dict[str, Model], split: Split, data: Data, images: int, threads: int
+    models: dict[str, Model],
+    scales: dict[str, float],
+    split: Split,
+    data: Data,
+    images: int,
+    threads: int,
 ) -> dict[tuple[str, str], Cost]:
     """Build the models and measure: plain data in and out, for a worker."""
     torch.set_num_threads(threads)
-    dataset = build_dataset(split.annotations, split.images, data.image_size, training=False)
+    dataset = build_dataset(split.annotations, split.images, data.train_size, training=False)
     subset = Subset(dataset, range(min(images, len(dataset))))
     loader = DataLoader(subset, BATCH, collate_fn=pseudo_collate)
     built = {key: build_teacher(model).to(get_device()).eval() for key, model in models.items()}
-    return adaptation_costs(built, loader)
+    return adaptation_costs(built, loader, scales)
 
 
 def score_job(model: Model, split: Split, data: Data, threads: int) -> dict[str, float]:
     """COCO's box metrics of a trained model on a split."""
     torch.set_num_threads(threads)
-    dataset = build_dataset(split.annotations, split.images, data.image_size, training=False)
+    dataset = build_dataset(split.annotations, split.images, data.train_size, training=False)
     return score(build_teacher(model), dataset, build_metric(split.annotations, dataset))
 
 

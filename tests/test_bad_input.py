@@ -119,6 +119,7 @@ def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
         ("teacher.schedule=None", "teacher.schedule"),
         ("final.compare=['none','fitnet']", "fitnet"),
         ("trial.epochs", "key=value"),
+        ("data.teacher_image_size=(32,32)", "below data.image_size"),
         ("student.cfg_options.model.neck.num_outs=3", "student: its neck gives levels of stride"),
     ],
 )

@@ -96,6 +96,33 @@ def test_a_two_stage_student_learns_features(teacher: str) -> None:
     assert all(p.grad.abs().max() > 0 for p in adapters)
 
 
+@pytest.mark.parametrize("family", ["retinanet", "faster_rcnn"])
+def test_a_student_may_see_smaller_images_than_its_teacher(family: str) -> None:
+    """Its own losses are those of the shrunk image; it is compared on the teacher's larger maps."""
+    student, teacher = thin_detector(family), thin_detector(family, seed=1)
+    model = DistilledDetector(still(student), teacher, FEATURE_TERMS, student_scale=0.5)
+    inputs, samples = batch(128)
+    small = nn.functional.interpolate(inputs, (64, 64), mode="bilinear", antialias=True)
+    _, expected_samples = batch(128)
+    for sample in expected_samples:
+        sample.set_metainfo(
+            dict.fromkeys(("img_shape", "batch_input_shape", "pad_shape"), (64, 64))
+        )
+        sample.gt_instances.bboxes = sample.gt_instances.bboxes / 2
+    runs = []
+    for run in (lambda: model.loss(inputs, samples), lambda: student.loss(small, expected_samples)):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        runs.append(run())
+    found, expected = runs
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    assert all(torch.isfinite(found[f"loss_{t.knowledge}"]) for t in FEATURE_TERMS.terms)
+    assert samples[0].img_shape == (128, 128), "the batch is left as it was"
+    with pytest.raises(WrongUse, match="student has no head whose responses"):
+        DistilledDetector(student, teacher, ALL_TERMS, student_scale=0.5)
+
+
 def test_a_two_stage_student_learns_responses_of_a_two_stage_teacher() -> None:
     student = thin_detector("faster_rcnn")
     model = DistilledDetector(student, thin_detector("faster_rcnn", seed=1, neck=24), ALL_TERMS)

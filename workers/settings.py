@@ -74,6 +74,7 @@ class Data(Settings):
     """The data set: real splits, or ``synthetic`` to make one on the spot.
 
     ``image_size`` is (width, height): images are resized into it, their aspect ratio kept.
+    ``teacher_image_size``: a teacher that looks at larger ones; the student's are shrunk from them.
     ``test`` is looked at by the final table alone; trials are scored on the proxy.
     ``cache_megabytes``: of decoded images, and as much again of the teacher's knowledge of them,
     that a worker keeps; a set larger than that is decoded, or seen by the teacher, every time.
@@ -83,8 +84,25 @@ class Data(Settings):
     test: Split | None = None
     synthetic: Synthetic | None = None
     image_size: tuple[int, int]
+    teacher_image_size: tuple[int, int] | None = None
     flip: float = Field(default=0.5, ge=0, le=1)
     cache_megabytes: int = Field(default=1024, ge=0)
+
+    @property
+    def train_size(self) -> tuple[int, int]:
+        """What training images are resized into."""
+        return self.teacher_image_size or self.image_size
+
+    @property
+    def student_scale(self) -> float:
+        """What the student's images are shrunk by from those."""
+        return min(self.image_size) / min(self.train_size)
+
+    @model_validator(mode="after")
+    def _teacher_sees_more(self) -> Data:
+        if self.student_scale > 1:
+            raise ValueError("data.teacher_image_size is below data.image_size; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:

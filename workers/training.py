@@ -102,7 +102,7 @@ def _train(training: Training) -> dict[str, float]:
     train_set = build_dataset(
         training.train.annotations,
         training.train.images,
-        size,
+        data.train_size,
         training=True,
         flip=data.flip,
         masks=masks,
@@ -121,7 +121,14 @@ def _train(training: Training) -> dict[str, float]:
         teacher = build_teacher(training.teacher)
         memory = TeacherMemory(teacher, images=len(train_set), megabytes=data.cache_megabytes)
     student = build_student(training.model, training.seed)
-    model = DistilledDetector(student, teacher, distiller, memory=memory, inherit=training.inherit)
+    model = DistilledDetector(
+        student,
+        teacher,
+        distiller,
+        memory=memory,
+        inherit=training.inherit,
+        student_scale=data.student_scale,
+    )
     metrics = fit(
         model,
         train_set,

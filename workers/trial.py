@@ -120,7 +120,7 @@ class TrialContext:
         train_set = build_dataset(
             train.annotations,
             train.images,
-            size,
+            task.data.train_size,
             training=True,
             flip=task.data.flip,
             masks=masks,
@@ -167,6 +167,7 @@ def _train(context: TrialContext, distiller: Distiller | None) -> dict[str, floa
         distiller,
         memory=context.memory,
         inherit=context.task.inherit,
+        student_scale=context.task.data.student_scale,
     )
     with tempfile.TemporaryDirectory(prefix="detkds-trial-") as folder:
         return fit(
