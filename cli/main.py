@@ -146,10 +146,10 @@ def train(
     from ..configs import distiller_file
     from ..db import Store
     from ..search.plan import make_plan
-    from ..search.run import run_progressive, run_training
     from ..search.settings import config_name, load_config
     from ..search.teacher_order import check_algorithm
     from ..search.teachers import named, pool_models
+    from ..search.trainings import run_progressive, run_training
     from .display import SearchDisplay, training_table
 
     check_algorithm(algorithm, max_teachers)
@@ -202,10 +202,10 @@ def teachers(
     else:
         from ..db import Store
         from ..search.plan import make_plan
-        from ..search.run import order_pool
         from ..search.settings import config_name, load_config
         from ..search.teacher_order import check_algorithm
         from ..search.teachers import pool_models
+        from ..search.trainings import run_order
 
         assert config is not None
         check_algorithm(algorithm, max_teachers)
@@ -213,7 +213,7 @@ def teachers(
         plan = make_plan(load_config(config, cfg_options or []), folder)
         models = pool_models(plan)
         with Store(_url(storage, folder, create=True)) as store, SearchDisplay("") as display:
-            pool = order_pool(plan, models, store, display, images)
+            pool = run_order(plan, models, store, display, images)
     order = teacher_order(pool, algorithm, max_teachers)
     if as_json:
         typer.echo(json.dumps({"order": order.teachers, "reason": order.reason, **vars(pool)}))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 _LOCK_TIMEOUT_SECONDS = 30
+_RETRY_SECONDS = 0.05
 #: Execution options of transactions that only read: on SQLite they need not wait for a writer.
 READING = {"sqlite_begin": "DEFERRED"}
 
@@ -28,10 +30,22 @@ def file_of(url: URL) -> Path | None:
 
 
 def use_write_ahead_log(engine: Engine) -> None:
-    """Set the journal mode, which stays with the file and cannot be set in a transaction."""
+    """Set the journal mode, which stays with the file and cannot be set in a transaction.
+
+    SQLite does not wait for others here, as it does before it writes: processes that open a new
+    database at once try again.
+    """
     connection = engine.raw_connection()
+    deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
     try:
-        connection.cursor().execute("PRAGMA journal_mode = WAL")
+        while True:
+            try:
+                connection.cursor().execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_RETRY_SECONDS)
     finally:
         connection.close()
 

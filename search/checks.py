@@ -26,7 +26,7 @@ from ..distillers import available_knowledge, check_pair, mismatch
 from ..space import Distiller, SearchSpace, WrongUse
 from ..workers.settings import Model, Split
 from .proxy import check_disjoint, check_sizes
-from .settings import SearchConfig
+from .settings import PROGRESSIVE, SearchConfig
 
 
 def fingerprint(content: Any) -> str:
@@ -170,7 +170,7 @@ def check_compare(
     """The hand-made distillers of the final table, by the name they get there."""
     compare: dict[str, Distiller | None] = {}
     for reference in config.final.compare if config.final else []:
-        if reference in ("none", "found"):
+        if reference in ("none", "found", PROGRESSIVE):
             compare[reference] = None
             continue
         distiller = Distiller.from_json(distiller_file(reference))

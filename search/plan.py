@@ -24,7 +24,7 @@ from .checks import (
     model_key,
 )
 from .proxy import write_proxy
-from .settings import SearchConfig
+from .settings import PROGRESSIVE, Final, SearchConfig
 from .start import start_terms
 
 
@@ -193,14 +193,25 @@ def resolved(model: Model) -> Model:
     return model.model_copy(update={"config": whole, "cfg_options": {}})
 
 
+def final_section(plan: Plan) -> Final:
+    """How the student is trained in full. Raises :class:`WrongUse` if the config does not say."""
+    if plan.config.final is None:
+        raise WrongUse("the config has no section `final`: it says how long the student is trained")
+    return plan.config.final
+
+
 def final_trainings(plan: Plan, found: Distiller) -> list[Training]:
-    """The final table's trainings: each distiller under each seed, same schedule and data."""
-    final = plan.config.final
-    assert final is not None
+    """The final table's trainings: each distiller under each seed, same schedule and data.
+
+    All but the progressive ones, which wait for an order.
+    """
+    final = final_section(plan)
     schedule = final.model_dump(exclude={"seeds", "compare"})
     trainings = []
     for seed in final.seeds:
         for name, preset in plan.compare.items():
+            if name == PROGRESSIVE:
+                continue
             distiller = found if name == "found" else preset
             document = None if distiller is None else replace(distiller, name=name).to_dict()
             trainings.append(student_training(plan, name, document, schedule, seed))

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..distillers import check_pair
 from ..space import Distiller, WrongUse
 from ..workers.settings import Schedule
 from ..workers.training import Training
 from .checks import fingerprint
-from .plan import Plan, trained
+from .plan import Plan, final_section, trained
 from .teachers import PoolModel
 
 _ORDER = "teachers.json"
@@ -25,20 +24,15 @@ def progressive_stages(
     The epochs of ``final`` are shared out equally, the first teachers getting one more where they
     do not divide. Each stage has the whole learning-rate schedule, shortened to its epochs, and an
     optimizer of its own. Neck and head are inherited from the first teacher only. Raises
-    :class:`WrongUse` for more teachers than epochs, and for a pair that can't share the distiller's
-    knowledge.
+    :class:`WrongUse` for more teachers than epochs.
     """
-    final = plan.config.final
-    if final is None:
-        raise WrongUse("the config has no section `final`: it says how long the student is trained")
+    final = final_section(plan)
     whole = Schedule(**final.model_dump(exclude={"seeds", "compare"}))
     if whole.epochs < len(teachers):
         raise WrongUse(
             f"final.epochs: {whole.epochs} for {len(teachers)} teachers; give each at least one, "
             "or use fewer by --max-teachers"
         )
-    for teacher in teachers:
-        check_pair(distiller, plan.signatures[0], teacher.signature)
     document = distiller.to_dict()
     order = [teacher.name for teacher in teachers]
     content = [plan.task.model_dump(), distiller.key, whole.model_dump(), plan.train.model_dump()]
@@ -95,24 +89,25 @@ def shortened(schedule: Schedule, epochs: int) -> Schedule:
 _COUNTED = ("milestones", "begin", "end", "T_max", "step_size", "total_iters")
 
 
-def check_started(plan: Plan, name: str, seed: int, stages: list[Training]) -> None:
-    """Note which teachers a training was started with.
+def check_started(plan: Plan, name: str, teachers: list[PoolModel], distiller: Distiller) -> None:
+    """Note which teachers the trainings of all seeds are started with.
 
-    Raises :class:`WrongUse` if it was started with others and has not been finished.
+    Raises :class:`WrongUse` if one was started with others and has not been finished.
     """
-    file = plan.folder / "trained" / f"{name}-progressive-seed{seed}" / _ORDER
-    order = [Path(stage.folder).name.partition("-")[2] for stage in stages]
-    note = {"teachers": order, "last": stages[-1].folder}
-    try:
-        known = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        known = note
-    unfinished = not (Path(known["last"]) / "student.pth").is_file()
-    if known["teachers"] != order and unfinished:
-        raise WrongUse(
-            f"--teachers: the training in {file.parent} was started with "
-            f"{','.join(known['teachers'])} and is not finished; give the same teachers, or "
-            "another --work-dir"
-        )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(note) + "\n", "utf-8")
+    for seed in final_section(plan).seeds:
+        stages = progressive_stages(plan, teachers, name, distiller, seed)
+        file = plan.folder / "trained" / f"{name}-progressive-seed{seed}" / _ORDER
+        note = {"teachers": [one.name for one in teachers], "last": stages[-1].folder}
+        try:
+            known = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError):
+            known = note
+        unfinished = not (Path(known["last"]) / "student.pth").is_file()
+        if known["teachers"] != note["teachers"] and unfinished:
+            raise WrongUse(
+                f"--teachers: the training in {file.parent} was started with "
+                f"{','.join(known['teachers'])} and is not finished; give the same teachers, or "
+                "another --work-dir"
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(note) + "\n", "utf-8")

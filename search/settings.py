@@ -59,10 +59,14 @@ class Search(Settings):
         )
 
 
+PROGRESSIVE = "progressive"
+
+
 class Final(Schedule):
     """The full trainings after a search: each of ``compare`` under each of ``seeds``.
 
-    ``compare``: ``none`` (the student alone), ``found``, a preset's name or a distiller file.
+    ``compare``: ``none`` (the student alone), ``found``, a preset's name, a distiller file, or
+    ``progressive``: the found distiller along the order of the config's ``teachers``.
     """
 
     seeds: list[int] = Field(default=[0], min_length=1)

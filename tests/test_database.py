@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import sqlite3
 import string
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,9 @@ from detkds.db.engine import hide_password, open_database
 from detkds.db.migrate import MIGRATIONS, configuration
 from detkds.db.migrations.__main__ import write_revision
 from detkds.db.models import Base
+from detkds.db.sqlite import create_sqlite_engine, use_write_ahead_log
 from detkds.space import Distiller, Status, WrongUse
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, make_url, text
 
 GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
 
@@ -191,6 +194,19 @@ def test_processes_open_a_new_database_and_write_at_once(url):
             assert [(t.number, t.told, t.score) for t in trials] == [
                 (number, number, 0.5) for number in range(40)
             ]
+
+
+def test_the_journal_mode_waits_for_who_writes(tmp_path):
+    """SQLite's own waiting does not cover it: without ours this is "database is locked" at once."""
+    engine = create_sqlite_engine(make_url(f"sqlite:///{tmp_path}/new.db"))
+    other = sqlite3.connect(tmp_path / "new.db", check_same_thread=False, isolation_level=None)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.5, lambda: other.execute("COMMIT")).start()
+    use_write_ahead_log(engine)
+    other.close()
+    with sqlite3.connect(tmp_path / "new.db") as fresh:
+        assert fresh.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_killed_process_leaves_whole_rows_only(url):

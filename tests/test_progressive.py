@@ -20,9 +20,8 @@ SMALL = (*tiny.OPTIONS, "final.epochs=3", "resources.workers=2")
 
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     first, *more = arguments
-    return tiny.run(
-        tiny.command(first, "quickstart", "--work-dir", folder, *more, "--cfg-options", *SMALL)
-    )
+    options = ("--cfg-options", *SMALL)
+    return tiny.run(tiny.command(first, "quickstart", "--work-dir", folder, *options, *more))
 
 
 def store(folder: Path) -> Store:
@@ -134,6 +133,28 @@ def test_a_stopped_training_goes_on_and_other_teachers_are_refused(
     with store(folder) as opened:
         names = [row.name for row in opened.trainings() if row.name.startswith("pkd")]
     assert names == ["pkd 1/2 r18", "pkd 2/2 r34", "pkd 2/2 r34"]
+
+
+def test_one_command_from_the_search_to_the_progressive_training(
+    folder: Path, ordered: dict
+) -> None:
+    """The order is made of the costs that are known; the row of the last stage is the table's."""
+    done = run(
+        folder,
+        *("search", "--name", "chain"),
+        *("--cfg-options", "final.epochs=2", "final.compare=['found','progressive']"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"teachers: {' → '.join(ordered['order'])}" in done.stdout
+    with store(folder) as opened:
+        rows = opened.trainings(opened.search("chain").id)
+    stages = [f"chain {i}/{len(ordered['order'])} {n}" for i, n in enumerate(ordered["order"], 1)]
+    assert [row.name for row in rows] == ["found", *stages]
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("progressive: "))
+    assert Path(line.removeprefix("progressive: ")).is_file()
+    assert f"{100 * rows[-1].score:.1f}" in next(
+        line for line in done.stdout.splitlines() if "│ progressive" in line
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,16 @@
-"""A trial run by hand, without Ray and without a database; full training that resumes."""
+"""A trial run by hand, without Ray and without a database."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from detkds.data import make_shapes
 from detkds.search.plan import make_data, make_plan
 from detkds.search.rejection import store_batch
 from detkds.search.settings import load_config
 from detkds.space import Distiller, SearchSpace, Status
 from detkds.workers import trial
-from detkds.workers.training import Training, train
+from detkds.workers.training import train
 from detkds.workers.trial import TrialContext, evaluate
 
 ALL_FIVE = Distiller.parse(
@@ -162,60 +159,3 @@ def test_the_filter_leaves_the_random_state_alone(batch):
     torch.manual_seed(7)
     batch.reject(Distiller.parse("global: mask, l1 × 1"))
     assert torch.equal(torch.rand(3), expected)
-
-
-def training(context: TrialContext, folder: Path, epochs: int) -> Training:
-    """Nothing in it is drawn at random after the start: mmengine does not resume random states."""
-    files = make_shapes(folder.parent / "shapes", train=32, val=1, test=4, size=64)
-    schedule = context.schedule.model_dump(exclude={"warmup"})
-    schedule |= {"epochs": epochs, "param_scheduler": []}
-    split = {"annotations": str(files.train), "images": str(files.images)}
-    return Training(
-        name="found",
-        model=context.task.student,
-        teacher=context.task.teacher,
-        distiller=Distiller(
-            tuple(t for t in ALL_FIVE.terms if "mask" not in t.transforms)
-        ).to_dict(),
-        schedule=schedule,
-        train=split,
-        test={**split, "annotations": str(files.test)},
-        data=context.task.data.model_copy(update={"flip": 0.0}),
-        seed=0,
-        folder=str(folder),
-    )
-
-
-def test_a_killed_training_resumes_with_its_adapters(context, tmp_path, monkeypatch):
-    whole = training(context, tmp_path / "whole", 2)
-    assert train(whole).status is Status.COMPLETED
-    killed = training(context, tmp_path / "killed", 2)
-
-    def die(training):
-        def report(done: int, total: int) -> None:
-            if done > total // 2:
-                raise KeyboardInterrupt
-
-        return report
-
-    from detkds.workers import training as module
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_reporter", die)
-        with pytest.raises(KeyboardInterrupt):
-            train(killed)
-    assert list(Path(killed.folder).glob("epoch_1.pth"))
-    assert train(killed).status is Status.COMPLETED
-    states = [torch.load(t.checkpoint, weights_only=True)["state_dict"] for t in (whole, killed)]
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        assert torch.allclose(value.float(), states[1][name].float(), atol=1e-4), name
-
-
-def test_a_finished_training_is_not_repeated(context, tmp_path):
-    once = training(context, tmp_path / "once", 1)
-    first = train(once)
-    stamp = once.checkpoint.stat().st_mtime_ns
-    assert train(once) == first
-    assert once.checkpoint.stat().st_mtime_ns == stamp
-    assert not list(Path(once.folder).glob("epoch_*.pth"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dataset import DefaultSampler, pseudo_collate
+from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
@@ -26,6 +26,7 @@ from ..data.loading import CocoDataset, quiet
 from ..detectors import register
 from ..detectors.checkpoints import allow_runner_resume
 from ..distillers import DistillationStateHook
+from .resuming import RESUME, Loop, ResumeHook, Sampler
 from .settings import Schedule
 
 
@@ -76,54 +77,50 @@ def fit(
     metric: Any = None,
     val_set: CocoDataset | None = None,
     hooks: list[Hook] | None = None,
-    checkpoints: bool = False,
+    resumes: bool = False,
 ) -> dict[str, float]:
-    """Train ``model`` and score it after the last epoch.
+    """Train ``model`` and score it at the end.
 
-    With ``checkpoints`` every epoch leaves one in ``work_dir``, a killed training resumes from the
-    last, and a log is written; without, nothing is. Returns COCO's box metrics by name ("bbox_mAP",
-    …; in [0, 1], -1 where there is nothing to measure), empty without a validation set.
+    With ``resumes`` a killed training goes on in the epoch and iteration that its last file in
+    ``work_dir`` holds, and a log is written; without, nothing is. Returns what :func:`score` does,
+    nothing without a validation set.
     """
     register()
-    epochs = schedule.epochs
-    validation: dict[str, Any] = {}
-    if val_set is not None:
-        validation = {
-            "val_dataloader": _loader(val_set, schedule.batch_size, None),
-            "val_evaluator": Evaluator(metric),
-            "val_cfg": {"type": "ValLoop"},
-        }
+    kept = work_dir / RESUME
+    own = [DistillationStateHook(), *([ResumeHook()] if resumes else [])]
+    log = {
+        "logger": {"type": "LoggerHook", "interval": 50} if resumes else None,
+        "timer": {"type": "IterTimerHook"} if resumes else None,
+    }
     with quiet(), allow_runner_resume():
         runner = _Runner(
             model=model,
             work_dir=str(work_dir),
             train_dataloader=_loader(train_set, schedule.batch_size, seed),
-            train_cfg={"by_epoch": True, "max_epochs": epochs, "val_interval": epochs},
+            train_cfg={"type": Loop, "max_epochs": schedule.epochs},
             optim_wrapper=json.loads(json.dumps(schedule.optim_wrapper)),
             param_scheduler=json.loads(json.dumps(schedule.param_scheduler)) or None,
-            default_hooks=_default_hooks(checkpoints),
-            custom_hooks=[DistillationStateHook(), *(hooks or [])],
-            resume=checkpoints,
+            default_hooks={"checkpoint": None, **log},
+            custom_hooks=[*own, *(hooks or [])],
+            load_from=str(kept) if resumes and kept.is_file() else None,
+            resume=resumes and kept.is_file(),
             randomness={"seed": seed},
-            log_level="INFO" if checkpoints else "ERROR",
+            log_level="INFO" if resumes else "ERROR",
             experiment_name=f"detkds_{os.getpid()}_{time.monotonic_ns()}",
             default_scope="mmdet",
-            **validation,
         )
         try:
             runner.train()
-            found = runner.message_hub.log_scalars
-            return {
-                name.removeprefix("val/coco/"): float(buffer.current())
-                for name, buffer in found.items()
-                if name.startswith("val/coco/")
-            }
         finally:
             _forget(runner)
+    return {} if val_set is None else score(model, val_set, metric, schedule.batch_size)
 
 
 def score(model: Any, dataset: CocoDataset, metric: Any, batch_size: int = 8) -> dict[str, float]:
-    """COCO's metrics of a trained model, by name as :func:`fit` returns them."""
+    """COCO's metrics of a trained model by name ("bbox_mAP", …; in [0, 1], -1 where there is
+
+    nothing to measure), empty for one that finds nothing.
+    """
     register()
     MMLogger.get_instance("detkds_score", log_level="ERROR")  # the metric's own tables
     evaluator = Evaluator(metric)
@@ -135,16 +132,9 @@ def score(model: Any, dataset: CocoDataset, metric: Any, batch_size: int = 8) ->
     return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
 
 
-def _default_hooks(checkpoints: bool) -> dict[str, Any]:
-    if checkpoints:
-        keep = {"type": "CheckpointHook", "interval": 1, "max_keep_ckpts": 1}
-        return {"checkpoint": keep, "logger": {"type": "LoggerHook", "interval": 50}}
-    return {"checkpoint": None, "logger": None, "timer": None}
-
-
 def _loader(dataset: CocoDataset, batch_size: int, seed: int | None) -> DataLoader:
     """In this process: images are small or cached, and a worker process would copy the cache."""
-    sampler = DefaultSampler(dataset, shuffle=seed is not None, seed=seed)
+    sampler = Sampler(dataset, shuffle=seed is not None, seed=seed)
     return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=pseudo_collate)
 
 

@@ -18,6 +18,7 @@ from ..data.loading import build_dataset, build_metric
 from ..detectors import TeacherMemory, has_masks, model_config
 from ..distillers import DistilledDetector
 from ..space import Distiller, Outcome, Status
+from .resuming import RESUME
 from .runner import ProgressHook, fit
 from .settings import Data, Model, Schedule, Split
 from .trial import SCORE, build_student, build_teacher
@@ -32,8 +33,8 @@ class Training(BaseModel):
 
     ``model`` is trained on ``train`` from ``seed``; with ``distiller`` (the content of a distiller
     file) under ``teacher``, whose neck and head it takes over with ``inherit``. It is scored on
-    ``test`` at the end, if there is one. Everything it leaves is in ``folder``: checkpoints while
-    it runs, ``student.pth`` when it is done.
+    ``test`` at the end, if there is one. Everything it leaves is in ``folder``: a file to resume
+    from while it runs, ``student.pth`` when it is done.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -138,21 +139,19 @@ def _train(training: Training) -> dict[str, float]:
         metric=metric,
         val_set=test_set,
         hooks=[ProgressHook(_reporter(folder / _PROGRESS))],
-        checkpoints=True,
+        resumes=True,
     )
     _save(student, train_set.metainfo, training)
     return metrics
 
 
 def _save(student: torch.nn.Module, metainfo: dict, training: Training) -> None:
-    """A plain mmdet checkpoint; the training's own checkpoints make room for it."""
+    """A plain mmdet checkpoint; what a resume would need makes room for it."""
     meta = {"dataset_meta": dict(metainfo), "detkds": {"distiller": training.distiller}}
     temporary = training.checkpoint.with_suffix(".tmp")
     torch.save({"meta": meta, "state_dict": student.cpu().state_dict()}, temporary)
     os.replace(temporary, training.checkpoint)
-    for leftover in training.checkpoint.parent.glob("epoch_*.pth"):
-        leftover.unlink()
-    (training.checkpoint.parent / "last_checkpoint").unlink(missing_ok=True)
+    (training.checkpoint.parent / RESUME).unlink(missing_ok=True)
 
 
 def _reporter(path: Path) -> Callable[[int, int], None]:

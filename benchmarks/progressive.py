@@ -1,0 +1,168 @@
+"""One teacher, both at once, or one after the other: the same student, data and epochs.
+
+On the quickstart's synthetic shapes, its two teachers and a hand-made distiller: the student alone;
+under the last teacher of the order only; under both at once, the mean of their two losses; along
+the order; along the reverse of it. Test AP, mean and standard deviation over the seeds. What is
+trained already in ``--work-dir`` is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from detkds.cli.display import SearchDisplay
+from detkds.configs import distiller_file
+from detkds.data.loading import build_dataset, build_metric
+from detkds.db import Store
+from detkds.detectors import Tap, TeacherMemory, signature
+from detkds.distillers import DistillationLoss, DistilledDetector, boxes_of
+from detkds.search.plan import Plan, make_plan, trained
+from detkds.search.settings import load_config
+from detkds.search.teachers import PoolModel, pool_models
+from detkds.search.trainings import ordered, run_order, run_progressive, run_training
+from detkds.space import Distiller
+from detkds.workers.runner import fit
+from detkds.workers.settings import Model, Schedule
+from detkds.workers.trial import SCORE, build_student, build_teacher
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+
+class Ensemble(DistilledDetector):
+    """A student under several teachers at once: the mean of their distillation losses."""
+
+    def __init__(
+        self, student: Any, teachers: list[Any], distiller: Distiller, memories: list[Any]
+    ) -> None:
+        super().__init__(student)
+        self.form = distiller
+        self.memories = memories
+        ours = signature(student, "student")
+        self.parts = nn.ModuleList(
+            DistillationLoss(distiller, ours, signature(teacher, "teacher")) for teacher in teachers
+        )
+
+    def loss(self, batch_inputs: torch.Tensor, batch_data_samples: list) -> dict[str, Any]:
+        boxes = [boxes_of(sample) for sample in batch_data_samples]
+        with Tap(self.student, responses=self.parts[0].needs_responses) as tap:
+            losses = dict(self.student.loss(batch_inputs, batch_data_samples))
+        ours = tap.knowledge
+        for index, (part, memory) in enumerate(zip(self.parts, self.memories, strict=True)):
+            theirs = memory(
+                batch_inputs,
+                batch_data_samples,
+                responses=part.needs_responses,
+                regions=ours.regions,
+            )
+            for name, value in part(ours, theirs, boxes).items():
+                losses[f"{name}_{index}"] = value / len(self.parts)
+        return losses
+
+
+def ensemble_score(
+    plan: Plan, teachers: list[Model], form: Distiller, seed: int, folder: Path
+) -> float:
+    """Test AP of a student trained under all teachers at once, on one thread."""
+    known = folder / f"ensemble-seed{seed}.json"
+    if known.is_file():
+        return json.loads(known.read_text())
+    torch.set_num_threads(1)
+    final, size = plan.config.final, plan.config.data.image_size
+    assert final is not None
+    assert plan.test is not None
+    train_set = build_dataset(
+        plan.train.annotations, plan.train.images, size, training=True, flip=plan.config.data.flip
+    )
+    test_set = build_dataset(plan.test.annotations, plan.test.images, size, training=False)
+    metric = build_metric(plan.test.annotations, test_set)
+    built = [build_teacher(teacher) for teacher in teachers]
+    memories = [TeacherMemory(one, images=len(train_set), megabytes=1024) for one in built]
+    model = Ensemble(build_student(plan.task.student, seed), built, form, memories)
+    schedule = Schedule(**final.model_dump(exclude={"seeds", "compare"}))
+    found = fit(
+        model,
+        train_set,
+        schedule,
+        folder / f"ensemble-seed{seed}",
+        seed=seed,
+        metric=metric,
+        val_set=test_set,
+    )
+    known.write_text(json.dumps(found[SCORE]))
+    return found[SCORE]
+
+
+def last_scores(results: list[Any], seeds: int) -> list[float]:
+    return [float(outcome.score) for _, outcome in results[-seeds:]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=8, help="of every training, all stages")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--distiller", default="pkd")
+    parser.add_argument("--config", default="quickstart", help="one with a section `teachers`")
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/progressive"))
+    parser.add_argument("--cfg-options", nargs="*", default=[])
+    arguments = parser.parse_args()
+    seeds = list(range(arguments.seeds))
+    options = [f"final.epochs={arguments.epochs}", f"final.seeds={seeds}"]
+    arguments.work_dir.mkdir(parents=True, exist_ok=True)
+    plan = make_plan(
+        load_config(arguments.config, [*options, *arguments.cfg_options]), arguments.work_dir
+    )
+    models = pool_models(plan)
+    name = Path(arguments.distiller).stem
+    form = Distiller.from_json(distiller_file(arguments.distiller))
+    rows: dict[str, list[float]] = {}
+    url = f"sqlite:///{arguments.work_dir}/detkds.db"
+    with Store(url) as store, SearchDisplay("") as display:
+        pool = run_order(plan, models, store, display, images=1000)
+        order = ordered(models, pool)
+        told = " → ".join(one.name for one in order)
+        display.say(f"order: {told}; scores {pool.scores}; costs {pool.costs}")
+
+        def along(teachers: list[PoolModel]) -> list[float]:
+            suffix = "-".join([name, *(one.name for one in teachers)])
+            found = run_progressive(
+                plan, store, display, form, suffix, models, teachers, "bgs", None
+            )
+            return last_scores(found, len(seeds))
+
+        rows["student alone"] = last_scores(
+            run_training(plan, store, display, None, "none"), len(seeds)
+        )
+        last = _under(plan, order[-1])
+        rows[f"under {order[-1].name} only"] = last_scores(
+            run_training(last, store, display, form, f"{name}-{order[-1].name}"), len(seeds)
+        )
+        jobs = [(plan, [o.model for o in order], form, s, arguments.work_dir) for s in seeds]
+        with multiprocessing.get_context("spawn").Pool(2) as workers:
+            rows["under both at once"] = workers.starmap(ensemble_score, jobs)
+        rows[f"progressively, {told}"] = along(order)
+        rows["progressively, the reverse"] = along(order[::-1])
+    table = Table("training", "AP", *(f"seed {seed}" for seed in seeds))
+    for label, scores in rows.items():
+        points = [100 * score for score in scores]
+        spread = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
+        mean = f"{statistics.mean(points):.1f}{spread}"
+        table.add_row(label, mean, *(f"{point:.1f}" for point in points))
+    Console(width=120).print(table)
+
+
+def _under(plan: Plan, teacher: PoolModel) -> Plan:
+    """The same plan with this teacher, which is trained already, in its teacher's place."""
+    model = teacher.model if teacher.training is None else trained(teacher.model, teacher.training)
+    return replace(plan, teacher=None, task=plan.task.model_copy(update={"teacher": model}))
+
+
+if __name__ == "__main__":
+    main()

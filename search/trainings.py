@@ -1,0 +1,183 @@
+"""Full trainings: under one teacher, and along a sequence of teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
+
+from ..db import SearchRow, Store
+from ..detectors import register
+from ..distillers import check_pair
+from ..space import Distiller, Outcome, Status
+from ..workers.ray_engine import cluster, run_job, run_trainings
+from ..workers.training import Training
+from .plan import Plan, final_section, make_data, student_training
+from .progressive import check_started, progressive_stages
+from .session import Session
+from .teacher_order import Pool, teacher_order
+from .teachers import COST_IMAGES, PoolModel, make_pool, measured_costs
+
+
+class Display(Protocol):
+    """What a search tells its watcher."""
+
+    def dashboard(self, address: str) -> None: ...
+    def training(self, names: list[str], progress: list[tuple[int, int]]) -> None: ...
+    def search(self, session: Session, planned: int) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+class SearchFailed(RuntimeError):
+    """The search could not go on; the message says why."""
+
+
+def run_training(
+    plan: Plan, store: Store, display: Display, distiller: Distiller | None, name: str
+) -> list[tuple[Training, Outcome]]:
+    """Train the plan's student in full under each of ``final.seeds``."""
+    final = final_section(plan)
+    if distiller is not None:
+        check_pair(distiller, *plan.signatures)
+    document = None if distiller is None else distiller.to_dict()
+    schedule = final.model_dump(exclude={"seeds", "compare"})
+    trainings = [student_training(plan, name, document, schedule, seed) for seed in final.seeds]
+    with _ready(plan, display):
+        if plan.teacher is not None and distiller is not None:
+            train_all([plan.teacher], plan, display, store)
+        outcomes = train_all(trainings, plan, display, store)
+    return list(zip(trainings, outcomes, strict=True))
+
+
+def run_order(
+    plan: Plan, models: list[PoolModel], store: Store, display: Display, images: int
+) -> Pool:
+    """The costs and scores of a config's student and teachers: trained and measured as needed."""
+    with _ready(plan, display):
+        return measured_pool(plan, models, store, display, images)
+
+
+def run_progressive(
+    plan: Plan,
+    store: Store,
+    display: Display,
+    distiller: Distiller,
+    name: str,
+    models: list[PoolModel],
+    teachers: list[PoolModel] | None,
+    algorithm: str,
+    most: int | None,
+) -> list[tuple[Training, Outcome]]:
+    """Train the student along a sequence of teachers, under each of ``final.seeds``.
+
+    ``teachers``: first to last; None for the order that ``algorithm`` gives, of ``most`` at the
+    most, over ``models``. A training that was killed goes on in the stage and iteration it had
+    reached. Returns every stage of every seed.
+    """
+    final_section(plan)
+    for teacher in teachers or models[1:]:
+        check_pair(distiller, plan.signatures[0], teacher.signature)
+    if teachers is not None:
+        check_started(plan, name, teachers, distiller)
+    with _ready(plan, display):
+        if teachers is None:
+            pool = measured_pool(plan, models, store, display, COST_IMAGES)
+            teachers = ordered(models, pool, algorithm, most)
+        return train_along(plan, store, display, distiller, name, teachers)
+
+
+def measured_pool(
+    plan: Plan, models: list[PoolModel], store: Store, display: Display, images: int
+) -> Pool:
+    """Inside of a cluster: what is not trained is trained, what is not known is measured."""
+    train_all([m.training for m in models if m.training], plan, display, store)
+    job = partial(run_job, plan.config.resources)
+    display.say(f"adaptation costs of {len(models)} models on up to {images} images")
+    costs = measured_costs(models, plan, store, images, job)
+    return make_pool(models, costs, plan, job)
+
+
+def ordered(
+    models: list[PoolModel], pool: Pool, algorithm: str = "bgs", most: int | None = None
+) -> list[PoolModel]:
+    """The models of the teacher order, first to last."""
+    by_name = {one.name: one for one in models}
+    return [by_name[name] for name in teacher_order(pool, algorithm, most).teachers]
+
+
+def train_along(
+    plan: Plan,
+    store: Store,
+    display: Display,
+    distiller: Distiller,
+    name: str,
+    teachers: list[PoolModel],
+    search: SearchRow | None = None,
+) -> list[tuple[Training, Outcome]]:
+    """Inside of a cluster: one teacher after the other, the seeds side by side."""
+    display.say(f"teachers: {' → '.join(teacher.name for teacher in teachers)}")
+    check_started(plan, name, teachers, distiller)
+    seeds = final_section(plan).seeds
+    stages = [progressive_stages(plan, teachers, name, distiller, seed) for seed in seeds]
+    train_all([t.training for t in teachers if t.training], plan, display, store)
+    results: list[tuple[Training, Outcome]] = []
+    for side_by_side in map(list, zip(*stages, strict=True)):
+        outcomes = train_all(side_by_side, plan, display, store, search)
+        results += zip(side_by_side, outcomes, strict=True)
+    return results
+
+
+@contextmanager
+def _ready(plan: Plan, display: Display) -> Iterator[None]:
+    make_data(plan)
+    register()
+    with cluster(plan.config.resources) as dashboard:
+        display.dashboard(dashboard)
+        yield
+
+
+def train_all(
+    trainings: list[Training],
+    plan: Plan,
+    display: Display,
+    store: Store,
+    search: SearchRow | None = None,
+) -> list[Outcome]:
+    """Train what is not trained yet, each with its row in the store."""
+    todo = [training for training in trainings if training.finished() is None]
+    rows = {
+        training.folder: store.add_training(
+            name=training.name,
+            seed=training.seed,
+            split="test" if training.test else "none",
+            conditions=plan.conditions,
+            search_id=search.id if search else None,
+            distiller=_form(training),
+        )
+        for training in todo
+    }
+
+    def on_done(training: Training, outcome: Outcome) -> None:
+        store.finish_training(rows[training.folder], outcome, str(training.checkpoint))
+        if outcome.status is Status.FAILED:
+            raise SearchFailed(f"{training.name} failed: {last_line(outcome.error)}")
+
+    if todo:
+        names = [training.name for training in todo]
+        run_trainings(
+            todo,
+            plan.config.resources,
+            on_progress=lambda progress: display.training(names, progress),
+            on_done=on_done,
+        )
+    return [training.finished() or Outcome.failed("no outcome") for training in trainings]
+
+
+def _form(training: Training) -> Distiller | None:
+    return None if training.distiller is None else Distiller.from_dict(training.distiller)
+
+
+def last_line(error: str | None) -> str:
+    lines = (error or "").strip().splitlines()
+    return lines[-1] if lines else "no error was recorded"
