@@ -27,7 +27,7 @@ from detkds.search.plan import Plan, make_plan, trained
 from detkds.search.settings import load_config
 from detkds.search.teachers import PoolModel, pool_models
 from detkds.search.trainings import ordered, run_order, run_progressive, run_training
-from detkds.space import Distiller
+from detkds.space import FEATURE_KNOWLEDGE, Distiller
 from detkds.workers.runner import fit
 from detkds.workers.settings import Model, Schedule
 from detkds.workers.trial import SCORE, build_student, build_teacher
@@ -52,14 +52,15 @@ class Ensemble(DistilledDetector):
 
     def loss(self, batch_inputs: torch.Tensor, batch_data_samples: list) -> dict[str, Any]:
         boxes = [boxes_of(sample) for sample in batch_data_samples]
-        with Tap(self.student, responses=self.parts[0].needs_responses) as tap:
+        responses = any(term.knowledge not in FEATURE_KNOWLEDGE for term in self.form.active)
+        with Tap(self.student, responses=responses) as tap:
             losses = dict(self.student.loss(batch_inputs, batch_data_samples))
         ours = tap.knowledge
         for index, (part, memory) in enumerate(zip(self.parts, self.memories, strict=True)):
             theirs = memory(
                 batch_inputs,
                 batch_data_samples,
-                responses=part.needs_responses,
+                responses=responses,
                 regions=ours.regions,
             )
             for name, value in part(ours, theirs, boxes).items():
