@@ -55,6 +55,7 @@ def read_memory(trials: int) -> Memory:
 
 def build_context(folder: Path) -> TrialContext:
     config = load_config("quickstart")
+    assert config.teacher is not None
     files = make_shapes(folder / "data", size=SIZE, **IMAGES)
     teacher = build_detector(
         model_config(config.teacher.config, config.teacher.cfg_options), "teacher"

@@ -37,7 +37,7 @@ class SearchDisplay:
     def __init__(self, again: str) -> None:
         self._again = again
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
-        self._last_line = 0.0
+        self._last_line, self._told = 0.0, ""
         self._started: float | None = None
         self._scored_before = 0
 
@@ -110,8 +110,10 @@ class SearchDisplay:
         )
 
     def _line(self, text: str, now: bool) -> None:
+        if text == self._told:
+            return
         if now or time.monotonic() - self._last_line > LINE_EVERY:
-            self._last_line = time.monotonic()
+            self._last_line, self._told = time.monotonic(), text
             console.print(text, soft_wrap=True, highlight=False)
 
 

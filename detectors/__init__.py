@@ -16,12 +16,18 @@ from .build import (  # noqa: E402
     without_pretrained,
 )
 from .checkpoints import load_checkpoint, load_weights  # noqa: E402
+from .cross_head import Answers, CrossHead, HeadLayers  # noqa: E402
+from .families import dense_head  # noqa: E402
 from .inherit import inherit  # noqa: E402
+from .maps import feature_maps, loss_of_maps  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
 from .responses import Regions, Responses  # noqa: E402
-from .taps import Knowledge, Tap, feature_maps, teacher_knowledge  # noqa: E402
+from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 
 __all__ = [
+    "Answers",
+    "CrossHead",
+    "HeadLayers",
     "Knowledge",
     "Regions",
     "Responses",
@@ -30,11 +36,13 @@ __all__ = [
     "TeacherMemory",
     "build_detector",
     "config_path",
+    "dense_head",
     "feature_maps",
     "has_masks",
     "inherit",
     "load_checkpoint",
     "load_weights",
+    "loss_of_maps",
     "model_config",
     "num_classes",
     "register",

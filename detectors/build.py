@@ -17,9 +17,10 @@ from torch import nn
 from ..configs import FOLDER
 from ..space import WrongUse, nearest
 from . import operators
-from .families import levels_read
+from .cross_head import HeadLayers, head_layers
+from .families import encodes, levels_read
+from .maps import feature_maps
 from .responses import Responses, responses_of
-from .taps import feature_maps
 
 #: Side of the blank image on which a model's levels are read off, in pixels.
 PROBE_SIZE = 256
@@ -133,13 +134,18 @@ def _strip(part: Any) -> None:
 class Signature:
     """What of a detector must line up with another's.
 
-    ``strides`` and ``channels`` per level of its maps; ``responses`` None where they are not read.
+    ``strides`` and ``channels`` per level of its maps; ``responses`` None where they are not read;
+    ``layers`` of a dense head that another can continue; ``classes`` that it tells apart;
+    ``encoded``: its maps are an encoder's.
     """
 
     name: str
     strides: tuple[int, ...]
     channels: tuple[int, ...]
     responses: Responses | None
+    layers: HeadLayers | None = None
+    classes: int | None = None
+    encoded: bool = False
 
 
 @torch.no_grad()
@@ -168,7 +174,15 @@ def signature(model: Any, name: str) -> Signature:
             " set neck.num_outs and the head's strides alike"
         )
     channels = tuple(level.shape[1] for level in maps)
-    return Signature(name, strides, channels, responses_of(model))
+    return Signature(
+        name,
+        strides,
+        channels,
+        responses_of(model),
+        head_layers(model),
+        num_classes(model),
+        encodes(model),
+    )
 
 
 def _blank_sample() -> Any:

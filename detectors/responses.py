@@ -84,27 +84,27 @@ def dense_responses(head: Any, outputs: tuple) -> tuple[Levels, Levels]:
     scores = outputs[0]
     # Points are answered twice in training, at first and refined.
     boxes = outputs[-1] if family.sides == "points" else outputs[1]
-    logits = tuple(_by_prior(level, head.cls_out_channels) for level in scores)
+    logits = tuple(split_by_prior(level, head.cls_out_channels) for level in scores)
     return logits, tuple(_sides(head, family.sides, level, i) for i, level in enumerate(boxes))
 
 
 def _sides(head: Any, sides: str, level: Tensor, index: int) -> Tensor:
     """The four regression channels of one level: (N, 4, M)."""
     if sides == "deltas":
-        return _by_prior(level, 4)
+        return split_by_prior(level, 4)
     if sides == "distribution":
-        flat = _by_prior(level, 4 * (head.reg_max + 1))
+        flat = split_by_prior(level, 4 * (head.reg_max + 1))
         n, _, m = flat.shape
         expected = head.integral(flat.transpose(1, 2).reshape(n * m, -1))
         return expected.view(n, m, 4).transpose(1, 2)
     if sides == "points":
         box = head.points2bbox(level) if head.training else level
-        return _by_prior(torch.cat([-box[:, :2], box[:, 2:]], dim=1), 4)
+        return split_by_prior(torch.cat([-box[:, :2], box[:, 2:]], dim=1), 4)
     in_strides = head.norm_on_bbox and head.training
-    return _by_prior(level if in_strides else level / head.strides[index], 4)
+    return split_by_prior(level if in_strides else level / head.strides[index], 4)
 
 
-def _by_prior(level: Tensor, channels: int) -> Tensor:
+def split_by_prior(level: Tensor, channels: int) -> Tensor:
     """(N, A·channels, H, W) to (N, channels, H·W·A): the order in which priors are laid out."""
     n, _, h, w = level.shape
     split = level.view(n, -1, channels, h * w)

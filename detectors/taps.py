@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .cross_head import BRANCHES, Answers, Branches, answers, listen
 from .families import dense_head, encodes, first_stage, region_head
+from .maps import feature_maps, unflattened
 from .responses import (
     Levels,
     Regions,
@@ -29,7 +31,8 @@ class Knowledge:
     (N, M), true where the detector's own assignment has a positive. For dense heads M counts
     priors, in the order (H, W, A); for RoI heads there is one level, N counts regions and M is 1.
     Responses are empty where they were not asked for; positives and ``regions`` are a training
-    student's only.
+    student's only. So are, for CrossKD, ``hidden``, what both branches of the head hold after some
+    of its layers, before the activation; ``answers``, what it predicts.
     """
 
     features: Levels
@@ -37,6 +40,8 @@ class Knowledge:
     localization: Levels = ()
     positives: Levels = ()
     regions: Regions | None = None
+    hidden: Mapping[int, Branches] = field(default_factory=dict)
+    answers: Answers | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Knowledge:
         """The same knowledge with ``function`` applied to every level."""
@@ -50,6 +55,8 @@ class Knowledge:
             each(self.localization),
             each(self.positives),
             self.regions,
+            {i: (each(first), each(second)) for i, (first, second) in self.hidden.items()},
+            self.answers and self.answers.map(function),
         )
 
     def select(self, levels: tuple[int, ...]) -> Knowledge:
@@ -60,8 +67,12 @@ class Knowledge:
 
         if self.regions is not None:
             return replace(self, features=pick(self.features))
-        return Knowledge(
-            pick(self.features), pick(self.logits), pick(self.localization), pick(self.positives)
+        return replace(
+            self,
+            features=pick(self.features),
+            logits=pick(self.logits),
+            localization=pick(self.localization),
+            positives=pick(self.positives),
         )
 
 
@@ -73,9 +84,12 @@ class Tap:
     >>> tap.knowledge                                       # doctest: +SKIP
     """
 
-    def __init__(self, model: Any, *, responses: bool) -> None:
+    def __init__(self, model: Any, *, responses: bool, positions: Iterable[int] = ()) -> None:
+        """``positions``: layers of a dense head whose maps, or its last one's answers, are kept."""
         self._model = model
-        self._dense = dense_head(model) if responses else None
+        self._positions = set(positions)
+        self._hidden: dict[int, tuple[list, list]] = {}
+        self._dense = dense_head(model) if responses or self._positions else None
         self._region = region_head(model) if responses else None
         self._handles: list[Any] = []
         self._wrapped: list[Any] = []
@@ -89,6 +103,9 @@ class Tap:
         if self._dense is not None:
             self._listen("head", self._dense)
             self._record_targets(self._dense)
+            stacked = range(1, len(getattr(self._dense, BRANCHES[0], ())) + 1)
+            inner = self._positions & set(stacked)
+            self._handles += listen(self._dense, inner, self._hidden)
         if self._region is not None:
             extractor, head = first_stage(self._region)
             self._listen("extractor", extractor)
@@ -128,35 +145,22 @@ class Tap:
         seen = self._outputs
         features = tuple(seen["neck"])
         if "encoder" in seen:
-            features = _unflattened(seen["encoder"], features)
+            features = unflattened(seen["encoder"], features)
         if self._dense is not None:
             logits, localization = dense_responses(self._dense, seen["head"])
             positives = dense_positives(self._dense, seen["targets"], len(features[0]))
-            return Knowledge(features, logits, localization, positives)
+            hidden = {i: (tuple(a), tuple(b)) for i, (a, b) in self._hidden.items()}
+            if 0 in self._positions:
+                hidden[0] = features, features
+            predicted = answers(self._dense, seen["head"]) if self._positions else None
+            return Knowledge(
+                features, logits, localization, positives, hidden=hidden, answers=predicted
+            )
         if self._region is not None:
             regions = Regions(rois=self._inputs["extractor"][1], labels=seen["targets"][0])
             head = first_stage(self._region)[1]
             return Knowledge(features, *region_responses(head, seen["head"], regions), regions)
         return Knowledge(features)
-
-
-def feature_maps(model: Any, inputs: Tensor, samples: list) -> Levels:
-    """A detector's maps of ``inputs`` (N, 3, H, W), level by level, without its head."""
-    maps = tuple(model.extract_feat(inputs))
-    if not encodes(model):
-        return maps
-    encoder_inputs, _ = model.pre_transformer(maps, samples)
-    return _unflattened(model.forward_encoder(**encoder_inputs)["memory"], maps)
-
-
-def _unflattened(memory: Tensor, like: Levels) -> Levels:
-    """An encoder's memory (N, Σ H·W, C) as maps (N, C, H, W) of the sizes of the neck's."""
-    sizes = [level.shape[-2:] for level in like]
-    parts = memory.split([h * w for h, w in sizes], dim=1)
-    return tuple(
-        part.transpose(1, 2).unflatten(2, tuple(size))
-        for part, size in zip(parts, sizes, strict=True)
-    )
 
 
 @torch.no_grad()

@@ -2,8 +2,8 @@
 
 from .detector import DistilledDetector, Renormalise, boxes_of, shrunk
 from .distances import BOX_DISTANCES, DISTANCES
-from .hooks import DistillationStateHook
-from .knowledge import available_knowledge, check_pair, mismatch, pair_levels
+from .hooks import DistillationHook
+from .knowledge import available_knowledge, check_pair, excluded, mismatch, pair_levels
 from .loss import DistillationLoss
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
 
@@ -12,13 +12,14 @@ __all__ = [
     "DISTANCES",
     "FEATURE_TRANSFORMS",
     "RESPONSE_TRANSFORMS",
+    "DistillationHook",
     "DistillationLoss",
-    "DistillationStateHook",
     "DistilledDetector",
     "Renormalise",
     "available_knowledge",
     "boxes_of",
     "check_pair",
+    "excluded",
     "mismatch",
     "pair_levels",
     "shrunk",

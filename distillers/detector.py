@@ -18,8 +18,10 @@ from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet im
     Tap,
     TeacherMemory,
     build_detector,
+    dense_head,
     inherit,
     load_weights,
+    loss_of_maps,
     model_config,
     signature,
     teacher_knowledge,
@@ -30,7 +32,7 @@ from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet im
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
 
-from ..space import Distiller, WrongUse
+from ..space import Distiller
 from .loss import DistillationLoss
 
 PREFIX = "student."
@@ -52,7 +54,7 @@ class DistilledDetector(BaseDetector):
 
     Args:
         student: an mmdet model config, a config file (``mmdet::…`` or a path) or a built model.
-        teacher: the same; not needed without a distiller.
+        teacher: the same; not needed without a distiller, nor by one of ``label`` alone.
         distiller: a distiller file's path or content, a :class:`Distiller`, or None for the
             student alone.
         teacher_checkpoint: the teacher's weights, unless the teacher is already built.
@@ -87,43 +89,57 @@ class DistilledDetector(BaseDetector):
         form = _read(distiller)
         self._inherit = inherit and form is not None
         self._scale = student_scale
+        self._frozen: _Frozen | None = None
         if form is not None:
-            if teacher is None:
-                raise WrongUse("DistilledDetector: a distiller needs a teacher: give `teacher`")
-            built = _built(teacher, "teacher", frozen=True)
-            if teacher_checkpoint is not None:
-                load_weights(built, teacher_checkpoint, trust=trust_checkpoint)
-            ours, theirs = signature(self.student, "student"), _signature_once(built)
+            ours, theirs = signature(self.student, "student"), None
             if student_scale != 1:
-                ours = replace(ours, responses=None)
-            self.distillation = DistillationLoss(form, ours, theirs)
-            self._frozen = _Frozen(built)
-            self._ask = memory or partial(teacher_knowledge, built)
-            self._renormalise = Renormalise(self.student, built)
+                ours = replace(ours, responses=None, layers=None)
+            if teacher is not None:
+                built = _built(teacher, "teacher", frozen=True)
+                if teacher_checkpoint is not None:
+                    load_weights(built, teacher_checkpoint, trust=trust_checkpoint)
+                self._frozen, theirs = _Frozen(built), _signature_once(built)
+                self._ask = memory or partial(teacher_knowledge, built)
+                self._renormalise = Renormalise(self.student, built)
+            head = None if teacher is None else dense_head(self.teacher)
+            self.distillation = DistillationLoss(form, ours, theirs, head)
         self._register_state_dict_hook(_to_student_names)
         self._register_load_state_dict_pre_hook(_from_student_names, with_module=True)
 
     @property
     def teacher(self) -> Any:
-        return self._frozen.model
+        return None if self._frozen is None else self._frozen.model
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Any]:
-        """The student's own losses and, by name ``loss_<knowledge>``, those of the terms."""
+        """The student's own losses and, by name ``loss_<knowledge>``, those of the terms.
+
+        With ``label``, also what the student's head loses on the label-enhanced maps.
+        """
         own = shrunk(batch_inputs, batch_data_samples, self._scale)
         if self.distillation is None:
             return self.student.loss(*own)
-        responses = self.distillation.needs_responses
-        with Tap(self.student, responses=responses) as tap:
+        loss = self.distillation
+        # A student's positives come with its responses; CrossKD needs them too.
+        responses = loss.needs_responses or bool(loss.positions)
+        with Tap(self.student, responses=responses, positions=loss.positions) as tap:
             losses = dict(self.student.loss(*own))
         student = tap.knowledge
-        teacher = self._ask(
-            self._renormalise(batch_inputs),
-            batch_data_samples,
-            responses=responses,
-            regions=student.regions,
-        )
+        teacher = None
+        if loss.needs_teacher:
+            teacher = self._ask(
+                self._renormalise(batch_inputs),
+                batch_data_samples,
+                responses=loss.needs_responses,
+                regions=student.regions,
+            )
+        enhanced: tuple[Tensor, ...] = ()
+        if loss.needs_labels:
+            labels = [sample.gt_instances.labels for sample in own[1]]
+            enhanced = loss.enhanced(student, [boxes_of(sample) for sample in own[1]], labels)
+            found = loss_of_maps(self.student, enhanced, *own)
+            losses.update({f"label_{name}": value for name, value in found.items()})
         boxes = [boxes_of(sample) for sample in batch_data_samples]
-        losses.update(self.distillation(student, teacher, boxes))
+        losses.update(loss(student, teacher, boxes, enhanced))
         return losses
 
     def distillation_state(self) -> dict[str, Tensor]:
@@ -146,14 +162,14 @@ class DistilledDetector(BaseDetector):
     def init_weights(self) -> None:
         if not self.student.is_init:
             self.student.init_weights()
-        if self._inherit:
+        if self._inherit and self.teacher is not None:
             inherit(self.student, self.teacher)
             self._inherit = False  # once: what comes after has been trained
 
     def _apply(self, function: Any, recurse: bool = True) -> DistilledDetector:
         """Moves the teacher along: it is no submodule, but lives on the student's device."""
         super()._apply(function, recurse)
-        if self.distillation is not None:
+        if self.teacher is not None:
             self.teacher._apply(function)
         return self
 

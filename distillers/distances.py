@@ -22,6 +22,8 @@ LEAST_SQUARE = 1e-10
 #: α of formula (11); the paper prints none, its source (information-theoretic representation
 #: distillation) uses 1.01.
 CORRELATION_ALPHA = 1.01
+#: Divergence below which the Jensen-Shannon distance has no more slope than here.
+JS_LEAST = 1e-12
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 SSIM_LEAST_RANGE = 1e-2
@@ -64,6 +66,30 @@ def kl_hw(student: Tensor, teacher: Tensor) -> Tensor:
     """
     log_p, log_q = (side.flatten(2).log_softmax(dim=2) for side in (teacher, student))
     return (log_p.exp() * (log_p - log_q)).sum(dim=2).mean()
+
+
+def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
+    """Jensen-Shannon distance of the softmax over channels, mean over positions (SSSD).
+
+    The root of the divergence, at most sqrt(ln 2) a position. Where both all but agree the root's
+    slope would be infinite; it goes on to 0 in a straight line.
+    """
+    log_q, log_p = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
+    log_m = torch.logaddexp(log_q, log_p) - math.log(2)
+    parts = log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)
+    divergence = parts.sum(dim=1).clamp(min=0) / 2
+    root = divergence.clamp(min=JS_LEAST).sqrt()
+    return torch.where(divergence > JS_LEAST, root, divergence / math.sqrt(JS_LEAST)).mean()
+
+
+def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:
+    """Quality focal loss of every logit at γ = 1, the teacher's score its soft label.
+
+    CrossKD, formula (7); of the shape of the logits, not yet a mean.
+    """
+    label = teacher.sigmoid()
+    difference = (student.sigmoid() - label).abs()
+    return difference * F.binary_cross_entropy_with_logits(student, label, reduction="none")
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
@@ -146,7 +172,7 @@ def ssim(student: Tensor, teacher: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Overlap:
-    """What the IoU family shares; every pair of boxes overlaps at their prior point."""
+    """What the IoU family shares."""
 
     iou: Tensor
     union: Tensor
@@ -160,7 +186,8 @@ def _overlap(student: Tensor, teacher: Tensor) -> _Overlap:
     s_low, s_high = student.split(2, dim=-1)
     t_low, t_high = teacher.split(2, dim=-1)
     size_s, size_t = s_low + s_high, t_low + t_high
-    sides = torch.minimum(s_low, t_low) + torch.minimum(s_high, t_high)
+    # Boxes around one prior overlap there; those of CrossKD may lie apart.
+    sides = (torch.minimum(s_low, t_low) + torch.minimum(s_high, t_high)).clamp(min=0)
     enclosing = torch.maximum(s_low, t_low) + torch.maximum(s_high, t_high)
     intersection = sides.prod(dim=-1)
     union = size_s.prod(dim=-1) + size_t.prod(dim=-1) - intersection
@@ -209,6 +236,7 @@ def eiou(student: Tensor, teacher: Tensor) -> Tensor:
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 DISTANCES: dict[str, Distance] = {
-    f.__name__: f for f in (l1, l2, smooth_l1, kl, kl_hw, cosine, pearson, correlation, ssim)
+    f.__name__: f
+    for f in (l1, l2, smooth_l1, kl, kl_hw, jensen_shannon, cosine, pearson, correlation, ssim)
 }
 BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, giou, diou, ciou, eiou)}

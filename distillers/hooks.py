@@ -1,12 +1,15 @@
-"""A hook for mmengine's Runner: what the distillation has learned, kept for a resume."""
+"""A hook for mmengine's Runner: what a distillation needs of the training it is part of."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from ..space import WrongUse
 from .detector import DistilledDetector
 
 #: The checkpoint's entry beside ``state_dict``, which holds the student alone.
@@ -14,8 +17,11 @@ DISTILLATION = "distillation"
 
 
 @HOOKS.register_module()
-class DistillationStateHook(Hook):
-    """Keeps the adapters in the checkpoint beside the student, so that a training can resume."""
+class DistillationHook(Hook):
+    """Keeps what the distillation has learned in the checkpoint, so that a training can resume.
+
+    And tells ``stepwise`` weights which of the learning rate's milestones have passed.
+    """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = _distilled(runner)
@@ -26,6 +32,29 @@ class DistillationStateHook(Hook):
         model = _distilled(runner)
         if model is not None and DISTILLATION in checkpoint:
             model.load_distillation_state(checkpoint[DISTILLATION])
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        model = _distilled(runner)
+        if model is not None and model.distillation is not None and model.distillation.stepwise:
+            model.distillation.milestones = milestones_passed(runner)
+
+
+def milestones_passed(runner: Runner) -> int:
+    """Of the training's schedulers, those with milestones. Raises :class:`WrongUse` if none has."""
+    found = [s for s in runner.param_schedulers or [] if getattr(s, "milestones", None)]
+    if not found:
+        raise WrongUse(
+            "a stepwise weight changes at the learning rate's milestones, and the training has "
+            "none: use MultiStepLR, or a constant weight"
+        )
+    return max(
+        sum(
+            count
+            for milestone, count in scheduler.milestones.items()
+            if milestone <= (runner.epoch if scheduler.by_epoch else runner.iter)
+        )
+        for scheduler in found
+    )
 
 
 def _distilled(runner: Runner) -> DistilledDetector | None:

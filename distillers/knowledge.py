@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..detectors import Signature
-from ..space import FEATURE_KNOWLEDGE, KNOWLEDGE, Distiller, WrongUse
+from ..space import (
+    CROSS_KNOWLEDGE,
+    FEATURE_KNOWLEDGE,
+    KNOWLEDGE,
+    LABEL,
+    POSITIONS,
+    RESPONSE_KNOWLEDGE,
+    Distiller,
+    WrongUse,
+)
 
 KINDS = {"dense": "at every position", "region": "for regions"}
 
@@ -36,8 +45,42 @@ def pair_levels(student: Signature, teacher: Signature) -> Pairing:
 
 def mismatch(knowledge: str, student: Signature, teacher: Signature) -> str | None:
     """Why a pair can't be compared by a kind of knowledge, or None if it can; names both sides."""
+    if knowledge == LABEL:
+        return label_fault(student)
     if knowledge in FEATURE_KNOWLEDGE:
         return None
+    if knowledge in CROSS_KNOWLEDGE:
+        return _cross_mismatch(knowledge, student, teacher)
+    return _response_mismatch(knowledge == "localization", student, teacher)
+
+
+def label_fault(student: Signature) -> str | None:
+    """Why a student can't be its own teacher (SSSD), or None."""
+    if student.classes is None:
+        return f"{student.name} has no head that tells classes apart"
+    if student.encoded:
+        return f"{student.name}'s head reads its encoder's memory, not the neck's maps"
+    if len(set(student.channels)) > 1:
+        return f"{student.name} has levels of unlike channels {list(student.channels)}"
+    return None
+
+
+def _cross_mismatch(knowledge: str, student: Signature, teacher: Signature) -> str | None:
+    for side in (student, teacher):
+        if side.layers is None:
+            return (
+                f"{side.name} has no dense head with two stacks of convolutions, cls_convs and "
+                "reg_convs"
+            )
+    if student.strides != teacher.strides:
+        return (
+            f"{student.name} has levels of stride {list(student.strides)} and {teacher.name} of "
+            f"{list(teacher.strides)}"
+        )
+    return _response_mismatch(knowledge == CROSS_KNOWLEDGE[1], student, teacher)
+
+
+def _response_mismatch(boxes: bool, student: Signature, teacher: Signature) -> str | None:
     ours, theirs = student.responses, teacher.responses
     if ours is None or theirs is None:
         side = student if ours is None else teacher
@@ -54,24 +97,58 @@ def mismatch(knowledge: str, student: Signature, teacher: Signature) -> str | No
         others = [theirs.priors[i] for i in pairing.teacher_levels]
         if priors != others:
             return f"{student.name} has {priors} priors a position and {teacher.name} has {others}"
-    if knowledge == "localization" and ours.boxes != theirs.boxes:
+    if boxes and ours.boxes != theirs.boxes:
         return f"{student.name} regresses {ours.boxes} and {teacher.name} {theirs.boxes}"
     return None
 
 
-def available_knowledge(student: Signature, teacher: Signature) -> tuple[str, ...]:
-    """The kinds of knowledge that this pair can be compared by."""
+def available_knowledge(student: Signature, teacher: Signature | None) -> tuple[str, ...]:
+    """The kinds of knowledge that this pair, or a student without a teacher, can be compared by."""
+    if teacher is None:
+        return () if label_fault(student) else (LABEL,)
     pair_levels(student, teacher)
     return tuple(name for name in KNOWLEDGE if mismatch(name, student, teacher) is None)
 
 
-def check_pair(distiller: Distiller, student: Signature, teacher: Signature) -> None:
+def excluded(knowledge: str, student: Signature, teacher: Signature | None) -> dict[str, str]:
+    """Options of one kind of knowledge that a pair has no use for, and why."""
+    found: dict[str, str] = {}
+    if teacher is None:
+        return found
+    if knowledge in RESPONSE_KNOWLEDGE + CROSS_KNOWLEDGE:
+        scores = student.responses.scores if student.responses else ""
+        if not scores.startswith("sigmoid"):
+            found["quality_focal"] = f"scores are by {scores}, not by sigmoid"
+    if knowledge in CROSS_KNOWLEDGE and student.layers and teacher.layers:
+        counts = student.layers.count, teacher.layers.count
+        for name in POSITIONS[1:]:
+            i = int(name.removeprefix("after_"))
+            if i >= min(counts) and not i == counts[0] == counts[1]:
+                found[name] = (
+                    f"the heads of {student.name} and {teacher.name} have {counts[0]} and "
+                    f"{counts[1]} layers: give after_0 to after_{min(counts) - 1}"
+                )
+        if knowledge == CROSS_KNOWLEDGE[1] and not (
+            student.layers.distribution and teacher.layers.distribution
+        ):
+            found["kl"] = "it compares the bins of distributions, and the heads answer none"
+    return found
+
+
+def check_pair(distiller: Distiller, student: Signature, teacher: Signature | None) -> None:
     """Raise :class:`WrongUse` if the distiller asks for knowledge that the pair can't share."""
-    pair_levels(student, teacher)
+    if teacher is not None:
+        pair_levels(student, teacher)
     for term in distiller.active:
-        reason = mismatch(term.knowledge, student, teacher)
+        if teacher is None and term.knowledge != LABEL:
+            raise WrongUse(f"'{term.knowledge}' is learned from a teacher: give `teacher`")
+        reason = (
+            label_fault(student) if teacher is None else mismatch(term.knowledge, student, teacher)
+        )
         if reason:
-            raise WrongUse(
-                f"the pair has no knowledge '{term.knowledge}': {reason}; use "
-                + ", ".join(available_knowledge(student, teacher))
-            )
+            others = ", ".join(available_knowledge(student, teacher))
+            raise WrongUse(f"the pair has no knowledge '{term.knowledge}': {reason}; use {others}")
+        useless = excluded(term.knowledge, student, teacher)
+        for name in (*term.transforms, term.distance):
+            if name in useless:
+                raise WrongUse(f"{term.knowledge}: '{name}': {useless[name]}")

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import takewhile
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..detectors import Knowledge, Signature
-from ..space import FEATURE_KNOWLEDGE, Distiller, Term
+from ..detectors.responses import Levels
+from ..space import (
+    CROSS_KNOWLEDGE,
+    FEATURE_KNOWLEDGE,
+    LABEL,
+    RESPONSE_KNOWLEDGE,
+    STEPWISE,
+    Distiller,
+    Term,
+    WrongUse,
+)
+from .cross import CrossPredictions, classification
 from .distances import BOX_DISTANCES, DISTANCES
 from .knowledge import check_pair, pair_levels
+from .label import LabelTeacher
 from .regions import crops, foreground
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS, Pair
 
 #: "Background at half weight" (the authors' release).
 BACKGROUND_WEIGHT = 0.5
+#: What a ``stepwise`` weight is multiplied by at each milestone of the learning rate. SSSD changes
+#: its coefficient there, to keep its effect as the rate decays; by how much is ours.
+STEP = 2.0
 #: Transforms that only move positions about: a mask over positions may be moved with them.
 COMMUTES = {"identity", "scale_1", "local_1", "local_2", "local_4"}
 
@@ -48,42 +64,104 @@ class Adapter(nn.Module):
 class DistillationLoss(nn.Module):
     """Σ over terms of weight · D(T⟨student, teacher⟩), DetKDS formulas (1) to (3).
 
-    One graph for ``torch.compile`` (``distillation.compile()``), which takes a minute and makes it
-    two times as fast on a CPU (``benchmarks/loss.py --compile``); worth it from hours of training.
-    Raises :class:`WrongUse` when the pair of detectors can't share a knowledge asked for.
+    ``teacher`` may be None for a distiller of ``label`` alone; ``teacher_head``, the dense head, is
+    what CrossKD's terms go through. One graph for ``torch.compile`` (``distillation.compile()``),
+    which takes a minute and makes it two times as fast on a CPU (``benchmarks/loss.py --compile``);
+    worth it from hours of training. Raises :class:`WrongUse` when the pair of detectors can't
+    share a knowledge asked for.
     """
 
-    def __init__(self, distiller: Distiller, student: Signature, teacher: Signature) -> None:
+    def __init__(
+        self,
+        distiller: Distiller,
+        student: Signature,
+        teacher: Signature | None,
+        teacher_head: Any = None,
+    ) -> None:
         super().__init__()
         check_pair(distiller, student, teacher)
         self.terms = distiller.active
-        self.pairing = pair_levels(student, teacher)
-        self.needs_features = any(t.knowledge in FEATURE_KNOWLEDGE for t in self.terms)
-        self.needs_responses = any(t.knowledge not in FEATURE_KNOWLEDGE for t in self.terms)
+        self.stepwise = distiller.stepwise
+        #: Milestones of the learning rate that have passed; None: nobody has counted.
+        self.milestones: int | None = None
+        kinds = {term.knowledge for term in self.terms}
+        self.needs_features = not kinds.isdisjoint(FEATURE_KNOWLEDGE)
+        self.needs_responses = not kinds.isdisjoint(RESPONSE_KNOWLEDGE)
+        self.needs_teacher = kinds != {LABEL}
+        self.pairing = pair_levels(student, teacher or student)
         if self.needs_features:
+            assert teacher is not None
             self.adapter = Adapter(
                 [student.channels[i] for i in self.pairing.student_levels],
                 [teacher.channels[i] for i in self.pairing.teacher_levels],
             )
+        cross = [term for term in self.terms if term.knowledge in CROSS_KNOWLEDGE]
+        self.positions: set[int] = set()
+        if cross:
+            assert teacher is not None
+            assert student.layers is not None
+            assert teacher.layers is not None
+            self.cross = CrossPredictions(cross, student.layers, teacher.layers, teacher_head)
+            self.positions = set(self.cross.positions.values())
+        self._strides = student.strides
+        if LABEL in kinds:
+            assert student.classes is not None
+            self.label_teacher = LabelTeacher(student.channels[0], student.classes)
+
+    @property
+    def needs_labels(self) -> bool:
+        return hasattr(self, "label_teacher")
+
+    def enhanced(self, student: Knowledge, boxes: list[Tensor], labels: list[Tensor]) -> Levels:
+        """The label-enhanced maps of the student's, which its head is to read as well."""
+        return self.label_teacher(student.features, boxes, labels, self._strides)
 
     def forward(
-        self, student: Knowledge, teacher: Knowledge, boxes: list[Tensor]
+        self,
+        student: Knowledge,
+        teacher: Knowledge | None,
+        boxes: list[Tensor],
+        enhanced: Levels = (),
     ) -> dict[str, Tensor]:
         """Weighted losses by name, ``loss_<knowledge>``; each a scalar.
 
         ``boxes``: ground truth per image, (n, 4) as x1, y1, x2, y2 in pixels of the input.
+        ``enhanced``: what :meth:`enhanced` gave, for ``label``. A ``stepwise`` term says its weight
+        as ``weight_<knowledge>``. Raises :class:`WrongUse` for one if no hook counts milestones.
         """
         ours = student.select(self.pairing.student_levels)
-        theirs = teacher.select(self.pairing.teacher_levels)
+        theirs = ours if teacher is None else teacher.select(self.pairing.teacher_levels)
         maps: list[Pair] = []
         if self.needs_features:
             adapted = self.adapter(ours.features, theirs.features)
             maps = [(_full(s), _full(t)) for s, t in zip(adapted, theirs.features, strict=True)]
+        losses = {}
         with torch.autocast(student.features[0].device.type, enabled=False):
-            return {
-                f"loss_{term.knowledge}": term.weight * self._term(term, maps, ours, theirs, boxes)
-                for term in self.terms
-            }
+            predictions = self.cross(student, theirs) if self.positions else None
+            for term in self.terms:
+                if term.knowledge in CROSS_KNOWLEDGE:
+                    loss = self.cross.distance(term, predictions, ours.positives)
+                elif term.knowledge == LABEL:
+                    levels = zip(student.features, enhanced, strict=True)
+                    loss = _over_levels(term, [(_full(s), _full(e.detach())) for s, e in levels])
+                else:
+                    loss = self._term(term, maps, ours, theirs, boxes)
+                weight = self.weight(term)
+                losses[f"loss_{term.knowledge}"] = weight * loss
+                if term.schedule == STEPWISE:
+                    losses[f"weight_{term.knowledge}"] = loss.new_full((), weight)
+        return losses
+
+    def weight(self, term: Term) -> float:
+        """Of a ``stepwise`` term, what it is after the learning rate's last milestone."""
+        if term.schedule != STEPWISE:
+            return term.weight
+        if self.milestones is None:
+            raise WrongUse(
+                f"{term.knowledge}: a stepwise weight follows the learning rate's milestones: add "
+                "dict(type='DistillationHook') to custom_hooks"
+            )
+        return term.weight * STEP**self.milestones
 
     def _term(
         self,
@@ -101,7 +179,7 @@ class DistillationLoss(nn.Module):
             return self._instance(term, maps, boxes)
         if term.knowledge == "logits":
             student, teacher = _respond(term, ours.logits, theirs.logits)
-            return DISTANCES[term.distance](student, teacher)
+            return classification(term.distance, student, teacher, ours.positives)
         return _localization(term, ours, theirs)
 
     def _fgbg(self, term: Term, maps: list[Pair], boxes: list[Tensor]) -> Tensor:

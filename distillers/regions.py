@@ -20,15 +20,24 @@ def foreground(boxes: list[Tensor], size: tuple[int, int], stride: int) -> Tenso
     one product over all boxes; no loop.
     """
     padded = pad_sequence(boxes, batch_first=True)
-    x1, y1, x2, y2 = padded.unbind(dim=-1)
-
-    def touched(low: Tensor, high: Tensor, cells: int) -> Tensor:
-        edges = torch.arange(cells + 1, device=padded.device, dtype=padded.dtype) * stride
-        return (low[..., None] < edges[1:]) & (high[..., None] > edges[:-1])
-
-    rows, columns = touched(y1, y2, size[0]), touched(x1, x2, size[1])
-    count = torch.einsum("nbh,nbw->nhw", rows.to(padded.dtype), columns.to(padded.dtype))
+    rows, columns = touched(padded, size, stride)
+    count = torch.einsum("nbh,nbw->nhw", rows, columns)
     return (count > 0).to(padded.dtype).unsqueeze(1)
+
+
+def touched(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
+    """Rows (N, n, H) and columns (N, n, W) of a level that boxes (N, n, 4) touch: 1, else 0.
+
+    Padding, a box of zeros, touches none.
+    """
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+
+    def interval(low: Tensor, high: Tensor, cells: int) -> Tensor:
+        edges = torch.arange(cells + 1, device=boxes.device, dtype=boxes.dtype) * stride
+        inside = (low[..., None] < edges[1:]) & (high[..., None] > edges[:-1])
+        return inside.to(boxes.dtype)
+
+    return interval(y1, y2, size[0]), interval(x1, x2, size[1])
 
 
 def crops(maps: Tensor, boxes: list[Tensor], stride: int) -> Tensor:

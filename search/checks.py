@@ -22,11 +22,14 @@ from ..detectors import (
     signature,
     without_pretrained,
 )
-from ..distillers import available_knowledge, check_pair, mismatch
-from ..space import Distiller, SearchSpace, WrongUse
-from ..workers.settings import Model, Split
+from ..distillers import available_knowledge, check_pair, excluded, mismatch
+from ..space import STEPWISE, Distiller, SearchSpace, WrongUse
+from ..workers.settings import Model, Schedule, Split
 from .proxy import check_disjoint, check_sizes
 from .settings import PROGRESSIVE, SearchConfig
+
+#: The signatures of a student and of its teacher, if it has one.
+Pair = tuple[Signature, Signature | None]
 
 
 def fingerprint(content: Any) -> str:
@@ -60,6 +63,8 @@ def check_data(
         return CLASSES, train, test, fingerprint({"synthetic": data.synthetic.model_dump()})
     assert data.train is not None
     document = check_split(data.train.annotations, data.train.images)
+    if not document["annotations"]:
+        raise WrongUse(f"{data.train.annotations}: no image has a box: there is nothing to learn")
     classes = class_names(document)
     if data.test is not None:
         there = class_names(check_split(data.test.annotations, data.test.images))
@@ -72,11 +77,13 @@ def check_data(
     return classes, data.train, data.test, file_fingerprint(data.train.annotations)
 
 
-def check_models(config: SearchConfig, classes: tuple[str, ...]) -> tuple[Signature, Signature]:
+def check_models(config: SearchConfig, classes: tuple[str, ...]) -> Pair:
     """The signatures of student and teacher. Seen at two sizes, their responses can't line up."""
     student = check_model("student", config.student, classes)
     if config.data.student_scale != 1:
-        student = replace(student, responses=None)
+        student = replace(student, responses=None, layers=None)
+    if config.teacher is None:
+        return student, None
     return student, check_model("teacher", config.teacher, classes)
 
 
@@ -127,18 +134,54 @@ def _check_class_names(name: str, model: Model, classes: tuple[str, ...]) -> Non
         )
 
 
-def check_knowledge(config: SearchConfig, signatures: tuple[Signature, Signature]) -> SearchSpace:
+def check_knowledge(config: SearchConfig, signatures: Pair) -> SearchSpace:
+    """The space that is searched: what the pair can share, without the options it has no use for.
+
+    ``stepwise`` weights are among those if the trials' learning rate has no milestones.
+    """
     space = SearchSpace.preset(config.search.space)
-    available = available_knowledge(*signatures)
+    shared = available_knowledge(*signatures)
+    available = [name for name in space.knowledge if name in shared]
     asked = config.search.knowledge or available
-    lacking = [knowledge for knowledge in asked if knowledge not in available]
-    if lacking:
-        reason = mismatch(lacking[0], *signatures)
+    for name in asked:
+        if name not in space.knowledge:
+            raise WrongUse(f"search.knowledge: '{name}' needs search.space=extended")
+        if name not in available:
+            raise WrongUse(
+                f"search.knowledge: the pair has no '{name}': {_why_not(name, signatures)}; "
+                f"use {', '.join(available)}"
+            )
+    if not asked:
         raise WrongUse(
-            f"search.knowledge: the pair has no '{lacking[0]}': {reason}; "
-            f"use {', '.join(available)}"
+            "teacher: there is none; give one, or set search.space=extended to learn from labels"
         )
-    return space.only(asked)
+    space = space.only(asked)
+    steps = [] if has_milestones(config.trial) else [STEPWISE]
+    for name in asked:
+        space = space.without(name, [*excluded(name, *signatures), *steps])
+    return space
+
+
+def _why_not(knowledge: str, signatures: Pair) -> str | None:
+    student, teacher = signatures
+    return "there is no teacher" if teacher is None else mismatch(knowledge, student, teacher)
+
+
+def has_milestones(schedule: Schedule) -> bool:
+    return any(scheduler.get("milestones") for scheduler in schedule.param_scheduler)
+
+
+def check_distiller(
+    distiller: Distiller, signatures: Pair, schedule: Schedule, section: str
+) -> None:
+    """A distiller that this pair can train with, under the schedule of ``section``."""
+    check_pair(distiller, *signatures)
+    if distiller.stepwise and not has_milestones(schedule):
+        raise WrongUse(
+            f"{section}.param_scheduler: {distiller.name or 'the distiller'} has a stepwise weight,"
+            " which changes at milestones of the learning rate, and there are none: use "
+            "MultiStepLR, or a constant weight"
+        )
 
 
 def check_proxy(
@@ -164,9 +207,7 @@ def check_proxy(
     return (first, second), key
 
 
-def check_compare(
-    config: SearchConfig, signatures: tuple[Signature, Signature]
-) -> dict[str, Distiller | None]:
+def check_compare(config: SearchConfig, signatures: Pair) -> dict[str, Distiller | None]:
     """The hand-made distillers of the final table, by the name they get there."""
     compare: dict[str, Distiller | None] = {}
     for reference in config.final.compare if config.final else []:
@@ -174,7 +215,8 @@ def check_compare(
             compare[reference] = None
             continue
         distiller = Distiller.from_json(distiller_file(reference))
-        check_pair(distiller, *signatures)
+        assert config.final is not None
+        check_distiller(distiller, signatures, config.final, "final")
         compare[Path(reference).stem] = distiller
     return compare
 

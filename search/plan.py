@@ -7,12 +7,13 @@ from pathlib import Path
 
 from .. import __version__
 from ..data import make_shapes
-from ..detectors import Signature, model_config
+from ..detectors import model_config
 from ..space import Distiller, SearchSpace, WrongUse
 from ..workers.ray_engine import check_machine
 from ..workers.settings import Model, Schedule, Split, Task
 from ..workers.training import Training
 from .checks import (
+    Pair,
     check_compare,
     check_data,
     check_knowledge,
@@ -35,7 +36,7 @@ class Plan:
     config: SearchConfig
     folder: Path
     space: SearchSpace
-    signatures: tuple[Signature, Signature]
+    signatures: Pair
     train: Split
     test: Split | None
     proxy: tuple[Split, Split]
@@ -72,7 +73,7 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
     warmup = _plan_warmup(config, proxy[0], folder, proxy_key)
     task = Task(
         student=resolved(config.student),
-        teacher=resolved(config.teacher if teacher is None else trained(config.teacher, teacher)),
+        teacher=config.teacher and resolved(_with_weights(config.teacher, teacher)),
         inherit=config.inherit,
         data=config.data,
         threads=config.resources.threads,
@@ -129,8 +130,10 @@ def plan_teacher(name: str, model: Model, plan: Plan) -> tuple[Training | None, 
 
 
 def _teacher(
-    config: SearchConfig, name: str, model: Model, train: Split, folder: Path, data_key: str
+    config: SearchConfig, name: str, model: Model | None, train: Split, folder: Path, data_key: str
 ) -> tuple[Training | None, str]:
+    if model is None:
+        return None, "none"
     if model.checkpoint is not None:
         return None, fingerprint([model_key(model), file_fingerprint(model.checkpoint)])
     if model.schedule is None:
@@ -181,6 +184,10 @@ def _plan_warmup(
         threads=config.resources.threads,
         folder=str(folder / f"warmup-{key}"),
     )
+
+
+def _with_weights(model: Model, training: Training | None) -> Model:
+    return model if training is None else trained(model, training)
 
 
 def trained(model: Model, training: Training) -> Model:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
-from ..detectors import Knowledge, Signature, Tap, signature, teacher_knowledge
+from ..detectors import Knowledge, Signature, Tap, dense_head, signature, teacher_knowledge
+from ..detectors.responses import Levels
 from ..distillers import DistillationLoss, Renormalise, available_knowledge, boxes_of, shrunk
-from ..space import RESPONSE_KNOWLEDGE, Distiller
+from ..space import CROSS_KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller
 from ..workers.trial import TrialContext, build_student, excessive
 
 
@@ -19,9 +21,11 @@ class StoredBatch:
     """One batch of real student and teacher knowledge, and the boxes that go with it."""
 
     student: Knowledge
-    teacher: Knowledge
+    teacher: Knowledge | None
     boxes: list[Tensor]
-    signatures: tuple[Signature, Signature]
+    labels: list[Tensor]
+    signatures: tuple[Signature, Signature | None]
+    head: Any = None
 
     def reject(self, distiller: Distiller) -> str | None:
         """Why a candidate is no good, or None (DetKDS Section 3.2, "distiller filter").
@@ -33,10 +37,15 @@ class StoredBatch:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
-                module = DistillationLoss(distiller, *self.signatures)
-                losses = module(leaves, self.teacher, self.boxes)
+                module = DistillationLoss(distiller, *self.signatures, self.head)
+                module.milestones = 0
+                enhanced: Levels = ()
+                if module.needs_labels:
+                    enhanced = module.enhanced(leaves, self.boxes, self.labels)
+                losses = module(leaves, self.teacher, self.boxes, enhanced)
             except (RuntimeError, IndexError) as error:
                 return f"shape error: {str(error).splitlines()[0]}"
+        losses = {name: value for name, value in losses.items() if name.startswith("loss_")}
         total = torch.stack(list(losses.values())).sum()
         for name, loss in (*losses.items(), ("the sum of losses", total)):
             reason = excessive(name, float(loss.detach()))
@@ -51,6 +60,9 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 def _gradient_fault(total: Tensor, leaves: Knowledge) -> str | None:
     inputs = [*leaves.features, *leaves.logits, *leaves.localization]
+    inputs += [level for pair in leaves.hidden.values() for branch in pair for level in branch]
+    if leaves.answers is not None:
+        inputs += [*leaves.answers.logits, *leaves.answers.boxes, *leaves.answers.bins]
     if not total.requires_grad:
         return "zero gradient"
     gradients = [g for g in torch.autograd.grad(total, inputs, allow_unused=True) if g is not None]
@@ -63,30 +75,38 @@ def store_batch(context: TrialContext) -> StoredBatch:
     """Run student and teacher once, on the first training images, on the CPU."""
     student = build_student(context.task.student, context.seed, context.warmup)
     teacher = context.teacher
-    assert teacher is not None
     images = min(context.schedule.batch_size, len(context.train_set))
     raw = pseudo_collate([context.train_set[index] for index in range(images)])
     batch = student.data_preprocessor(raw, True)
-    signatures = signature(student, "student"), signature(teacher, "teacher")
-    if context.task.data.student_scale != 1:
-        signatures = replace(signatures[0], responses=None), signatures[1]
-    responses = bool(set(RESPONSE_KNOWLEDGE) & set(available_knowledge(*signatures)))
+    scale = context.task.data.student_scale
+    ours = signature(student, "student")
+    theirs = None if teacher is None else signature(teacher, "teacher")
+    if scale != 1:
+        ours = replace(ours, responses=None, layers=None)
+    available = set(available_knowledge(ours, theirs))
+    responses = not available.isdisjoint(RESPONSE_KNOWLEDGE)
+    layers = ours.layers.count if ours.layers and not available.isdisjoint(CROSS_KNOWLEDGE) else 0
+    positions = range(layers + 1) if layers else ()
     student.train()
-    own = shrunk(batch["inputs"], batch["data_samples"], context.task.data.student_scale)
-    with torch.no_grad(), Tap(student, responses=responses) as tap:
+    own = shrunk(batch["inputs"], batch["data_samples"], scale)
+    with torch.no_grad(), Tap(student, responses=responses, positions=positions) as tap:
         student.loss(*own)
-    teacher.cpu().eval()
     knowledge = tap.knowledge.map(Tensor.detach)
-    inputs = Renormalise(student, teacher)(batch["inputs"])
-    return StoredBatch(
-        knowledge,
-        teacher_knowledge(
+    answered = None
+    if teacher is not None:
+        teacher.cpu().eval()
+        answered = teacher_knowledge(
             teacher,
-            inputs,
+            Renormalise(student, teacher)(batch["inputs"]),
             batch["data_samples"],
             responses=responses,
             regions=knowledge.regions,
-        ),
+        )
+    return StoredBatch(
+        knowledge,
+        answered,
         [boxes_of(sample) for sample in batch["data_samples"]],
-        signatures,
+        [sample.gt_instances.labels for sample in batch["data_samples"]],
+        (ours, theirs),
+        None if teacher is None else dense_head(teacher),
     )

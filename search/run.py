@@ -143,7 +143,7 @@ def exported(best: TrialRow, search: SearchRow) -> Distiller:
         "search": search.name,
         "trial": best.number,
         "student": _model_name(config["student"]),
-        "teacher": _model_name(config["teacher"]),
+        "teacher": config["teacher"] and _model_name(config["teacher"]),
         "proxy": {
             "ap": best.score,
             "train_images": proxy["train_images"],

@@ -35,6 +35,18 @@ class Proxy(Settings):
         return self
 
 
+Knowledge = Literal[
+    "global",
+    "fgbg",
+    "instance",
+    "logits",
+    "localization",
+    "cross_logits",
+    "cross_localization",
+    "label",
+]
+
+
 class Search(Settings):
     """The space and Algorithm 1's numbers, the paper's by default.
 
@@ -43,7 +55,7 @@ class Search(Settings):
     """
 
     space: Literal["detkds", "extended"] = "detkds"
-    knowledge: list[Literal["global", "fgbg", "instance", "logits", "localization"]] | None = None
+    knowledge: list[Knowledge] | None = None
     start: list[str] = []
     population: int = Field(default=20, ge=1)
     iterations: int = Field(default=40, ge=0)
@@ -85,13 +97,14 @@ class Teacher(Model):
 class SearchConfig(Settings):
     """Everything a search is told.
 
+    ``teacher``: None for a search of ``label`` alone, which learns from the labels.
     ``teachers``, by name: those that a teacher order is made of.
 
     ``inherit``: a distilled student starts from its teacher's neck and head, as far as they fit.
     """
 
     student: Model
-    teacher: Model
+    teacher: Model | None = None
     teachers: dict[str, Teacher] = {}
     inherit: bool = False
     data: Data

@@ -57,8 +57,10 @@ def _earlier(name: str, store: Store) -> list[Distiller]:
 
 
 def _check(term: Term, space: SearchSpace, reference: str) -> None:
-    slots = space.slots(term.knowledge)[:-1]  # any weight will do
-    for value, choices in zip(space.encode(term), slots, strict=False):
+    options = space.options[term.knowledge]  # any weight will do
+    slots = [*options.transforms, options.distances, options.schedules]
+    form = [*term.transforms, term.distance, term.schedule]
+    for value, choices in zip(form, slots, strict=True):
         if value not in choices:
             raise WrongUse(
                 f"search.start: {reference}: '{value}' for {term.knowledge} is not in the space; "

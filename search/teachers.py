@@ -61,7 +61,7 @@ def pool_models(plan: Plan) -> list[PoolModel]:
     models = [_student(plan)]
     for name, teacher in teachers.items():
         model = Model(**teacher.model_dump(exclude={"score"}))
-        if model.checkpoint is None and model.schedule is None:
+        if model.checkpoint is None and model.schedule is None and plan.config.teacher:
             model = model.model_copy(update={"schedule": plan.config.teacher.schedule})
         training, key = plan_teacher(f"teachers.{name}", model, plan)
         model = resolved(model if training is None else trained(model, training))

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from ..db import SearchRow, Store
 from ..detectors import register
-from ..distillers import check_pair
 from ..space import Distiller, Outcome, Status
 from ..workers.ray_engine import cluster, run_job, run_trainings
 from ..workers.training import Training
+from .checks import check_distiller
 from .plan import Plan, final_section, make_data, student_training
 from .progressive import check_started, progressive_stages
 from .session import Session
@@ -39,7 +39,7 @@ def run_training(
     """Train the plan's student in full under each of ``final.seeds``."""
     final = final_section(plan)
     if distiller is not None:
-        check_pair(distiller, *plan.signatures)
+        check_distiller(distiller, plan.signatures, final, "final")
     document = None if distiller is None else distiller.to_dict()
     schedule = final.model_dump(exclude={"seeds", "compare"})
     trainings = [student_training(plan, name, document, schedule, seed) for seed in final.seeds]
@@ -75,9 +75,9 @@ def run_progressive(
     most, over ``models``. A training that was killed goes on in the stage and iteration it had
     reached. Returns every stage of every seed.
     """
-    final_section(plan)
+    final = final_section(plan)
     for teacher in teachers or models[1:]:
-        check_pair(distiller, plan.signatures[0], teacher.signature)
+        check_distiller(distiller, (plan.signatures[0], teacher.signature), final, "final")
     if teachers is not None:
         check_started(plan, name, teachers, distiller)
     with _ready(plan, display):

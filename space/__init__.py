@@ -3,15 +3,29 @@
 from .distiller import Distiller, Term
 from .errors import WrongUse, nearest
 from .files import SCHEMA, json_schema
-from .options import FEATURE_KNOWLEDGE, KNOWLEDGE, RESPONSE_KNOWLEDGE
+from .options import (
+    CONSTANT,
+    CROSS_KNOWLEDGE,
+    FEATURE_KNOWLEDGE,
+    KNOWLEDGE,
+    LABEL,
+    POSITIONS,
+    RESPONSE_KNOWLEDGE,
+    STEPWISE,
+)
 from .search_space import SearchSpace
 from .trials import WEIGHTS_STAGE, Candidate, Outcome, Status
 
 __all__ = [
+    "CONSTANT",
+    "CROSS_KNOWLEDGE",
     "FEATURE_KNOWLEDGE",
     "KNOWLEDGE",
+    "LABEL",
+    "POSITIONS",
     "RESPONSE_KNOWLEDGE",
     "SCHEMA",
+    "STEPWISE",
     "WEIGHTS_STAGE",
     "Candidate",
     "Distiller",

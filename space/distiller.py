@@ -13,7 +13,7 @@ from typing import Any
 
 from . import files
 from .errors import WrongUse, nearest
-from .options import EXTENDED, IDENTITY
+from .options import CONSTANT, CROSS_KNOWLEDGE, EXTENDED, IDENTITY, STEPWISE
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,17 @@ class Term:
     """One knowledge with its transforms, distance and weight (DetKDS formulas 2 and 3).
 
     Feature knowledge takes three transforms in a row, attention → scale → normalise; responses
-    take one. Left-out transforms are ``identity``. Raises :class:`WrongUse` for a name the space
-    does not hold (with the nearest right one) and for a weight that is not a finite number ≥ 0.
+    take one; CrossKD's take, in its place, the layer after which they hand over. Left-out ones are
+    ``identity``. ``schedule``: ``stepwise`` weights grow as the learning rate decays. Raises
+    :class:`WrongUse` for a name the space does not hold (with the nearest right one) and for a
+    weight that is not a finite number ≥ 0.
     """
 
     knowledge: str
     transforms: tuple[str, ...]
     distance: str
     weight: float = 1.0
+    schedule: str = CONSTANT
 
     def __post_init__(self) -> None:
         options = EXTENDED.get(self.knowledge)
@@ -52,31 +55,46 @@ class Term:
                 f"weight of {self.knowledge} is {self.weight!r}: it must be a finite number >= 0"
             )
         object.__setattr__(self, "weight", float(self.weight))
+        if self.schedule not in options.schedules:
+            raise WrongUse(
+                f"unknown schedule '{self.schedule}' for {self.knowledge}: "
+                + nearest(self.schedule, options.schedules)
+            )
+
+    @property
+    def position(self) -> int | None:
+        """CrossKD's i: the layer after which the student's head hands over; None: the default."""
+        if self.knowledge not in CROSS_KNOWLEDGE or self.transforms[0] == IDENTITY:
+            return None
+        return int(self.transforms[0].removeprefix("after_"))
 
     def __str__(self) -> str:
         """The papers' arrow notation: ``global: catt → scale_2 → norm_n, l1 × 5``."""
         named = [name for name in self.transforms if name != IDENTITY] or [IDENTITY]
         weight = repr(self.weight).removesuffix(".0")  # every digit: the notation is read back
-        return f"{self.knowledge}: {' → '.join(named)}, {self.distance} × {weight}"
+        schedule = "" if self.schedule == CONSTANT else f" {self.schedule}"
+        return f"{self.knowledge}: {' → '.join(named)}, {self.distance} × {weight}{schedule}"
 
     @classmethod
     def parse(cls, text: str) -> Term:
         """Read a term in arrow notation; ``->`` and ``x`` or ``*`` may stand for → and ×."""
         match = re.fullmatch(
-            r"\s*(\w+)\s*:\s*(.+?)\s*,\s*(\w+)\s*(?:[×x*]\s*([^\s]+)\s*)?", text, re.DOTALL
+            r"\s*(\w+)\s*:\s*(.+?)\s*,\s*(\w+)\s*(?:[×x*]\s*(\S+)\s*(?:\s([a-z]+)\s*)?)?",
+            text,
+            re.DOTALL,
         )
         if not match:
             raise WrongUse(
                 f"can't read the term '{text.strip()}': write it as "
                 "'global: catt → scale_2 → norm_n, l1 × 5'"
             )
-        knowledge, transforms, distance, weight = match.groups()
+        knowledge, transforms, distance, weight, schedule = match.groups()
         try:
             number = 1.0 if weight is None else float(weight)
         except ValueError:
             raise WrongUse(f"weight '{weight}' of '{text.strip()}' is not a number") from None
         names = tuple(name.strip() for name in re.split(r"→|->", transforms))
-        return cls(knowledge, names, distance, number)
+        return cls(knowledge, names, distance, number, schedule or CONSTANT)
 
 
 def _fill_slots(knowledge: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -139,12 +157,21 @@ class Distiller:
         return tuple(term for term in self.terms if term.weight > 0)
 
     @property
+    def stepwise(self) -> bool:
+        """Whether a weight changes with the learning rate."""
+        return any(term.schedule == STEPWISE for term in self.active)
+
+    @property
     def key(self) -> str:
         """A stable hash of what the distiller computes: 16 hex digits, the same on any machine.
 
         Terms of weight 0 and the order of terms do not change it.
         """
-        form = [[t.knowledge, list(t.transforms), t.distance, t.weight] for t in self.active]
+        form = [
+            [t.knowledge, list(t.transforms), t.distance, t.weight]
+            + ([t.schedule] if t.schedule != CONSTANT else [])
+            for t in self.active
+        ]
         text = json.dumps(form, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -164,6 +191,7 @@ class Distiller:
                 "transforms": list(term.transforms),
                 "distance": term.distance,
                 "weight": term.weight,
+                **({"schedule": term.schedule} if term.schedule != CONSTANT else {}),
             }
             for term in self.terms
         ]
@@ -178,7 +206,13 @@ class Distiller:
         content = files.validated(document, source)
         try:
             terms = tuple(
-                Term(t["knowledge"], tuple(t["transforms"]), t["distance"], t["weight"])
+                Term(
+                    t["knowledge"],
+                    tuple(t["transforms"]),
+                    t["distance"],
+                    t["weight"],
+                    t["schedule"],
+                )
                 for t in content["terms"]
             )
             return cls(terms, name=content["name"], provenance=content["provenance"])

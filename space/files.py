@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import WrongUse
-from .options import EXTENDED
+from .options import CONSTANT, EXTENDED, STEPWISE
 
 SCHEMA = "detkds/distiller/1"
 
@@ -24,6 +24,7 @@ class _TermEntry(BaseModel):
     transforms: list[str] = Field(default=[], max_length=3)
     distance: str
     weight: float = Field(ge=0, allow_inf_nan=False)
+    schedule: str = Field(default=CONSTANT, json_schema_extra={"enum": [CONSTANT, STEPWISE]})
 
 
 class _Document(BaseModel):

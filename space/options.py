@@ -2,7 +2,9 @@
 
 ``DETKDS`` is Table 2 of DetKDS (ICML 2024), with what its Table 5 uses besides (``softmax_c`` and
 ``norm_n``, printed there as "norm_batch", for logits); ``identity`` stands in every slot.
-``EXTENDED`` adds what hand-made distillers need: ``kl_hw``, the distance of CWD (ICCV 2021).
+``EXTENDED`` adds what hand-made distillers need: ``kl_hw``, the distance of CWD (ICCV 2021); the
+knowledge of CrossKD (CVPR 2024) with its ``quality_focal``; SSSD's ``label`` with its
+``jensen_shannon``; and weights that change with the learning rate.
 """
 
 from __future__ import annotations
@@ -29,7 +31,16 @@ FEATURE_DISTANCES = ("l1", "l2", "smooth_l1", "kl", "cosine", "pearson", "ssim")
 LOGITS_DISTANCES = ("l1", "l2", "smooth_l1", "kl", "cosine", "pearson", "correlation")
 LOCALIZATION_DISTANCES = ("iou", "giou", "diou", "ciou", "eiou")
 
+#: After which layer of the head CrossKD hands over, the paper's i; ``identity``: the default one.
+POSITIONS = (IDENTITY, "after_0", "after_1", "after_2", "after_3", "after_4", "after_5")
+#: Boxes of any prior compare by these, or by their bins' distributions (``kl``).
+CROSS_LOCALIZATION_DISTANCES = ("giou", "iou", "kl")
+
 WEIGHTS = (0.1, 0.5, 1.0, 2.0, 5.0, 8.0, 10.0)
+#: SSSD's are larger: its distance is bounded and small.
+LABEL_WEIGHTS = (1.0, 2.0, 5.0, 8.0, 10.0, 15.0, 20.0)
+
+CONSTANT, STEPWISE = "constant", "stepwise"
 
 
 @dataclass(frozen=True)
@@ -39,16 +50,16 @@ class KnowledgeOptions:
     transforms: tuple[tuple[str, ...], ...]
     distances: tuple[str, ...]
     weights: tuple[float, ...] = WEIGHTS
+    schedules: tuple[str, ...] = (CONSTANT,)
 
     def __len__(self) -> int:
-        size = len(self.distances) * len(self.weights)
+        size = len(self.distances) * len(self.weights) * len(self.schedules)
         for slot in self.transforms:
             size *= len(slot)
         return size
 
 
 _FEATURES = KnowledgeOptions((ATTENTION, SCALE, NORMALISE), FEATURE_DISTANCES)
-_EXTENDED_FEATURES = replace(_FEATURES, distances=(*FEATURE_DISTANCES, "kl_hw"))
 
 DETKDS: dict[str, KnowledgeOptions] = {
     "global": _FEATURES,
@@ -58,14 +69,26 @@ DETKDS: dict[str, KnowledgeOptions] = {
     "localization": KnowledgeOptions((LOCALIZATION_TRANSFORMS,), LOCALIZATION_DISTANCES),
 }
 
+_MORE_FEATURES = replace(_FEATURES, distances=(*FEATURE_DISTANCES, "kl_hw", "jensen_shannon"))
+_MORE_LOGITS = (*LOGITS_DISTANCES, "jensen_shannon", "quality_focal")
+
 #: Everything a term may be made of.
 EXTENDED: dict[str, KnowledgeOptions] = {
-    **DETKDS,
-    **dict.fromkeys(("global", "fgbg", "instance"), _EXTENDED_FEATURES),
+    knowledge: replace(options, schedules=(CONSTANT, STEPWISE))
+    for knowledge, options in {
+        **dict.fromkeys(("global", "fgbg", "instance"), _MORE_FEATURES),
+        "logits": replace(DETKDS["logits"], distances=_MORE_LOGITS),
+        "localization": DETKDS["localization"],
+        "cross_logits": KnowledgeOptions((POSITIONS,), _MORE_LOGITS),
+        "cross_localization": KnowledgeOptions((POSITIONS,), CROSS_LOCALIZATION_DISTANCES),
+        "label": replace(_MORE_FEATURES, weights=LABEL_WEIGHTS),
+    }.items()
 }
 
 PRESETS: dict[str, dict[str, KnowledgeOptions]] = {"detkds": DETKDS, "extended": EXTENDED}
 
 FEATURE_KNOWLEDGE = ("global", "fgbg", "instance")
 RESPONSE_KNOWLEDGE = ("logits", "localization")
-KNOWLEDGE = FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE
+CROSS_KNOWLEDGE = ("cross_logits", "cross_localization")
+LABEL = "label"
+KNOWLEDGE = (*FEATURE_KNOWLEDGE, *RESPONSE_KNOWLEDGE, *CROSS_KNOWLEDGE, LABEL)

@@ -16,7 +16,10 @@ DROP = 0.0
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Options per knowledge. A term is encoded as its slots: transforms…, distance, weight."""
+    """Options per knowledge. A term is encoded as its slots: transforms…, distance, weight, and the
+
+    weight's schedule before it where there is a choice.
+    """
 
     options: dict[str, KnowledgeOptions]
 
@@ -38,6 +41,21 @@ class SearchSpace:
                 raise WrongUse(f"unknown knowledge '{name}': {nearest(name, self.options)}")
         return SearchSpace({k: v for k, v in self.options.items() if k in chosen})
 
+    def without(self, knowledge: str, names: Iterable[str]) -> SearchSpace:
+        """The same space without these choices of one knowledge."""
+        gone, options = set(names), self.options[knowledge]
+
+        def left(choices: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(choice for choice in choices if choice not in gone)
+
+        narrowed = replace(
+            options,
+            transforms=tuple(left(slot) for slot in options.transforms),
+            distances=left(options.distances),
+            schedules=left(options.schedules),
+        )
+        return SearchSpace({**self.options, knowledge: narrowed})
+
     @property
     def knowledge(self) -> tuple[str, ...]:
         return tuple(self.options)
@@ -49,6 +67,7 @@ class SearchSpace:
                 "transforms": [list(slot) for slot in options.transforms],
                 "distances": list(options.distances),
                 "weights": list(options.weights),
+                "schedules": list(options.schedules),
             }
             for knowledge, options in self.options.items()
         }
@@ -60,14 +79,19 @@ class SearchSpace:
     def slots(self, knowledge: str) -> list[tuple[str | float, ...]]:
         """The choices per slot of a term's encoding."""
         options = self.options[knowledge]
-        return [*options.transforms, options.distances, options.weights]
+        schedules = [options.schedules] if len(options.schedules) > 1 else []
+        return [*options.transforms, options.distances, *schedules, options.weights]
 
     def encode(self, term: Term) -> list[str | float]:
-        return [*term.transforms, term.distance, term.weight]
+        schedule = [term.schedule] if len(self.options[term.knowledge].schedules) > 1 else []
+        return [*term.transforms, term.distance, *schedule, term.weight]
 
     def decode(self, knowledge: str, values: list[str | float]) -> Term:
-        *transforms, distance, weight = values
-        return Term(knowledge, tuple(str(t) for t in transforms), str(distance), float(weight))
+        options = self.options[knowledge]
+        *forms, weight = values
+        schedule = str(forms.pop()) if len(options.schedules) > 1 else options.schedules[0]
+        *transforms, distance = map(str, forms)
+        return Term(knowledge, tuple(transforms), distance, float(weight), schedule)
 
     def random(self, knowledge: str, rng: Random) -> Term:
         """A term drawn uniformly over its slots."""
@@ -76,7 +100,7 @@ class SearchSpace:
     def mutate(self, term: Term, rng: Random) -> Term:
         """Another term: one slot, drawn at random, gets another of its choices."""
         slots, values = self.slots(term.knowledge), self.encode(term)
-        index = rng.randrange(len(slots))
+        index = rng.choice([i for i, slot in enumerate(slots) if len(slot) > 1])
         values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
         return self.decode(term.knowledge, values)
 

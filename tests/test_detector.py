@@ -285,7 +285,7 @@ def test_a_plain_config_is_enough() -> None:
 
 def test_pairs_that_can_not_share_are_refused_at_once() -> None:
     retinanet = thin_detector("retinanet")
-    with pytest.raises(WrongUse, match="a distiller needs a teacher: give `teacher`"):
+    with pytest.raises(WrongUse, match="'global' is learned from a teacher: give `teacher`"):
         DistilledDetector(retinanet, None, ALL_TERMS)
     with pytest.raises(WrongUse, match=r"student has \[9, .* and teacher has \[1, "):
         DistilledDetector(retinanet, thin_detector("atss"), ALL_TERMS)

@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 from detkds.distillers import DISTANCES
+from detkds.distillers.distances import quality_focal
 from detkds.space.options import EXTENDED, LOCALIZATION_DISTANCES
 from numpy.typing import NDArray
 from scipy.spatial.distance import correlation as scipy_correlation
 from scipy.spatial.distance import cosine as scipy_cosine
+from scipy.spatial.distance import jensenshannon
 from scipy.special import huber, softmax
 from scipy.stats import entropy, zscore
 from torch import Tensor
+from torch.autograd import gradcheck
 
 torch.set_num_threads(1)
 
 Array = NDArray[np.float64]
-SYMMETRIC = ("l1", "l2", "smooth_l1", "cosine", "pearson", "correlation")
+SYMMETRIC = ("l1", "l2", "smooth_l1", "jensen_shannon", "cosine", "pearson", "correlation")
 
 MAPS = [(2, 3, 8, 8), (1, 3, 13, 7), (3, 1, 5, 4), (2, 4, 3, 1), (4, 3, 1, 1)]
 RESPONSES = [(2, 4, 15), (1, 4, 7), (3, 1, 5), (6, 20, 1)]
@@ -45,6 +48,11 @@ def kl_hw(s: Array, t: Array) -> float:
     n, c = s.shape[:2]
     rows = [softmax(side.reshape(n * c, -1), axis=1) for side in (t, s)]
     return entropy(*rows, axis=1).mean()
+
+
+def js(s: Array, t: Array) -> float:
+    pairs = zip(softmax(positions(s), axis=1), softmax(positions(t), axis=1), strict=True)
+    return float(np.mean([jensenshannon(p, q) for p, q in pairs]))
 
 
 def cosine(s: Array, t: Array) -> float:
@@ -89,6 +97,7 @@ FORMULAS: dict[str, Callable[[Array, Array], float]] = {
     "smooth_l1": lambda s, t: huber(1, s - t).mean(),
     "kl": kl,
     "kl_hw": kl_hw,
+    "jensen_shannon": js,
     "cosine": cosine,
     "pearson": pearson,
     "correlation": cross_correlation,
@@ -117,7 +126,27 @@ CASES = [
 
 def test_every_option_of_the_space_is_there() -> None:
     space = {name for options in EXTENDED.values() for name in options.distances}
-    assert set(DISTANCES) == space - set(LOCALIZATION_DISTANCES) == set(FORMULAS)
+    apart = {*LOCALIZATION_DISTANCES, "quality_focal"}
+    assert set(DISTANCES) == space - apart == set(FORMULAS)
+
+
+def test_quality_focal_is_formula_7() -> None:
+    student, teacher = pair((2, 3, 8))
+    score, soft = (1 / (1 + np.exp(-side.numpy())) for side in (student, teacher))
+    bce = -(soft * np.log(score) + (1 - soft) * np.log(1 - score))
+    np.testing.assert_allclose(quality_focal(student, teacher), np.abs(score - soft) * bce)
+    assert not quality_focal(teacher, teacher).any()
+    assert gradcheck(lambda s: quality_focal(s, teacher), student.requires_grad_())
+
+
+def test_the_jensen_shannon_distance_is_bounded() -> None:
+    """By sqrt(ln 2) at every position, which is reached where the two have nothing in common."""
+    apart = torch.tensor([[100.0, 0.0]]).double().view(1, 2, 1)
+    other = apart.flip(1)
+    np.testing.assert_allclose(DISTANCES["jensen_shannon"](apart, other), np.sqrt(np.log(2)))
+    agreed = apart.clone().requires_grad_()
+    DISTANCES["jensen_shannon"](agreed, apart).backward()
+    assert not agreed.grad.isnan().any()
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)

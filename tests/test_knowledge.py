@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 from detkds.detectors import Responses, Signature
 from detkds.distillers import available_knowledge, check_pair, mismatch, pair_levels
-from detkds.space import FEATURE_KNOWLEDGE, KNOWLEDGE, Distiller, WrongUse
+from detkds.space import (
+    FEATURE_KNOWLEDGE,
+    KNOWLEDGE,
+    RESPONSE_KNOWLEDGE,
+    Distiller,
+    WrongUse,
+)
 
 DENSE = Responses("dense", 4, (9,) * 4, "sigmoid", "deltas to anchors")
 ONE_STAGE = Signature("student", (8, 16, 32, 64), (16,) * 4, DENSE)
@@ -75,12 +81,12 @@ def test_boxes_of_another_kind_leave_the_logits() -> None:
 
 def test_regions_line_up_whatever_their_levels() -> None:
     student = replace(TWO_STAGE, name="student", strides=(4, 8), channels=(16,) * 2)
-    assert available_knowledge(student, TWO_STAGE) == KNOWLEDGE
+    assert available_knowledge(student, TWO_STAGE) == FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE
 
 
 def test_a_pair_that_lines_up_shares_all() -> None:
     """The teacher's stride 4 has other priors, but the student no such level."""
     assert mismatch("logits", ONE_STAGE, FINER) is None
-    assert available_knowledge(ONE_STAGE, FINER) == KNOWLEDGE
+    assert available_knowledge(ONE_STAGE, FINER) == FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE
     every = "; ".join(f"{kind}: identity, l1" for kind in KNOWLEDGE[:4])
     check_pair(Distiller.parse(f"{every}; localization: pow2, iou"), ONE_STAGE, FINER)

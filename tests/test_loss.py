@@ -10,7 +10,7 @@ import torch
 from detkds.detectors import Knowledge, Responses, Signature
 from detkds.distillers import BOX_DISTANCES, DISTANCES, FEATURE_TRANSFORMS, DistillationLoss
 from detkds.distillers.regions import foreground
-from detkds.space import KNOWLEDGE, Distiller, WrongUse
+from detkds.space import FEATURE_KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, WrongUse
 from detkds.space.options import FEATURE_DISTANCES
 from test_regions import touched_cells
 from torch import Tensor, nn
@@ -178,7 +178,7 @@ def test_localization_without_positives_is_a_zero_with_a_graph() -> None:
 def test_terms_are_weighted_and_stand_for_themselves() -> None:
     """A term's loss is the same with the others beside it."""
     together = loss_of(ALL_TERMS.replace("mask → ", ""))
-    assert list(together) == [f"loss_{kind}" for kind in KNOWLEDGE]
+    assert list(together) == [f"loss_{kind}" for kind in FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE]
     for term in Distiller.parse(ALL_TERMS.replace("mask → ", "")).terms:
         ((name, alone),) = loss_of(str(term)).items()
         torch.testing.assert_close(together[name], alone)
@@ -263,7 +263,7 @@ def test_under_autocast_the_terms_stay_in_float32() -> None:
 def test_any_feature_loss_of_real_sizes_is_finite_with_its_gradient(
     distance: str, transforms: str
 ) -> None:
-    text = "; ".join(f"{kind}: {transforms}, {distance}" for kind in KNOWLEDGE[:3])
+    text = "; ".join(f"{kind}: {transforms}, {distance}" for kind in FEATURE_KNOWLEDGE)
     for boxes in (BOXES, EMPTY):
         losses = loss_of(text, boxes)
         assert all(torch.isfinite(loss) for loss in losses.values())

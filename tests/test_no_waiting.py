@@ -6,13 +6,16 @@ for (``.item()``, ``nonzero``, a mask as an index).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import zip_longest
 
 import pytest
 import torch
 from detkds.detectors import Knowledge, Regions, Responses, Signature
+from detkds.detectors import signature as detector_signature
 from detkds.distillers import DistillationLoss
-from detkds.space import Distiller, SearchSpace, Term
+from detkds.space import FEATURE_KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, SearchSpace, Term
+from thin_detectors import thin_detector
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -53,17 +56,63 @@ def knowledge_of(channels: int, kind: str, learns: bool) -> Knowledge:
     )
 
 
+def loss_of(term: Term, kind: str) -> dict[str, Tensor]:
+    with FakeTensorMode(), torch.device("cuda"):
+        pair = signature("student", 8, kind), signature("teacher", 12, kind)
+        module = DistillationLoss(Distiller((term,)), *pair)
+        module.milestones = 1
+        boxes = [torch.rand(3, 4), torch.zeros(0, 4)]
+        return module(knowledge_of(8, kind, True), knowledge_of(12, kind, False), boxes)
+
+
 @pytest.mark.parametrize("kind", ["dense", "region"])
-@pytest.mark.parametrize("name", SPACE.knowledge)
+@pytest.mark.parametrize("name", FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE)
 def test_the_loss_asks_for_no_value(name: str, kind: str) -> None:
     for term in covering(name):
-        with FakeTensorMode(), torch.device("cuda"):
-            pair = signature("student", 8, kind), signature("teacher", 12, kind)
-            module = DistillationLoss(Distiller((term,)), *pair)
-            boxes = [torch.rand(3, 4), torch.zeros(0, 4)]
-            found = module(knowledge_of(8, kind, True), knowledge_of(12, kind, False), boxes)
-            assert found[f"loss_{name}"].is_cuda
-            assert found[f"loss_{name}"].requires_grad
+        if (term.distance, kind) == ("quality_focal", "region"):
+            continue  # no such head scores by sigmoid
+        found = loss_of(term, kind)
+        assert found[f"loss_{name}"].is_cuda
+        assert found[f"loss_{name}"].requires_grad
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "atss", "gfl"])
+def test_a_head_continued_by_another_asks_for_no_value(family: str) -> None:
+    """From the student's maps on: assigning targets, mmdet's part, does wait for the device."""
+    box = "kl" if family == "gfl" else "giou"
+    terms = Distiller.parse(
+        f"cross_logits: after_1, quality_focal; cross_localization: after_0, {box}"
+    )
+    options = {"model.bbox_head.stacked_convs": 2}
+    teacher = thin_detector(family, **options).eval()
+    form = detector_signature(teacher, "a")
+    module = DistillationLoss(terms, form, form, teacher.bbox_head)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for part in (module, teacher):
+            part._apply(lambda tensor: mode.from_tensor(tensor).cuda())
+        with torch.device("cuda"):
+            maps = tuple(torch.randn(2, 16, n, n, requires_grad=True) for n in (16, 8, 4, 2, 1))
+            priors = teacher.bbox_head.prior_generator.num_base_priors[0]
+            positives = tuple(
+                torch.ones(2, level[0, 0].numel() * priors, dtype=torch.bool) for level in maps
+            )
+            student = Knowledge(
+                maps, positives=positives, hidden={0: (maps, maps), 1: (maps, maps)}
+            )
+            losses = module(student, Knowledge(tuple(m.detach() for m in maps)), [])
+    assert all(loss.is_cuda and loss.requires_grad for loss in losses.values())
+
+
+def test_the_implicit_teacher_asks_for_no_value() -> None:
+    form = replace(signature("student", 8, "dense"), classes=CLASSES)
+    with FakeTensorMode(), torch.device("cuda"):
+        module = DistillationLoss(Distiller.parse("label: identity, jensen_shannon"), form, None)
+        student = knowledge_of(8, "dense", True)
+        boxes, labels = [torch.rand(3, 4), torch.zeros(0, 4)], [torch.ones(3), torch.ones(0)]
+        enhanced = module.enhanced(student, boxes, labels)
+        loss = module(student, None, boxes, enhanced)["loss_label"]
+        assert loss.is_cuda
+        assert loss.requires_grad
 
 
 def test_every_option_is_covered() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -114,29 +116,31 @@ def test_the_filter_passes_a_sound_distiller(batch):
     ],
 )
 def test_the_filter_rejects_by_size(batch, text, reason, monkeypatch):
-    from detkds.search import rejection
-
-    huge = rejection.StoredBatch(
-        batch.student.map(lambda t: t * 1e4 if t.is_floating_point() else t),
-        batch.teacher,
-        batch.boxes,
-        batch.signatures,
-    )
+    student = batch.student.map(lambda t: t * 1e4 if t.is_floating_point() else t)
+    huge = replace(batch, student=student)
     said = huge.reject(Distiller.parse(text))
     assert said is None if reason is None else reason in said
 
 
-def test_the_filter_rejects_nan_and_zero_gradients(batch):
-    from detkds.search.rejection import StoredBatch
+@pytest.mark.parametrize("position", ["identity", "after_0", "after_1"])
+def test_the_filter_tries_what_goes_through_the_teachers_head(batch, position):
+    form = f"cross_logits: {position}, quality_focal; cross_localization: {position}, giou"
+    assert batch.reject(Distiller.parse(form)) is None
 
-    def changed(function) -> StoredBatch:
+
+def test_the_filter_tries_what_the_labels_teach(batch):
+    assert batch.reject(Distiller.parse("label: identity, jensen_shannon × 15 stepwise")) is None
+
+
+def test_the_filter_rejects_nan_and_zero_gradients(batch):
+    def changed(function):
         student = batch.student.map(lambda t: function(t) if t.is_floating_point() else t)
-        return StoredBatch(student, batch.teacher, batch.boxes, batch.signatures)
+        return replace(batch, student=student)
 
     form = Distiller.parse("logits: identity, l1 × 1")
     assert "NaN" in changed(lambda t: t * float("nan")).reject(form)
     none = [boxes[:0] for boxes in batch.boxes]
-    empty = StoredBatch(batch.student, batch.teacher, none, batch.signatures)
+    empty = replace(batch, boxes=none)
     assert empty.reject(Distiller.parse("instance: identity, l1 × 1")) == "zero gradient"
 
 

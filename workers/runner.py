@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from ..data.loading import CocoDataset, quiet
 from ..detectors import register
 from ..detectors.checkpoints import allow_runner_resume
-from ..distillers import DistillationStateHook
+from ..distillers import DistillationHook
 from .resuming import RESUME, Loop, ResumeHook, Sampler
 from .settings import Schedule
 
@@ -87,7 +87,7 @@ def fit(
     """
     register()
     kept = work_dir / RESUME
-    own = [DistillationStateHook(), *([ResumeHook()] if resumes else [])]
+    own = [DistillationHook(), *([ResumeHook()] if resumes else [])]
     log = {
         "logger": {"type": "LoggerHook", "interval": 50} if resumes else None,
         "timer": {"type": "IterTimerHook"} if resumes else None,

@@ -1,0 +1,321 @@
+"""CrossKD: the student's head continued by the teacher's, against the paper spelled out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detkds.detectors import CrossHead, signature
+from detkds.distillers import DistilledDetector, available_knowledge
+from detkds.distillers.cross import aligned
+from detkds.space import Distiller, Term, WrongUse
+from thin_detectors import batch, still, thin_detector
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
+
+torch.set_num_threads(1)
+
+HEADS = ("retinanet", "fcos", "fcos_norm_on_bbox", "atss", "gfl")
+STACKED = 3
+LAYERS = STACKED + 1  # the paper's n
+LAST = {
+    "retinanet": ("retina_cls", "retina_reg"),
+    "fcos": ("conv_cls", "conv_reg"),
+    "fcos_norm_on_bbox": ("conv_cls", "conv_reg"),
+    "atss": ("atss_cls", "atss_reg"),
+    "gfl": ("gfl_cls", "gfl_reg"),
+}
+
+
+def detector(family: str, seed: int, stacked: int = STACKED, **options: Any) -> Any:
+    """Its last layers predict something: as they are initialised they hardly do."""
+    built = thin_detector(family, seed, **{"model.bbox_head.stacked_convs": stacked, **options})
+    torch.manual_seed(seed)
+    for name in LAST[family]:
+        torch.nn.init.normal_(getattr(built.bbox_head, name).weight, std=0.1)
+    if family == "fcos_norm_on_bbox":  # no box without an area, of which no two formulas agree
+        torch.nn.init.constant_(built.bbox_head.conv_reg.bias, 1.0)
+    return built
+
+
+def distilled(family: str, text: str, **teacher: Any) -> DistilledDetector:
+    pair = detector(family, 0), detector(family, 1, **teacher)
+    return DistilledDetector(still(pair[0]), pair[1], Distiller.parse(text))
+
+
+def both(family: str, position: int | str) -> str:
+    where = f"after_{position}" if isinstance(position, int) else position
+    box = "kl" if family == "gfl" else "giou"
+    return f"cross_logits: {where}, quality_focal; cross_localization: {where}, {box}"
+
+
+def cross_losses(model: DistilledDetector) -> dict[str, Tensor]:
+    losses = model.loss(*batch())
+    return {name: value for name, value in losses.items() if name.startswith("loss_cross")}
+
+
+def learned(part: Any) -> bool:
+    return any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+
+
+@pytest.mark.parametrize("position", range(STACKED + 1))
+@pytest.mark.parametrize("family", HEADS)
+def test_the_gradient_reaches_the_layers_before_and_no_layer_after(
+    family: str, position: int
+) -> None:
+    model = distilled(family, both(family, position))
+    losses = cross_losses(model)
+    assert set(losses) == {"loss_cross_logits", "loss_cross_localization"}
+    assert all(bool(value.isfinite()) and value > 0 for value in losses.values())
+    sum(losses.values()).backward()
+    student = model.student
+    assert learned(student.backbone)
+    assert learned(student.neck)
+    for stack in (student.bbox_head.cls_convs, student.bbox_head.reg_convs):
+        assert [learned(conv) for conv in stack] == [i < position for i in range(STACKED)]
+    for name in LAST[family]:
+        for parameter in getattr(student.bbox_head, name).parameters():
+            assert parameter.grad is None or not parameter.grad.any()
+    assert all(parameter.grad is None for parameter in model.teacher.parameters())
+
+
+def spelled_out(family: str, head: Any, branch: int, level: int, x: Tensor, start: int) -> Tensor:
+    """Layers ``start`` + 1 to n of one branch, by their names: raw predictions of one level."""
+    stack = (head.cls_convs, head.reg_convs)[branch]
+    for conv in list(stack)[start:]:
+        x = conv(x)
+    x = getattr(head, LAST[family][branch])(x)
+    if branch == 1 and family != "retinanet":
+        x = head.scales[level](x)
+    if branch == 1 and family == "fcos":
+        x = x.exp()
+    if branch == 1 and family == "fcos_norm_on_bbox":
+        x = x.clamp(min=0)  # times the stride in evaluation: a scale, the same for both boxes
+    return x
+
+
+def before_activation(conv: Any, x: Tensor) -> Tensor:
+    x = conv.conv(x)
+    return conv.norm(x) if conv.with_norm else x
+
+
+def through(head: Any, branch: int, x: Tensor, layers: int) -> Tensor:
+    """Layers 1 to ``layers`` of a branch, the last one's activation left out."""
+    if not layers:
+        return x
+    stack = list((head.cls_convs, head.reg_convs)[branch])
+    for conv in stack[: layers - 1]:
+        x = conv(x)
+    return before_activation(stack[layers - 1], x)
+
+
+def standardised(student: Tensor, teacher: Tensor) -> Tensor:
+    """Channel by channel, in a loop."""
+    out = torch.empty_like(student)
+    for c in range(student.shape[1]):
+        s, t = student[:, c], teacher[:, c]
+        unit = (s - s.mean()) / (s.var(unbiased=False) + 1e-6).sqrt()
+        out[:, c] = unit * (t.var(unbiased=False) + 1e-6).sqrt() + t.mean()
+    return out
+
+
+def rows(raw: Tensor, channels: int) -> Tensor:
+    """(N, A·C, H, W) to (N·H·W·A, C), as mmdet's heads flatten what they predict."""
+    return raw.permute(0, 2, 3, 1).reshape(-1, channels)
+
+
+def literal(family: str, model: DistilledDetector, position: int) -> dict[str, Tensor]:
+    """Formulas (3), (5), (6) and (7) for one batch, level by level."""
+    inputs, samples = batch()
+    student, teacher = model.student, model.teacher
+    ours, theirs = student.extract_feat(inputs), teacher.extract_feat(inputs)
+    own, head = student.bbox_head, teacher.bbox_head
+    predicted: dict[str, list[Tensor]] = {"cross": [], "teacher": []}
+    boxes: dict[str, list[Tensor]] = {"cross": [], "teacher": []}
+    for level, (f, g) in enumerate(zip(ours, theirs, strict=True)):
+        for branch, found in ((0, predicted), (1, boxes)):
+            mine, known = (through(side, branch, x, position) for side, x in ((own, f), (head, g)))
+            handed = standardised(mine, known)
+            for name, x in (("cross", handed), ("teacher", known)):
+                x = F.relu(x) if position else x
+                raw = spelled_out(family, head, branch, level, x, position)
+                width = own.cls_out_channels if branch == 0 else raw.shape[1] // _priors(own)
+                found[name].append(rows(raw, width))
+    labels = assigned_labels(student, inputs, samples)
+    positive = (labels >= 0) & (labels < own.num_classes)
+    cls = {name: torch.cat(parts) for name, parts in predicted.items()}
+    reg = {name: torch.cat(parts) for name, parts in boxes.items()}
+    score, soft = cls["cross"].sigmoid(), cls["teacher"].sigmoid()
+    bce = -(soft * score.log() + (1 - soft) * (1 - score).log())
+    qfl = ((score - soft).abs() * bce).sum() / positive.sum()
+    if family == "gfl":
+        weight = soft.max(dim=1).values
+        q, p = (reg[name].view(len(weight), 4, -1).softmax(-1) for name in ("cross", "teacher"))
+        kl = (p * (p / q).log()).sum(-1).mean(-1)
+        return {"logits": qfl, "localization": (kl * weight).sum() / weight.sum()}
+    corners = {name: _corners(family, head, part[positive]) for name, part in reg.items()}
+    giou = generalized_box_iou_loss(corners["cross"], corners["teacher"], reduction="mean")
+    return {"logits": qfl, "localization": giou}
+
+
+def _priors(head: Any) -> int:
+    return head.prior_generator.num_base_priors[0]
+
+
+def _corners(family: str, head: Any, raw: Tensor) -> Tensor:
+    """Of deltas by any anchor: areas' ratios are the same. Here one of 30 x 50."""
+    if family in ("retinanet", "atss"):
+        anchors = raw.new_tensor([10.0, 20, 40, 70]).expand(len(raw), 4)
+        return head.bbox_coder.decode(anchors, raw)
+    return torch.stack([-raw[:, 0], -raw[:, 1], raw[:, 2], raw[:, 3]], dim=1) + 100
+
+
+def assigned_labels(student: Any, inputs: Tensor, samples: list) -> Tensor:
+    """What the head's own assignment gives every row, level after level."""
+    head, kept = student.bbox_head, {}
+    original = head.get_targets
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        kept["targets"] = original(*args, **kwargs)
+        return kept["targets"]
+
+    head.get_targets = recorded
+    try:
+        student.loss(inputs, samples)
+    finally:
+        del head.get_targets
+    place = 1 if type(head).__name__ in ("ATSSHead", "GFLHead") else 0
+    return torch.cat([level.reshape(-1) for level in kept["targets"][place]])
+
+
+@pytest.mark.parametrize("position", range(STACKED + 1))
+@pytest.mark.parametrize("family", HEADS)
+def test_the_losses_are_the_papers_spelled_out(family: str, position: int) -> None:
+    model = distilled(family, both(family, position))
+    with torch.no_grad():
+        found, expected = cross_losses(model), literal(family, model, position)
+    torch.testing.assert_close(found["loss_cross_logits"], expected["logits"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        found["loss_cross_localization"], expected["localization"], rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_after_the_last_layer_it_is_plain_prediction_mimicking(family: str) -> None:
+    model = distilled(family, both(family, LAYERS))
+    plain = DistilledDetector(
+        model.student, model.teacher, Distiller.parse("logits: identity, quality_focal")
+    )
+    with torch.no_grad():
+        found = cross_losses(model)
+        expected = plain.loss(*batch())["loss_logits"]
+    torch.testing.assert_close(found["loss_cross_logits"], expected)
+    losses = cross_losses(model)
+    sum(losses.values()).backward()
+    for name in LAST[family]:
+        assert learned(getattr(model.student.bbox_head, name))
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_it_is_zero_for_the_teacher_itself(family: str) -> None:
+    teacher = detector(family, 1)
+    for position in range(LAYERS + 1):
+        form = Distiller.parse(both(family, position))
+        model = DistilledDetector(still(detector(family, 1)), teacher, form)
+        with torch.no_grad():
+            for value in cross_losses(model).values():
+                assert abs(float(value)) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["retinanet", "gfl"])
+def test_heads_of_unequal_widths_meet_through_an_adapter(family: str) -> None:
+    model = distilled(family, both(family, 2), **{"model.bbox_head.feat_channels": 24})
+    (pair,) = model.distillation.cross.adapters.values()
+    assert [(conv.in_channels, conv.out_channels) for conv in pair] == [(16, 24)] * 2
+    sum(cross_losses(model).values()).backward()
+    assert all(learned(conv) for conv in pair)
+    assert not any("adapter" in name for name in model.state_dict())
+
+
+def test_heads_of_unequal_depth_hand_over_where_both_have_a_layer() -> None:
+    pair = detector("retinanet", 0, stacked=1), detector("retinanet", 1, stacked=2)
+    model = DistilledDetector(*pair, Distiller.parse("cross_logits: identity, quality_focal"))
+    assert model.distillation.positions == {0}
+    with pytest.raises(WrongUse, match="have 2 and 3 layers: give after_0 to after_1"):
+        DistilledDetector(*pair, Distiller.parse("cross_logits: after_2, quality_focal"))
+
+
+def test_by_default_one_convolution_of_the_teacher_is_left() -> None:
+    """The paper's i = 3 for heads of four stacked convolutions."""
+    model = distilled("gfl", both("gfl", "identity"))
+    assert model.distillation.positions == {STACKED - 1}
+
+
+def test_a_map_gets_the_teachers_mean_and_deviation() -> None:
+    student, teacher = torch.randn(3, 5, 7, 6) * 4 + 1, torch.randn(3, 5, 7, 6) - 2
+    found = aligned(student, teacher)
+    for moment in (torch.mean, torch.std):
+        torch.testing.assert_close(moment(found, (0, 2, 3)), moment(teacher, (0, 2, 3)))
+    torch.testing.assert_close(found, standardised(student, teacher))
+    constant = torch.ones(2, 5, 1, 1)
+    assert bool(aligned(constant, constant).isfinite().all())
+
+
+def test_the_teachers_head_is_left_as_it_is() -> None:
+    teacher = detector("retinanet", 1)
+    before = {
+        name: len(stack)
+        for name, stack in teacher.bbox_head.named_children()
+        if isinstance(stack, torch.nn.ModuleList)
+    }
+    CrossHead(teacher.bbox_head, 2)
+    assert before == {"cls_convs": STACKED, "reg_convs": STACKED}
+    assert len(teacher.bbox_head.cls_convs) == STACKED
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "form", "says"),
+    [
+        ("faster_rcnn", "faster_rcnn", "after_1, quality_focal", "no dense head with two stacks"),
+        ("retinanet", "faster_rcnn", "after_1, quality_focal", "teacher has no dense head"),
+        ("retinanet", "retinanet", "after_5, quality_focal", "give after_0 to after_3"),
+    ],
+)
+def test_a_pair_that_cannot_is_told_why(student: str, teacher: str, form: str, says: str) -> None:
+    def built(family: str, seed: int) -> Any:
+        return thin_detector(family, seed) if "rcnn" in family else detector(family, seed)
+
+    with pytest.raises(WrongUse, match=says) as error:
+        DistilledDetector(
+            built(student, 0), built(teacher, 1), Distiller.parse(f"cross_logits: {form}")
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_other_classes_and_bins_that_are_not_there_are_refused() -> None:
+    student = detector("retinanet", 0)
+    other = detector("retinanet", 1, **{"model.bbox_head.num_classes": 7})
+    with pytest.raises(WrongUse, match="student has 4 classes and teacher has 7"):
+        DistilledDetector(student, other, Distiller.parse("cross_logits: after_1, quality_focal"))
+    with pytest.raises(WrongUse, match="the heads answer none"):
+        DistilledDetector(
+            student, detector("retinanet", 1), Distiller.parse("cross_localization: after_1, kl")
+        )
+
+
+def test_what_a_pair_has_is_listed() -> None:
+    dense, region = (
+        signature(detector("atss", 0), "a"),
+        signature(thin_detector("faster_rcnn"), "b"),
+    )
+    assert set(available_knowledge(dense, dense)) >= {"cross_logits", "cross_localization", "label"}
+    assert not {"cross_logits", "cross_localization"} & set(available_knowledge(region, region))
+
+
+def test_the_position_is_part_of_the_term() -> None:
+    term = Term.parse("cross_logits: after_3, quality_focal × 2")
+    assert (term.position, str(term)) == (3, "cross_logits: after_3, quality_focal × 2")
+    with pytest.raises(WrongUse, match="unknown transform 'after_9'"):
+        Term.parse("cross_logits: after_9, quality_focal")
