@@ -4,7 +4,8 @@ against the least it could take, the student's own step plus the teacher's forwa
 The teacher's forward is its features; for distillers with response terms, its head's outputs too.
 Stock mmdet RetinaNets, random weights, random images and boxes. Each round times one distilled step
 and its alternative one after the other, taking turns at being first; the first row compares the
-alternative with itself and so shows the machine's noise. On a GPU the last column counts how often
+alternative with itself and so shows the machine's noise. The last rows compare CrossKD's and SSSD's
+steps with PKD's. On a GPU the last column counts how often
 a distilled step waits for the device more than its alternative does.
 """
 
@@ -20,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from detkds.configs import distiller_file
 from detkds.detectors import (  # first: it makes mmcv.ops importable, which mmdet imports
     build_detector,
     model_config,
@@ -49,6 +51,7 @@ ONE_TERM = (
     "localization: sigmoid, ciou × 1",
 )
 ALL_FIVE = "; ".join(ONE_TERM[1:])
+AGAINST_PKD = ("crosskd", "crosskd_pkd", "sssd")
 Step = Callable[[], None]
 
 
@@ -131,6 +134,13 @@ def step_pairs(
             partial(train_step, model, inputs, samples, bf16),
             partial(alternative, responses),
         )
+    pkd, *others = (
+        DistilledDetector(student, teacher, str(distiller_file(name))).to(inputs.device).train()
+        for name in ("pkd", *AGAINST_PKD)
+    )
+    against = partial(train_step, pkd, inputs, samples, bf16)
+    for name, model in zip(AGAINST_PKD, others, strict=True):
+        pairs[f"{name}, against pkd"] = (partial(train_step, model, inputs, samples, bf16), against)
     return pairs
 
 

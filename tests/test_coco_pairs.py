@@ -21,7 +21,7 @@ from detkds.detectors import (
 )
 from detkds.distillers import DistilledDetector, available_knowledge
 from detkds.search.settings import load_config
-from detkds.space import FEATURE_KNOWLEDGE, KNOWLEDGE, Distiller, WrongUse
+from detkds.space import CROSS_KNOWLEDGE, KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, WrongUse
 from mmengine.dataset import pseudo_collate
 from thin_detectors import total
 
@@ -93,6 +93,58 @@ def test_a_pair_trains_a_step(name: str, record_property: Any) -> None:
     print(f"| {name} | {terms} | {float(total(losses)):.2f} |")
 
 
+#: A head of each kind that CrossKD's paper distils (Tables 6 and 8).
+CROSSKD = {
+    "retinanet_r18__retinanet_r50": ("crosskd_pkd", "retina_cls", "retina_reg"),
+    "fcos_r50__fcos_r101": ("crosskd", "conv_cls", "conv_reg"),
+    "atss_r50__atss_r101": ("crosskd", "atss_cls", "atss_reg"),
+    "gfl_r18__gfl_r50": ("crosskd_gfl", "gfl_cls", "gfl_reg"),
+}
+
+
+@pytest.mark.parametrize("name", CROSSKD)
+def test_crosskd_trains_a_step_of_the_papers_heads(name: str) -> None:
+    """The distillation's gradient ends after three of the four stacked convolutions."""
+    preset, *last = CROSSKD[name]
+    torch.manual_seed(0)
+    student = built(PAIRS[name]["student"], "student")
+    teacher = built_teacher(name.split("__")[1])
+    distiller = Distiller.from_json(distiller_file(preset))
+    model = DistilledDetector(student, teacher, distiller).train()
+    assert model.distillation.positions == {3}
+    data = model.data_preprocessor(real_batch(False), True)
+    losses = model.loss(data["inputs"], data["data_samples"])
+    cross = {n: value for n, value in losses.items() if n.startswith("loss_cross")}
+    assert all(0 < float(value) < 1000 for value in cross.values()), cross
+    torch.stack(list(cross.values())).sum().backward()
+
+    def learned(part: torch.nn.Module) -> bool:
+        return any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+
+    head = student.bbox_head
+    assert learned(student.backbone)
+    assert learned(student.neck)
+    for stack in (head.cls_convs, head.reg_convs):
+        assert [learned(conv) for conv in stack] == [True, True, True, False]
+    assert not any(learned(getattr(head, part)) for part in last)
+    assert not learned(teacher)
+
+
+@pytest.mark.parametrize(
+    "name", ["retinanet_r18__retinanet_r50", "faster_rcnn_r50__faster_rcnn_r101"]
+)
+def test_sssd_trains_a_step_without_a_teacher(name: str) -> None:
+    torch.manual_seed(0)
+    student = built(PAIRS[name]["student"], "student")
+    model = DistilledDetector(student, None, Distiller.from_json(distiller_file("sssd"))).train()
+    data = model.data_preprocessor(real_batch(False), True)
+    losses = model.loss(data["inputs"], data["data_samples"])
+    total(losses).backward()
+    assert 0 < float(losses["loss_label"]) < 15 * 5 * 0.8326
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_is_a_search_config(name: str) -> None:
     found = load_config(f"coco/{name}")
@@ -121,8 +173,13 @@ def test_what_a_pair_shares(name: str) -> None:
     pair = PAIRS[name]
     student = signature(build_detector(config(pair["student"])), "student")
     teacher = signature(built_teacher(name.split("__")[1]), "teacher")
-    same = name.split("__")[1] != "fcos_x101"
-    assert available_knowledge(student, teacher) == (KNOWLEDGE if same else FEATURE_KNOWLEDGE)
+    lacking = {
+        "retinanet_x101": (),
+        "fcos_x101": RESPONSE_KNOWLEDGE + CROSS_KNOWLEDGE,
+        "htc_r50": CROSS_KNOWLEDGE,
+    }[name.split("__")[1]]
+    expected = tuple(kind for kind in KNOWLEDGE if kind not in lacking)
+    assert available_knowledge(student, teacher) == expected
 
 
 def test_a_pair_that_is_not_there_is_told_the_nearest() -> None:
