@@ -50,9 +50,13 @@ class Answers:
 def head_layers(model: Any) -> HeadLayers | None:
     """The layers of a dense head with two stacks of convolutions, ``cls_convs`` and ``reg_convs``.
 
-    None for a head that has no such stacks, or has a pair of them for every level.
+    None for a head that has no such stacks, has a pair of them for every level, or lets one branch
+    read the other, as RepPoints does.
     """
     head = dense_head(model)
+    family = dense_family(head) if head is not None else None
+    if family is None or family.sides == "points":
+        return None
     stacks = [getattr(head, name, None) for name in BRANCHES]
     if not all(isinstance(stack, nn.ModuleList) for stack in stacks):
         return None
@@ -62,8 +66,6 @@ def head_layers(model: Any) -> HeadLayers | None:
     widths = tuple(conv.out_channels for conv in first)
     if widths != tuple(conv.out_channels for conv in second):
         return None
-    family = dense_family(head)
-    assert family is not None
     return HeadLayers(len(widths) + 1, (head.in_channels, *widths), family.sides == "distribution")
 
 

@@ -69,8 +69,8 @@ def _cross_mismatch(knowledge: str, student: Signature, teacher: Signature) -> s
     for side in (student, teacher):
         if side.layers is None:
             return (
-                f"{side.name} has no dense head with two stacks of convolutions, cls_convs and "
-                "reg_convs"
+                f"{side.name} has no dense head with two stacks of convolutions of their own, "
+                "cls_convs and reg_convs"
             )
     if student.strides != teacher.strides:
         return (
