@@ -91,7 +91,8 @@ def _keeper(levels: list[Tensor]) -> Callable[[nn.Module, tuple], None]:
 
 
 def answers(head: Any, outputs: tuple) -> Answers:
-    """Read what a dense head's forward returned."""
+    """Read what a dense head's forward returned, in float32."""
+    outputs = tuple([level.float() for level in part] for part in outputs)
     family = dense_family(head)
     assert family is not None
     logits, sides = dense_responses(head, outputs)

@@ -30,8 +30,9 @@ def position_of(term: Term, student: HeadLayers, teacher: HeadLayers) -> int:
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
 
-    Over N, H and W, as in the authors' release; no formula of the paper says so.
+    Over N, H and W, as in the authors' release; no formula of the paper says so. In float32.
     """
+    student, teacher = student.float(), teacher.float()
     ours, ours_mean = torch.var_mean(student, (0, 2, 3), correction=0, keepdim=True)
     theirs, theirs_mean = torch.var_mean(teacher, (0, 2, 3), correction=0, keepdim=True)
     scale = ((theirs + EPSILON) / (ours + EPSILON)).sqrt()
@@ -75,8 +76,7 @@ class CrossPredictions(nn.Module):
                 continue
             branches = tuple(
                 tuple(
-                    aligned(adapter(level.float()), known)
-                    for level, known in zip(ours, their, strict=True)
+                    aligned(adapter(level), known) for level, known in zip(ours, their, strict=True)
                 )
                 for adapter, ours, their in zip(
                     self.adapters[str(i)], student.hidden[i], theirs, strict=True

@@ -51,7 +51,6 @@ class LabelTeacher(nn.Module):
         """
         height, width = (side * strides[0] for side in maps[0].shape[-2:])
         padded, kinds = (pad_sequence(part, batch_first=True) for part in (boxes, labels))
-        padded = padded.to(maps[0].dtype)
         x, y = padded[..., 0::2] / width, padded[..., 1::2] / height
         kind = kinds[..., None] == torch.arange(self.classes, device=kinds.device)
         codes = self.encoder(torch.cat([x, y, kind.to(x.dtype)], dim=2))
@@ -62,7 +61,8 @@ class LabelTeacher(nn.Module):
 
     def _enhanced(self, level: Tensor, boxes: Tensor, codes: Tensor, stride: int) -> Tensor:
         level = level.detach()
-        rows, columns = touched(boxes, level.shape[-2:], stride)  # type: ignore[arg-type]
+        size = (level.shape[-2], level.shape[-1])
+        rows, columns = (part.to(codes.dtype) for part in touched(boxes, size, stride))
         spread = torch.einsum("nbh,nbw,nbc->nchw", rows, columns, codes)
         count = torch.einsum("nbh,nbw->nhw", rows, columns).unsqueeze(1)
         mean = spread / count.clamp(min=1)

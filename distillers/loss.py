@@ -135,9 +135,9 @@ class DistillationLoss(nn.Module):
         if self.needs_features:
             adapted = self.adapter(ours.features, theirs.features)
             maps = [(_full(s), _full(t)) for s, t in zip(adapted, theirs.features, strict=True)]
+        predictions = self.cross(student, theirs) if self.positions else None
         losses = {}
         with torch.autocast(student.features[0].device.type, enabled=False):
-            predictions = self.cross(student, theirs) if self.positions else None
             for term in self.terms:
                 if term.knowledge in CROSS_KNOWLEDGE:
                     loss = self.cross.distance(term, predictions, ours.positives)

@@ -66,7 +66,10 @@ def test_the_gradient_reaches_the_layers_before_and_no_layer_after(
     family: str, position: int
 ) -> None:
     model = distilled(family, both(family, position))
+    runs: list[int] = []
+    model.student.backbone.register_forward_hook(lambda *_: runs.append(1))
     losses = cross_losses(model)
+    assert len(runs) == 1, "the student runs once"
     assert set(losses) == {"loss_cross_logits", "loss_cross_localization"}
     assert all(bool(value.isfinite()) and value > 0 for value in losses.values())
     sum(losses.values()).backward()
@@ -251,6 +254,19 @@ def test_by_default_one_convolution_of_the_teacher_is_left() -> None:
     """The paper's i = 3 for heads of four stacked convolutions."""
     model = distilled("gfl", both("gfl", "identity"))
     assert model.distillation.positions == {STACKED - 1}
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_under_autocast(family: str) -> None:
+    model = distilled(family, both(family, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = cross_losses(model)
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    sum(losses.values()).backward()
+    assert learned(model.student.backbone)
+    plain = cross_losses(model)
+    for name, value in losses.items():
+        torch.testing.assert_close(value, plain[name], rtol=0.1, atol=0.01)
 
 
 def test_a_map_gets_the_teachers_mean_and_deviation() -> None:

@@ -93,6 +93,15 @@ def test_what_the_labels_say_is_spread_over_the_objects() -> None:
     assert not torch.equal(other[0], found[0])
 
 
+def test_under_autocast() -> None:
+    model = learner()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.loss(*batch())
+    assert losses["loss_label"].dtype == torch.float32
+    total(losses).backward()
+    assert learned(model.distillation.label_teacher)
+
+
 def test_images_without_a_box_among_others() -> None:
     inputs, samples = batch()
     samples[0].gt_instances = samples[0].gt_instances[:0]
