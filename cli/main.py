@@ -149,7 +149,7 @@ def train(
     from ..search.settings import config_name, load_config
     from ..search.teacher_order import check_algorithm
     from ..search.teachers import named, pool_models
-    from ..search.trainings import run_progressive, run_training
+    from ..search.trainings import check_training, run_progressive, run_training
     from .display import SearchDisplay, training_table
 
     check_algorithm(algorithm, max_teachers)
@@ -160,6 +160,7 @@ def train(
     plan = make_plan(load_config(config, cfg_options or []), folder)
     models = [] if teachers is None else pool_models(plan)
     order = None if teachers in (None, "auto") else named(models, (teachers or "").split(","))
+    check_training(plan, form, order or models[1:])
     with Store(_url(storage, folder, create=True)) as store, SearchDisplay("") as display:
         name = Path(distiller).stem
         if teachers is None or form is None:

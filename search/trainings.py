@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
@@ -33,13 +33,28 @@ class SearchFailed(RuntimeError):
     """The search could not go on; the message says why."""
 
 
+def check_training(
+    plan: Plan, distiller: Distiller | None, teachers: Sequence[PoolModel] = ()
+) -> None:
+    """Before anything is made: a full training by this distiller, or under these teachers.
+
+    Raises :class:`WrongUse` if the config does not say how, or a pair can't share its knowledge.
+    """
+    final = final_section(plan)
+    student, teacher = plan.signatures
+    if distiller is None:
+        return
+    pairs = [(student, one.signature) for one in teachers]
+    for pair in pairs or [(student, teacher)]:
+        check_distiller(distiller, pair, final, "final")
+
+
 def run_training(
     plan: Plan, store: Store, display: Display, distiller: Distiller | None, name: str
 ) -> list[tuple[Training, Outcome]]:
     """Train the plan's student in full under each of ``final.seeds``."""
+    check_training(plan, distiller)
     final = final_section(plan)
-    if distiller is not None:
-        check_distiller(distiller, plan.signatures, final, "final")
     document = None if distiller is None else distiller.to_dict()
     schedule = final.model_dump(exclude={"seeds", "compare"})
     trainings = [student_training(plan, name, document, schedule, seed) for seed in final.seeds]
@@ -75,9 +90,7 @@ def run_progressive(
     most, over ``models``. A training that was killed goes on in the stage and iteration it had
     reached. Returns every stage of every seed.
     """
-    final = final_section(plan)
-    for teacher in teachers or models[1:]:
-        check_distiller(distiller, (plan.signatures[0], teacher.signature), final, "final")
+    check_training(plan, distiller, teachers or models[1:])
     if teachers is not None:
         check_started(plan, name, teachers, distiller)
     with _ready(plan, display):

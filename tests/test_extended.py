@@ -66,6 +66,27 @@ def test_what_cannot_be_searched_is_told_before_anything_is_made(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("distiller", "says"),
+    [
+        ("crosskd_gfl", "the heads answer none"),
+        ("sssd_stepwise", "final.param_scheduler: sssd_stepwise has a stepwise weight"),
+    ],
+)
+def test_a_training_that_cannot_be_leaves_nothing(
+    tmp_path: Path, distiller: str, says: str
+) -> None:
+    done = tiny.run(
+        tiny.command(
+            "train", "quickstart", "--work-dir", tmp_path / "run", "--distiller", distiller
+        )
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_images_that_all_lack_boxes(tmp_path: Path) -> None:
     files = make_shapes(tmp_path / "shapes", train=8, val=1, test=1, size=64)
     document = json.loads(files.train.read_text())
