@@ -12,7 +12,7 @@ from ..detectors import register
 from ..space import Distiller, Outcome, Status
 from ..workers.ray_engine import cluster, run_job, run_trainings
 from ..workers.training import Training
-from .checks import check_distiller
+from .checks import Pair, check_distiller
 from .plan import Plan, final_section, make_data, student_training
 from .progressive import check_started, progressive_stages
 from .session import Session
@@ -44,7 +44,7 @@ def check_training(
     student, teacher = plan.signatures
     if distiller is None:
         return
-    pairs = [(student, one.signature) for one in teachers]
+    pairs: list[Pair] = [(student, one.signature) for one in teachers]
     for pair in pairs or [(student, teacher)]:
         check_distiller(distiller, pair, final, "final")
 
