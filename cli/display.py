@@ -18,7 +18,7 @@ from ..search.proxy import ProxyFiles
 from ..search.run import Result
 from ..search.session import Session
 from ..search.teacher_order import ALGORITHMS, Pool, teacher_order
-from ..space import Outcome, Status, WrongUse
+from ..space import CROSS_KNOWLEDGE, Outcome, SearchSpace, Status, WrongUse
 from ..workers.training import Training
 
 # A file or a pipe has no width of its own; tables should not be folded in a log.
@@ -230,3 +230,19 @@ def proxy_table(files: ProxyFiles) -> None:
         table.add_row(name, str(part.images), str(part.boxes), f"{part.deviation:.3f}", sizes)
     console.print(table)
     console.print(f"{files.train_path}\n{files.val_path}", soft_wrap=True, highlight=False)
+
+
+def space_listing(space: SearchSpace) -> None:
+    """Every option of a search space, a line a slot."""
+    for knowledge, options in space.options.items():
+        console.print(f"{knowledge} ({len(options)} terms)", highlight=False)
+        kind = "hand over" if knowledge in CROSS_KNOWLEDGE else "transform"
+        slots = [(kind, slot) for slot in options.transforms]
+        slots += [
+            ("distance", options.distances),
+            ("weight", tuple(map("{:g}".format, options.weights))),
+        ]
+        slots += [("schedule", options.schedules)] if len(options.schedules) > 1 else []
+        for name, choices in slots:
+            console.print(f"  {name:9}  {' | '.join(choices)}", soft_wrap=True, highlight=False)
+    console.print(f"{len(space)} terms in all", highlight=False)

@@ -243,17 +243,13 @@ def space(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Print the search space and its size."""
+    from .display import space_listing
+
     chosen = SearchSpace.preset(preset)
     if as_json:
         typer.echo(json.dumps(chosen.to_dict(), indent=2))
         return
-    for knowledge, options in chosen.options.items():
-        typer.echo(f"{knowledge} ({len(options)} terms)")
-        for slot in options.transforms:
-            typer.echo(f"  transform  {' | '.join(slot)}")
-        typer.echo(f"  distance   {' | '.join(options.distances)}")
-        typer.echo(f"  weight     {' | '.join(f'{weight:g}' for weight in options.weights)}")
-    typer.echo(f"{len(chosen)} terms in all")
+    space_listing(chosen)
 
 
 def _folder(work_dir: Path | None, name: str | None) -> Path:
