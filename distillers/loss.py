@@ -67,8 +67,8 @@ class DistillationLoss(nn.Module):
     ``teacher`` may be None for a distiller of ``label`` alone; ``teacher_head``, the dense head, is
     what CrossKD's terms go through. With DetKDS's terms it is one graph for ``torch.compile``
     (``distillation.compile()``), which takes a minute and makes it two times as fast on a CPU
-    (``benchmarks/loss.py --compile``); worth it from hours of training. Raises :class:`WrongUse` when the pair of detectors can't
-    share a knowledge asked for.
+    (``benchmarks/loss.py --compile``); worth it from hours of training. Raises
+    :class:`WrongUse` when the pair of detectors can't share a knowledge asked for.
     """
 
     def __init__(
