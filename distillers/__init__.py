@@ -3,7 +3,7 @@
 from .detector import DistilledDetector, Renormalise, boxes_of, shrunk
 from .distances import BOX_DISTANCES, DISTANCES
 from .hooks import DistillationHook
-from .knowledge import available_knowledge, check_pair, excluded, mismatch, pair_levels
+from .knowledge import available_knowledge, check_pair, excluded, label_fault, mismatch, pair_levels
 from .loss import DistillationLoss
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
 
@@ -20,6 +20,7 @@ __all__ = [
     "boxes_of",
     "check_pair",
     "excluded",
+    "label_fault",
     "mismatch",
     "pair_levels",
     "shrunk",

@@ -22,7 +22,7 @@ from ..detectors import (
     signature,
     without_pretrained,
 )
-from ..distillers import available_knowledge, check_pair, excluded, mismatch
+from ..distillers import available_knowledge, check_pair, excluded, label_fault, mismatch
 from ..space import STEPWISE, Distiller, SearchSpace, WrongUse
 from ..workers.settings import Model, Schedule, Split
 from .proxy import check_disjoint, check_sizes
@@ -137,9 +137,10 @@ def _check_class_names(name: str, model: Model, classes: tuple[str, ...]) -> Non
 def check_knowledge(config: SearchConfig, signatures: Pair) -> SearchSpace:
     """The space that is searched: what the pair can share, without the options it has no use for.
 
-    ``stepwise`` weights are among those if the trials' learning rate has no milestones.
+    Without a teacher that is ``label`` of the extended space, whichever is asked for. ``stepwise``
+    weights have no use if the trials' learning rate has no milestones.
     """
-    space = SearchSpace.preset(config.search.space)
+    space = SearchSpace.preset(config.search.space if config.teacher else "extended")
     shared = available_knowledge(*signatures)
     available = [name for name in space.knowledge if name in shared]
     asked = config.search.knowledge or available
@@ -152,9 +153,7 @@ def check_knowledge(config: SearchConfig, signatures: Pair) -> SearchSpace:
                 f"use {', '.join(available)}"
             )
     if not asked:
-        raise WrongUse(
-            "teacher: there is none; give one, or set search.space=extended to learn from labels"
-        )
+        raise WrongUse(f"teacher: there is none, and {label_fault(signatures[0])}; give one")
     space = space.only(asked)
     steps = [] if has_milestones(config.trial) else [STEPWISE]
     for name in asked:
