@@ -22,8 +22,8 @@ class LabelTeacher(nn.Module):
 
     Each object's box, in shares of the image, and its class are encoded by an MLP and spread over
     the cells that the box touches; a fusion shared by the levels adds to the student's map. It
-    learns from the head's loss on what it makes; the student's maps are taken as they are, without
-    a gradient, so that labels do not reach the backbone.
+    learns from the head's loss on what it makes, and the student's maps, which are part of that,
+    learn from it too: with a stop in between, students trained in minutes came out worse.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -60,7 +60,6 @@ class LabelTeacher(nn.Module):
         )
 
     def _enhanced(self, level: Tensor, boxes: Tensor, codes: Tensor, stride: int) -> Tensor:
-        level = level.detach()
         size = (level.shape[-2], level.shape[-1])
         rows, columns = (part.to(codes.dtype) for part in touched(boxes, size, stride))
         spread = torch.einsum("nbh,nbw,nbc->nchw", rows, columns, codes)

@@ -55,13 +55,13 @@ def test_the_students_maps_are_drawn_to_the_enhanced_ones_and_not_they_to_its() 
     assert not learned(model.distillation.label_teacher)
 
 
-def test_labels_do_not_reach_the_backbone() -> None:
+def test_the_heads_loss_on_the_enhanced_maps_trains_all_that_made_them() -> None:
     model = learner()
     losses = model.loss(*batch())
     total({name: value for name, value in losses.items() if name.startswith("label_")}).backward()
     assert learned(model.student.bbox_head)
     assert learned(model.distillation.label_teacher)
-    assert not learned(model.student.backbone)
+    assert learned(model.student.backbone)
 
 
 def test_the_heads_statistics_are_of_the_students_maps() -> None:
