@@ -21,7 +21,7 @@ quickstart: $(STAMP)
 	$(BIN)/detkds search quickstart --work-dir runs/quickstart --resume
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP) package
 	$(BIN)/ruff format --check .

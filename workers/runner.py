@@ -122,7 +122,8 @@ def score(model: Any, dataset: CocoDataset, metric: Any, batch_size: int = 8) ->
     nothing to measure), empty for one that finds nothing.
     """
     register()
-    MMLogger.get_instance("detkds_score", log_level="ERROR")  # the metric's own tables
+    if not MMLogger.check_instance_created("detkds_score"):
+        MMLogger.get_instance("detkds_score", log_level="ERROR")  # the metric's own tables
     evaluator = Evaluator(metric)
     model = model.to(get_device()).eval()
     with torch.no_grad(), quiet():
