@@ -9,7 +9,6 @@ again.
 from __future__ import annotations
 
 import argparse
-import statistics
 from pathlib import Path
 
 from detkds.cli.display import SearchDisplay
@@ -21,6 +20,7 @@ from detkds.search.trainings import run_training
 from detkds.space import Distiller
 from rich.console import Console
 from rich.table import Table
+from spread import over_seeds
 
 HAND_MADE = ["none", "pkd", "crosskd", "crosskd_pkd", "sssd", "sssd_stepwise"]
 
@@ -60,10 +60,7 @@ def main() -> None:
     with Store(url) as store, SearchDisplay("") as display:
         for name, form in forms.items():
             found = run_training(plan, store, display, form, name)
-            points = [100 * float(outcome.score or 0) for _, outcome in found]
-            spread = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
-            mean = f"{statistics.mean(points):.1f}{spread}"
-            table.add_row(name, mean, *(f"{point:.1f}" for point in points))
+            table.add_row(name, *over_seeds([float(outcome.score or 0) for _, outcome in found]))
     Console(width=120).print(table)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from detkds.workers.settings import Model, Schedule
 from detkds.workers.trial import SCORE, build_student, build_teacher
 from rich.console import Console
 from rich.table import Table
+from spread import over_seeds
 from torch import nn
 
 
@@ -152,10 +152,7 @@ def main() -> None:
         rows["progressively, the reverse"] = along(order[::-1])
     table = Table("training", "AP", *(f"seed {seed}" for seed in seeds))
     for label, scores in rows.items():
-        points = [100 * score for score in scores]
-        spread = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
-        mean = f"{statistics.mean(points):.1f}{spread}"
-        table.add_row(label, mean, *(f"{point:.1f}" for point in points))
+        table.add_row(label, *over_seeds(scores))
     Console(width=120).print(table)
 
 

@@ -21,7 +21,7 @@ from .families import dense_head  # noqa: E402
 from .inherit import inherit  # noqa: E402
 from .maps import feature_maps, loss_of_maps  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
-from .responses import Regions, Responses  # noqa: E402
+from .responses import Levels, Regions, Responses  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "CrossHead",
     "HeadLayers",
     "Knowledge",
+    "Levels",
     "Regions",
     "Responses",
     "Signature",

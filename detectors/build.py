@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,11 @@ class Signature:
     layers: HeadLayers | None = None
     classes: int | None = None
     encoded: bool = False
+
+    @property
+    def features_only(self) -> Signature:
+        """The same detector where it sees images of another size: its answers can't line up."""
+        return replace(self, responses=None, layers=None)
 
 
 @torch.no_grad()

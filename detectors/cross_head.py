@@ -35,12 +35,12 @@ class HeadLayers:
 class Answers:
     """What a dense head predicts, level by level, in the form in which any two compare.
 
-    ``logits`` (N, K, M); ``boxes`` (N, 4, M) as x1, y1, x2, y2 seen from their prior, in units of
-    an anchor or in the head's distances; ``bins`` (N, 4·R, M), a distribution head's logits.
+    ``logits`` (N, K, M); ``sides`` (N, 4, M), left, top, right and bottom of their prior, in units
+    of an anchor or in the head's distances; ``bins`` (N, 4·R, M), a distribution head's logits.
     """
 
     logits: Levels
-    boxes: Levels
+    sides: Levels
     bins: Levels = ()
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Answers:
@@ -99,18 +99,19 @@ def answers(head: Any, outputs: tuple) -> Answers:
     bins: Levels = ()
     if family.sides == "distribution":
         bins = tuple(split_by_prior(level, 4 * (head.reg_max + 1)) for level in outputs[1])
-    return Answers(logits, tuple(_boxes(head, family.sides, level) for level in sides), bins)
+    if family.sides == "deltas":
+        sides = tuple(_decoded(head, level) for level in sides)
+    return Answers(logits, sides, bins)
 
 
-def _boxes(head: Any, sides: str, level: Tensor) -> Tensor:
-    """Corners (N, 4, M). Of deltas in units of the anchor: ratios of areas are the same in them."""
-    if sides != "deltas":
-        return torch.cat([-level[:, :2], level[:, 2:]], dim=1)
+def _decoded(head: Any, level: Tensor) -> Tensor:
+    """Deltas (N, 4, M) as sides in units of the anchor: ratios of areas are the same in them."""
     n, _, m = level.shape
     deltas = level.transpose(1, 2).reshape(n * m, 4)
     half = deltas.new_full((n * m, 2), 0.5)
     anchors = torch.cat([-half, half], dim=1)
-    return head.bbox_coder.decode(anchors, deltas).view(n, m, 4).transpose(1, 2)
+    corners = head.bbox_coder.decode(anchors, deltas).view(n, m, 4).transpose(1, 2)
+    return torch.cat([-corners[:, :2], corners[:, 2:]], dim=1)
 
 
 class CrossHead:

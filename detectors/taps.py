@@ -103,8 +103,7 @@ class Tap:
         if self._dense is not None:
             self._listen("head", self._dense)
             self._record_targets(self._dense)
-            stacked = range(1, len(getattr(self._dense, BRANCHES[0], ())) + 1)
-            inner = self._positions & set(stacked)
+            inner = self._positions - {0, self._last}
             self._handles += listen(self._dense, inner, self._hidden)
         if self._region is not None:
             extractor, head = first_stage(self._region)
@@ -141,6 +140,11 @@ class Tap:
         self._wrapped.append(head)
 
     @property
+    def _last(self) -> int:
+        """The layer that predicts, as CrossKD counts them."""
+        return len(getattr(self._dense, BRANCHES[0], ())) + 1
+
+    @property
     def knowledge(self) -> Knowledge:
         seen = self._outputs
         features = tuple(seen["neck"])
@@ -152,7 +156,9 @@ class Tap:
             hidden = {i: (tuple(a), tuple(b)) for i, (a, b) in self._hidden.items()}
             if 0 in self._positions:
                 hidden[0] = features, features
-            predicted = answers(self._dense, seen["head"]) if self._positions else None
+            predicted = (
+                answers(self._dense, seen["head"]) if self._last in self._positions else None
+            )
             return Knowledge(
                 features, logits, localization, positives, hidden=hidden, answers=predicted
             )

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detectors import Answers, CrossHead, HeadLayers, Knowledge
-from ..detectors.responses import Levels
+from ..detectors import Answers, CrossHead, HeadLayers, Knowledge, Levels
 from ..space import CROSS_KNOWLEDGE, Term
 from .distances import BOX_DISTANCES, DISTANCES, quality_focal
 
@@ -100,15 +99,10 @@ class CrossPredictions(nn.Module):
         if term.distance == "kl":
             confidence = torch.cat(teacher.logits, dim=2).sigmoid().amax(dim=1)
             return _bins_kl(torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, 2), confidence)
-        losses = BOX_DISTANCES[term.distance](_sides(cross.boxes), _sides(teacher.boxes))
+        ours, theirs = (torch.cat(side.sides, dim=2).transpose(1, 2) for side in (cross, teacher))
+        losses = BOX_DISTANCES[term.distance](ours, theirs)
         weight = torch.cat(positives, dim=1).to(losses.dtype)
         return (losses * weight).sum() / weight.sum().clamp(min=1)
-
-
-def _sides(boxes: Levels) -> Tensor:
-    """Left, top, right and bottom of the prior from which both boxes are seen: (N, M, 4)."""
-    corners = torch.cat(boxes, dim=2).transpose(1, 2)
-    return torch.cat([-corners[..., :2], corners[..., 2:]], dim=-1)
 
 
 def classification(distance: str, student: Tensor, teacher: Tensor, positives: Levels) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -93,7 +92,7 @@ class DistilledDetector(BaseDetector):
         if form is not None:
             ours, theirs = signature(self.student, "student"), None
             if student_scale != 1:
-                ours = replace(ours, responses=None, layers=None)
+                ours = ours.features_only
             if teacher is not None:
                 built = _built(teacher, "teacher", frozen=True)
                 if teacher_checkpoint is not None:

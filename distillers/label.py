@@ -23,7 +23,7 @@ class LabelTeacher(nn.Module):
     Each object's box, in shares of the image, and its class are encoded by an MLP and spread over
     the cells that the box touches; a fusion shared by the levels adds to the student's map. It
     learns from the head's loss on what it makes, and the student's maps, which are part of that,
-    learn from it too: with a stop in between, students trained in minutes came out worse.
+    learn from it too.
     """
 
     def __init__(self, channels: int, classes: int) -> None:

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detectors import Knowledge, Signature
-from ..detectors.responses import Levels
+from ..detectors import Knowledge, Levels, Signature
 from ..space import (
     CROSS_KNOWLEDGE,
     FEATURE_KNOWLEDGE,
@@ -87,7 +86,7 @@ class DistillationLoss(nn.Module):
         kinds = {term.knowledge for term in self.terms}
         self.needs_features = not kinds.isdisjoint(FEATURE_KNOWLEDGE)
         self.needs_responses = not kinds.isdisjoint(RESPONSE_KNOWLEDGE)
-        self.needs_teacher = kinds != {LABEL}
+        self.needs_teacher = distiller.needs_teacher
         self.pairing = pair_levels(student, teacher or student)
         if self.needs_features:
             assert teacher is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def check_models(config: SearchConfig, classes: tuple[str, ...]) -> Pair:
     """The signatures of student and teacher. Seen at two sizes, their responses can't line up."""
     student = check_model("student", config.student, classes)
     if config.data.student_scale != 1:
-        student = replace(student, responses=None, layers=None)
+        student = student.features_only
     if config.teacher is None:
         return student, None
     return student, check_model("teacher", config.teacher, classes)

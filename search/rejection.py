@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
 
-from ..detectors import Knowledge, Signature, Tap, dense_head, signature, teacher_knowledge
-from ..detectors.responses import Levels
+from ..detectors import (
+    Knowledge,
+    Levels,
+    Signature,
+    Tap,
+    dense_head,
+    signature,
+    teacher_knowledge,
+)
 from ..distillers import DistillationLoss, Renormalise, available_knowledge, boxes_of, shrunk
 from ..space import CROSS_KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller
 from ..workers.trial import TrialContext, build_student, excessive
@@ -62,7 +69,7 @@ def _gradient_fault(total: Tensor, leaves: Knowledge) -> str | None:
     inputs = [*leaves.features, *leaves.logits, *leaves.localization]
     inputs += [level for pair in leaves.hidden.values() for branch in pair for level in branch]
     if leaves.answers is not None:
-        inputs += [*leaves.answers.logits, *leaves.answers.boxes, *leaves.answers.bins]
+        inputs += [*leaves.answers.logits, *leaves.answers.sides, *leaves.answers.bins]
     if not total.requires_grad:
         return "zero gradient"
     gradients = [g for g in torch.autograd.grad(total, inputs, allow_unused=True) if g is not None]
@@ -82,7 +89,7 @@ def store_batch(context: TrialContext) -> StoredBatch:
     ours = signature(student, "student")
     theirs = None if teacher is None else signature(teacher, "teacher")
     if scale != 1:
-        ours = replace(ours, responses=None, layers=None)
+        ours = ours.features_only
     available = set(available_knowledge(ours, theirs))
     responses = not available.isdisjoint(RESPONSE_KNOWLEDGE)
     layers = ours.layers.count if ours.layers and not available.isdisjoint(CROSS_KNOWLEDGE) else 0

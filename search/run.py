@@ -12,7 +12,7 @@ from pathlib import Path
 from .. import __version__
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
-from ..distillers import mismatch
+from ..distillers import excluded, mismatch
 from ..space import Distiller, Outcome, Term, WrongUse
 from ..workers.ray_engine import cluster, run
 from ..workers.training import Training
@@ -119,7 +119,12 @@ def _progressive_models(plan: Plan) -> list[PoolModel]:
     student, *teachers = models = pool_models(plan)
     for teacher in teachers:
         for knowledge in plan.space.options:
-            reason = mismatch(knowledge, student.signature, teacher.signature)
+            pair = student.signature, teacher.signature
+            choices = {name for slot in plan.space.slots(knowledge) for name in slot}
+            useless = excluded(knowledge, *pair)
+            reason = mismatch(knowledge, *pair) or next(
+                (f"'{name}': {why}" for name, why in useless.items() if name in choices), None
+            )
             if reason:
                 raise WrongUse(
                     f"final.compare: '{PROGRESSIVE}' trains under teachers.{teacher.name} too, but "

@@ -59,7 +59,7 @@ def run_training(
     schedule = final.model_dump(exclude={"seeds", "compare"})
     trainings = [student_training(plan, name, document, schedule, seed) for seed in final.seeds]
     with _ready(plan, display):
-        if plan.teacher is not None and distiller is not None:
+        if plan.teacher is not None and distiller is not None and distiller.needs_teacher:
             train_all([plan.teacher], plan, display, store)
         outcomes = train_all(trainings, plan, display, store)
     return list(zip(trainings, outcomes, strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import files
 from .errors import WrongUse, nearest
-from .options import CONSTANT, CROSS_KNOWLEDGE, EXTENDED, IDENTITY, STEPWISE
+from .options import CONSTANT, CROSS_KNOWLEDGE, EXTENDED, IDENTITY, LABEL, STEPWISE
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,11 @@ class Distiller:
     def active(self) -> tuple[Term, ...]:
         """The terms that count: those of a weight above 0."""
         return tuple(term for term in self.terms if term.weight > 0)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether anything but the labels is learned from."""
+        return any(term.knowledge != LABEL for term in self.active)
 
     @property
     def stepwise(self) -> bool:
