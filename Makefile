@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGE := .package
+QUICKSTART := runs/quickstart
 
 .PHONY: quickstart test lint bench gpu-check package install clean
 
@@ -18,7 +19,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 quickstart: $(STAMP)
-	$(BIN)/detkds search quickstart --work-dir runs/quickstart --resume
+	$(BIN)/detkds search quickstart --work-dir $(QUICKSTART) \
+		$(if $(wildcard $(QUICKSTART)/detkds.db),--resume)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

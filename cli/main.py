@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..space import Distiller, SearchSpace, WrongUse
+
+if TYPE_CHECKING:
+    from ..db import Store
 
 app = typer.Typer(
     help="Search distillation losses for object detectors, and train students with them.",
@@ -50,22 +54,21 @@ def search(
     cfg_options: Options = None,
 ) -> None:
     """Search the distiller that trains the student best, then compare it in full trainings."""
-    from ..db import Store
     from ..search.plan import make_plan
     from ..search.run import run_search
     from ..search.settings import config_name, load_config
     from ..search.start import reads_store
     from .display import SearchDisplay, final_table
 
+    if name is not None and Path(name).name != name:
+        raise WrongUse(f"--name {name}: a name is no path; say where files go by --work-dir")
     name = name or config_name(config)
     folder = _folder(work_dir, name)
     settings = load_config(config, cfg_options or [])
     plan = make_plan(settings, folder)
-    create = not reads_store(settings.search.start)
-    with Store(_url(storage, folder, create)) as store:
-        again = f"detkds search {config} --name {name} --work-dir {folder} --resume"
-        with SearchDisplay(again) as display:
-            result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
+    there = resume or reads_store(settings.search.start)
+    with _store(storage, folder, create=not there) as store, SearchDisplay(_again()) as display:
+        result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
     final_table(result)
 
 
@@ -77,10 +80,11 @@ def trials(
     csv: Annotated[Path | None, typer.Option(help="Write all columns to this file.")] = None,
 ) -> None:
     """List trials with their stage, status, score and distiller."""
-    from ..db import Store
     from .display import trial_table
 
-    with Store(_url(storage, _folder(work_dir, name))) as store:
+    if csv is not None:
+        _writable("--csv", csv)
+    with _store(storage, _folder(work_dir, name)) as store:
         search_id = None if name is None else store.search(name).id
         records = store.trial_records(search_id)
     if csv is None:
@@ -100,16 +104,15 @@ def export(
     work_dir: WorkDir = None,
 ) -> None:
     """Write the best distiller so far to a file."""
-    from ..db import Store
     from ..search.run import exported
 
-    with Store(_url(storage, _folder(work_dir, name))) as store:
+    _writable("--out", out)
+    with _store(storage, _folder(work_dir, name)) as store:
         row = store.search(name)
         best = store.best(row.id)
     if best is None:
         raise WrongUse(f"search '{name}' has no completed trial yet: nothing to export")
     distiller = exported(best, row)
-    _writable(out)
     distiller.to_json(out)
     typer.echo(f"{distiller}\nproxy AP {best.score:.3f}, trial {best.number}, written to {out}")
 
@@ -144,7 +147,6 @@ def train(
     With --teachers, progressively: under one teacher after the other, the epochs shared out.
     """
     from ..configs import distiller_file
-    from ..db import Store
     from ..search.plan import make_plan
     from ..search.settings import config_name, load_config
     from ..search.teacher_order import check_algorithm
@@ -161,7 +163,7 @@ def train(
     models = [] if teachers is None else pool_models(plan)
     order = None if teachers in (None, "auto") else named(models, (teachers or "").split(","))
     check_training(plan, form, order or models[1:])
-    with Store(_url(storage, folder, create=True)) as store, SearchDisplay("") as display:
+    with _store(storage, folder, create=True) as store, SearchDisplay(_again()) as display:
         name = Path(distiller).stem
         if teachers is None or form is None:
             results = run_training(plan, store, display, form, name)
@@ -201,7 +203,6 @@ def teachers(
         pool = read_pool(costs, student)
         teacher_order(pool, algorithm, max_teachers)
     else:
-        from ..db import Store
         from ..search.plan import make_plan
         from ..search.settings import config_name, load_config
         from ..search.teacher_order import check_algorithm
@@ -213,7 +214,7 @@ def teachers(
         folder = _folder(work_dir, config_name(config))
         plan = make_plan(load_config(config, cfg_options or []), folder)
         models = pool_models(plan)
-        with Store(_url(storage, folder, create=True)) as store, SearchDisplay("") as display:
+        with _store(storage, folder, create=True) as store, SearchDisplay(_again()) as display:
             pool = run_order(plan, models, store, display, images)
     order = teacher_order(pool, algorithm, max_teachers)
     if as_json:
@@ -256,24 +257,31 @@ def _folder(work_dir: Path | None, name: str | None) -> Path:
     return work_dir or Path("runs") / Path(name or "").name
 
 
-def _url(storage: str | None, folder: Path, create: bool = False) -> str:
+def _store(storage: str | None, folder: Path, create: bool = False) -> Store:
     """The database; without ``--storage`` the work folder's file, its folder made for a search."""
-    if storage is not None:
-        return storage
-    file = folder / "detkds.db"
-    if create:
+    from ..db import Store
+
+    if storage is None and create:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WrongUse(f"--work-dir {folder}: can't make it: {error.strerror}") from None
-    elif not file.is_file():
-        raise WrongUse(f"{file}: no such database; give --work-dir or --storage of a search")
-    return f"sqlite:///{file}"
+    return Store(storage or f"sqlite:///{folder / 'detkds.db'}", create=create)
 
 
-def _writable(file: Path) -> None:
+def _again() -> str:
+    """The command that goes on with this one, without its password."""
+    from ..db import hide_password
+
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["search"] and "--resume" not in arguments:
+        arguments.append("--resume")
+    return shlex.join(["detkds", *map(hide_password, arguments)])
+
+
+def _writable(option: str, file: Path) -> None:
     if not file.absolute().parent.is_dir():
-        raise WrongUse(f"--out {file}: its folder does not exist; make it first")
+        raise WrongUse(f"{option} {file}: its folder does not exist; make it first")
 
 
 def main() -> None:

@@ -23,17 +23,19 @@ _DRIVERS = {
 _CONNECT_TIMEOUT_SECONDS = 10
 
 
-def open_database(url: str) -> Engine:
-    """Connect to a database, made if it is SQLite and new, and bring its schema up to date.
+def open_database(url: str, create: bool = True) -> Engine:
+    """Connect to a database and bring its schema up to date; ``create`` makes a new SQLite file.
 
     Raises :class:`WrongUse` naming ``--storage``, the URL and the reason; a SQLite file that could
     not be set up is not left behind.
     """
     parsed = _parse(url)
     file = file_of(parsed)
+    is_new = file is not None and not file.exists()
+    if is_new and not create:
+        raise _unusable(url, "there is no such file: give --storage or --work-dir of a search")
     if file is not None:
         _check_place(url, file)
-    is_new = file is not None and not file.exists()
     engine = _create_engine(url, parsed)
     try:
         upgrade(engine)

@@ -25,16 +25,16 @@ from .sqlite import READING
 class Store:
     """Searches, trials, trainings and adaptation costs in a database.
 
-    ``url`` is ``sqlite:///path/to/file.db``, made when it is not there, or
+    ``url`` is ``sqlite:///path/to/file.db``, made with ``create`` when it is not there, or
     ``postgresql+psycopg://user:password@host/database``. Opening brings the schema up to date.
     Several processes may write at the same time. Raises :class:`WrongUse` for a URL that cannot be
     opened and for a database that a newer version has written; ids that the store does not hold
     raise LookupError.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, create: bool = True) -> None:
         self.url = hide_password(url)
-        self._engine = open_database(url)
+        self._engine = open_database(url, create)
         self._write = sessionmaker(self._engine)
         self._read = sessionmaker(self._engine.execution_options(**READING))
 

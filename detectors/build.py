@@ -75,21 +75,31 @@ def model_config(
     Pre-trained backbone weights that the config names are kept; set ``model.backbone.init_cfg``
     to None to go without.
     """
-    if isinstance(reference, Mapping):
-        config = Config({"model": dict(reference)})
-    else:
-        path = config_path(reference)
-        try:
-            with warnings.catch_warnings():  # mmengine finds mmdet:: bases by pkg_resources
-                warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-                config = Config.fromfile(path)
-        except (SyntaxError, OSError, KeyError, AttributeError) as error:
-            raise WrongUse(f"{reference}: can't read the config: {error}") from None
+    config = _whole_config(reference)
     for key, value in (options or {}).items():
         config.merge_from_dict({key: value})  # one by one: "a.b" and "a" are merged, too
     if "model" not in config:
         raise WrongUse(f"{reference}: the config has no `model`")
     return config.model
+
+
+def custom_imports(reference: str | Mapping[str, Any]) -> list[str]:
+    """The modules that a config imports to register what it names; reading it imports them."""
+    found = _whole_config(reference).get("custom_imports") or {}
+    names = found.get("imports", [])
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _whole_config(reference: str | Mapping[str, Any]) -> Config:
+    if isinstance(reference, Mapping):
+        return Config({"model": dict(reference)})
+    path = config_path(reference)
+    try:
+        with warnings.catch_warnings():  # mmengine finds mmdet:: bases by pkg_resources
+            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+            return Config.fromfile(path)
+    except (SyntaxError, OSError, KeyError, AttributeError, ImportError) as error:
+        raise WrongUse(f"{reference}: can't read the config: {error}") from None
 
 
 def build_detector(config: Mapping[str, Any], name: str = "model") -> Any:

@@ -131,6 +131,10 @@ class CrossHead:
             first = _Entry(branch, stack[position - 1].activate if position else None)
             self._rest._modules[name] = nn.ModuleList([first, *stack[position:]])
 
+    def __deepcopy__(self, memo: dict) -> CrossHead:
+        """Frozen, so that a copy of a model, an average of it say, shares it."""
+        return self
+
     @torch.no_grad()
     def before(self, maps: Levels) -> Branches:
         """What the head's own branches hold after layer i, before the activation."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet imports
+    Knowledge,
     Signature,
     Tap,
     TeacherMemory,
@@ -38,10 +39,14 @@ PREFIX = "student."
 
 
 class _Frozen:
-    """Holds the teacher out of sight of the module tree: no parameter, no copy, no checkpoint."""
+    """Holds the teacher out of sight of the module tree: no parameter, no copy, no checkpoint.
 
-    def __init__(self, model: nn.Module) -> None:
+    ``ask`` gives its knowledge of a batch, as :func:`teacher_knowledge` does.
+    """
+
+    def __init__(self, model: nn.Module, memory: TeacherMemory | None) -> None:
         self.model = model.eval().requires_grad_(False)
+        self.ask: Callable[..., Knowledge] = memory or partial(teacher_knowledge, model)
 
     def __deepcopy__(self, memo: dict) -> _Frozen:
         return self
@@ -97,8 +102,7 @@ class DistilledDetector(BaseDetector):
                 built = _built(teacher, "teacher", frozen=True)
                 if teacher_checkpoint is not None:
                     load_weights(built, teacher_checkpoint, trust=trust_checkpoint)
-                self._frozen, theirs = _Frozen(built), _signature_once(built)
-                self._ask = memory or partial(teacher_knowledge, built)
+                self._frozen, theirs = _Frozen(built, memory), _signature_once(built)
                 self._renormalise = Renormalise(self.student, built)
             head = None if teacher is None else dense_head(self.teacher)
             self.distillation = DistillationLoss(form, ours, theirs, head)
@@ -125,7 +129,8 @@ class DistilledDetector(BaseDetector):
         student = tap.knowledge
         teacher = None
         if loss.needs_teacher:
-            teacher = self._ask(
+            assert self._frozen is not None
+            teacher = self._frozen.ask(
                 self._renormalise(batch_inputs),
                 batch_data_samples,
                 responses=loss.needs_responses,

@@ -33,6 +33,9 @@ class DistillationHook(Hook):
         if model is not None and DISTILLATION in checkpoint:
             model.load_distillation_state(checkpoint[DISTILLATION])
 
+    def before_train(self, runner: Runner) -> None:
+        self.before_train_iter(runner)
+
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         model = _distilled(runner)
         if model is not None and model.distillation is not None and model.distillation.stepwise:
@@ -40,8 +43,11 @@ class DistillationHook(Hook):
 
 
 def milestones_passed(runner: Runner) -> int:
-    """Of the training's schedulers, those with milestones. Raises :class:`WrongUse` if none has."""
-    found = [s for s in runner.param_schedulers or [] if getattr(s, "milestones", None)]
+    """At how many the learning rate has changed. Raises :class:`WrongUse` if it has none."""
+    schedulers: Any = runner.param_schedulers or []
+    if isinstance(schedulers, dict):  # by optimizer
+        schedulers = [scheduler for group in schedulers.values() for scheduler in group]
+    found = [s for s in schedulers if s.param_name == "lr" and getattr(s, "milestones", None)]
     if not found:
         raise WrongUse(
             "a stepwise weight changes at the learning rate's milestones, and the training has "
@@ -51,7 +57,7 @@ def milestones_passed(runner: Runner) -> int:
         sum(
             count
             for milestone, count in scheduler.milestones.items()
-            if milestone <= (runner.epoch if scheduler.by_epoch else runner.iter)
+            if milestone <= scheduler.last_step
         )
         for scheduler in found
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def check_models(config: SearchConfig, classes: tuple[str, ...]) -> Pair:
     student = check_model("student", config.student, classes)
     if config.data.student_scale != 1:
         student = student.features_only
+    if config.teacher is None and config.inherit:
+        raise WrongUse("inherit: there is no teacher to inherit from; give one, or leave it out")
     if config.teacher is None:
         return student, None
     return student, check_model("teacher", config.teacher, classes)
@@ -137,7 +140,7 @@ def check_knowledge(config: SearchConfig, signatures: Pair) -> SearchSpace:
     """The space that is searched: what the pair can share, without the options it has no use for.
 
     Without a teacher that is ``label`` of the extended space, whichever is asked for. ``stepwise``
-    weights have no use if the trials' learning rate has no milestones.
+    weights have no use unless the learning rate has milestones in trials and final trainings.
     """
     space = SearchSpace.preset(config.search.space if config.teacher else "extended")
     shared = available_knowledge(*signatures)
@@ -154,7 +157,8 @@ def check_knowledge(config: SearchConfig, signatures: Pair) -> SearchSpace:
     if not asked:
         raise WrongUse(f"teacher: there is none, and {label_fault(signatures[0])}; give one")
     space = space.only(asked)
-    steps = [] if has_milestones(config.trial) else [STEPWISE]
+    schedules: list[Schedule] = [config.trial, *([config.final] if config.final else [])]
+    steps = [] if all(map(has_milestones, schedules)) else [STEPWISE]
     for name in asked:
         space = space.without(name, [*excluded(name, *signatures), *steps])
     return space
@@ -166,19 +170,29 @@ def _why_not(knowledge: str, signatures: Pair) -> str | None:
 
 
 def has_milestones(schedule: Schedule) -> bool:
-    return any(scheduler.get("milestones") for scheduler in schedule.param_scheduler)
+    """Whether the learning rate meets one; of those counted in iterations, whether there are."""
+    for scheduler in schedule.param_scheduler:
+        first = min(scheduler.get("milestones") or [math.inf]) + scheduler.get("begin", 0)
+        last = schedule.epochs if scheduler.get("by_epoch", True) else math.inf
+        if first < last and not scheduler["type"].endswith("Momentum"):
+            return True
+    return False
 
 
-def check_distiller(
-    distiller: Distiller, signatures: Pair, schedule: Schedule, section: str
-) -> None:
-    """A distiller that this pair can train with, under the schedule of ``section``."""
-    check_pair(distiller, *signatures)
+def check_distiller(distiller: Distiller, signatures: Pair, schedule: Schedule, where: str) -> None:
+    """A distiller that this pair can train with, under the schedule of ``final``.
+
+    ``where``: the option that named it.
+    """
+    try:
+        check_pair(distiller, *signatures)
+    except WrongUse as error:
+        raise WrongUse(f"{where}: {error}") from None
     if distiller.stepwise and not has_milestones(schedule):
         raise WrongUse(
-            f"{section}.param_scheduler: {distiller.name or 'the distiller'} has a stepwise weight,"
-            " which changes at milestones of the learning rate, and there are none: use "
-            "MultiStepLR, or a constant weight"
+            f"final.param_scheduler: {distiller.name or 'the distiller'} has a stepwise weight,"
+            f" which changes at milestones of the learning rate, and within {schedule.epochs} "
+            "epochs there are none: use MultiStepLR, or a constant weight"
         )
 
 
@@ -214,7 +228,7 @@ def check_compare(config: SearchConfig, signatures: Pair) -> dict[str, Distiller
             continue
         distiller = Distiller.from_json(distiller_file(reference))
         assert config.final is not None
-        check_distiller(distiller, signatures, config.final, "final")
+        check_distiller(distiller, signatures, config.final, f"final.compare: {reference}")
         compare[Path(reference).stem] = distiller
     return compare
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..data import make_shapes
-from ..detectors import model_config
+from ..detectors import custom_imports, model_config
 from ..space import Distiller, SearchSpace, WrongUse
 from ..workers.ray_engine import check_machine
 from ..workers.settings import Model, Schedule, Split, Task
@@ -47,6 +47,9 @@ class Plan:
     compare: dict[str, Distiller | None]
     classes: tuple[str, ...]
     data_key: str
+    teacher_key: str
+    #: What every full training of the student depends on, whatever it learns from.
+    student_key: str
 
     @property
     def seed(self) -> int:
@@ -66,11 +69,12 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
     check_outlines(config, (train, test))
     signatures = check_models(config, classes)
     space = check_knowledge(config, signatures)
+    student_key = model_key(config.student)
     start_terms(config.search.start, space, store=None)
     proxy, proxy_key = check_proxy(config, train, folder, data_key)
     compare = check_compare(config, signatures)
     teacher, teacher_key = _teacher(config, "teacher", config.teacher, train, folder, data_key)
-    warmup = _plan_warmup(config, proxy[0], folder, proxy_key)
+    warmup = _plan_warmup(config, proxy[0], folder, [student_key, proxy_key])
     task = Task(
         student=resolved(config.student),
         teacher=config.teacher and resolved(_with_weights(config.teacher, teacher)),
@@ -80,11 +84,10 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
     )
     conditions = fingerprint(
         {
-            "student": model_key(config.student),
+            "student": student_key,
             "teacher": teacher_key,
             "proxy": proxy_key,
-            "image_size": [config.data.image_size, config.data.teacher_image_size],
-            "flip": config.data.flip,
+            "look": _look(config),
             "inherit": config.inherit,
             "trial": config.trial.model_dump(),
             "seed": config.search.seed,
@@ -106,7 +109,18 @@ def make_plan(config: SearchConfig, folder: Path) -> Plan:
         compare,
         classes,
         data_key,
+        teacher_key,
+        fingerprint([student_key, data_key, test and _test_key(config, test), *_look(config)]),
     )
+
+
+def _look(config: SearchConfig) -> list:
+    """How images are looked at."""
+    return [config.data.image_size, config.data.teacher_image_size, config.data.flip]
+
+
+def _test_key(config: SearchConfig, test: Split) -> str:
+    return "synthetic" if config.data.synthetic else file_fingerprint(test.annotations)
 
 
 def make_data(plan: Plan) -> None:
@@ -149,7 +163,7 @@ def _teacher(
     )
     training = Training(
         name=name.rpartition(".")[2],
-        model=model.model_copy(update={"schedule": None}),
+        model=resolved(model.model_copy(update={"schedule": None})),
         schedule=model.schedule,
         train=train,
         data=data,
@@ -161,7 +175,7 @@ def _teacher(
 
 
 def _plan_warmup(
-    config: SearchConfig, train: Split, folder: Path, proxy_key: str
+    config: SearchConfig, train: Split, folder: Path, keys: list[str]
 ) -> Training | None:
     schedule = config.trial.warmup
     if schedule is None:
@@ -171,9 +185,7 @@ def _plan_warmup(
             "trial.warmup: a warmed-up student would lose its neck and head to inherit=True; "
             "use one of them"
         )
-    key = fingerprint(
-        [model_key(config.student), proxy_key, schedule.model_dump(), config.search.seed]
-    )
+    key = fingerprint([*keys, *_look(config), schedule.model_dump(), config.search.seed])
     return Training(
         name="warm-up",
         model=resolved(config.student),
@@ -197,7 +209,8 @@ def trained(model: Model, training: Training) -> Model:
 def resolved(model: Model) -> Model:
     """The same model without reference to config files: read once, not in every trial."""
     whole = model_config(model.config, model.cfg_options).to_dict()
-    return model.model_copy(update={"config": whole, "cfg_options": {}})
+    imports = [*model.imports, *custom_imports(model.config)]
+    return model.model_copy(update={"config": whole, "cfg_options": {}, "imports": imports})
 
 
 def final_section(plan: Plan) -> Final:
@@ -228,15 +241,21 @@ def final_trainings(plan: Plan, found: Distiller) -> list[Training]:
 def student_training(
     plan: Plan, name: str, document: dict | None, schedule: dict, seed: int
 ) -> Training:
-    """One full training of the plan's student, with or without a distiller."""
-    form = None if document is None else Distiller.from_dict(document).key
-    key = fingerprint([plan.task.model_dump(), form, schedule, plan.train.model_dump()])
+    """One full training of the plan's student, with or without a distiller.
+
+    Its folder is named after what it depends on: models, weights, annotations, sizes, schedule. A
+    student that takes nothing from the teacher is trained without.
+    """
+    form = None if document is None else Distiller.from_dict(document)
+    learns = form is not None and (form.needs_teacher or plan.task.inherit)
+    source = [plan.teacher_key, plan.task.inherit] if learns else None
+    key = fingerprint([plan.student_key, source, form and form.key, schedule])
     return Training(
         name=name,
         model=plan.task.student,
-        teacher=plan.task.teacher,
+        teacher=plan.task.teacher if learns else None,
         distiller=document,
-        inherit=plan.task.inherit,
+        inherit=plan.task.inherit and learns,
         schedule=Schedule(**schedule),
         train=plan.train,
         test=plan.test,

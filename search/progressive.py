@@ -35,8 +35,8 @@ def progressive_stages(
         )
     document = distiller.to_dict()
     order = [teacher.name for teacher in teachers]
-    content = [plan.task.model_dump(), distiller.key, whole.model_dump(), plan.train.model_dump()]
-    key = fingerprint([*content, [teacher.key for teacher in teachers]])
+    sources = [plan.task.inherit, [teacher.key for teacher in teachers]]
+    key = fingerprint([plan.student_key, sources, distiller.key, whole.model_dump()])
     folder = plan.folder / "trained" / f"{name}-progressive-seed{seed}-{key[:8]}"
     stages: list[Training] = []
     for index, (teacher, epochs) in enumerate(

@@ -30,6 +30,8 @@ class StoredBatch:
     student: Knowledge
     teacher: Knowledge | None
     boxes: list[Tensor]
+    #: The same in pixels of the student's images, where those are smaller than the teacher's.
+    own_boxes: list[Tensor]
     labels: list[Tensor]
     signatures: tuple[Signature, Signature | None]
     head: Any = None
@@ -48,7 +50,7 @@ class StoredBatch:
                 module.milestones = 0
                 enhanced: Levels = ()
                 if module.needs_labels:
-                    enhanced = module.enhanced(leaves, self.boxes, self.labels)
+                    enhanced = module.enhanced(leaves, self.own_boxes, self.labels)
                 losses = module(leaves, self.teacher, self.boxes, enhanced)
             except (RuntimeError, IndexError) as error:
                 return f"shape error: {str(error).splitlines()[0]}"
@@ -113,6 +115,7 @@ def store_batch(context: TrialContext) -> StoredBatch:
         knowledge,
         answered,
         [boxes_of(sample) for sample in batch["data_samples"]],
+        [boxes_of(sample) for sample in own[1]],
         [sample.gt_instances.labels for sample in batch["data_samples"]],
         (ours, theirs),
         None if teacher is None else dense_head(teacher),

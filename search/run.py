@@ -46,9 +46,14 @@ class Result:
 
 
 def check_name(plan: Plan, store: Store, name: str, resume: bool) -> None:
-    """Raise :class:`WrongUse` if the name is taken, or its scores would not compare."""
+    """Raise :class:`WrongUse` if the name is taken, or its scores would not compare.
+
+    To resume in a store that holds no search at all is to start one.
+    """
     known = store.find_search(name)
     if known is None:
+        if resume and store.searches():
+            store.search(name)  # raises with the nearest name
         return
     if not resume:
         raise WrongUse(
@@ -100,7 +105,7 @@ def run_search(
         trainings = final_trainings(plan, found) if plan.config.final else []
         outcomes = train_all(trainings, plan, display, store, search)
         results = list(zip(trainings, outcomes, strict=True))
-        if models:
+        if models and found.needs_teacher:
             pool = measured_pool(plan, models, store, display, COST_IMAGES)
             order = ordered(models, pool)
             stages = train_along(plan, store, display, found, name, order, search)

@@ -81,7 +81,7 @@ def _student(plan: Plan) -> PoolModel:
         raise WrongUse("student.checkpoint: costs need a trained student; give one, or `final`")
     schedule = final.model_dump(exclude={"seeds", "compare"})
     training = student_training(plan, "none", None, schedule, final.seeds[0])
-    key = fingerprint(training.model_dump(exclude={"folder"}))
+    key = fingerprint([plan.student_key, schedule, training.seed])
     return PoolModel(STUDENT, trained(model, training), key, None, training, own)
 
 

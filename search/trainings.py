@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..db import SearchRow, Store
 from ..detectors import register
-from ..space import Distiller, Outcome, Status
+from ..space import Distiller, Outcome, Status, WrongUse
 from ..workers.ray_engine import cluster, run_job, run_trainings
 from ..workers.training import Training
 from .checks import Pair, check_distiller
@@ -44,9 +44,13 @@ def check_training(
     student, teacher = plan.signatures
     if distiller is None:
         return
+    if teachers and not distiller.needs_teacher:
+        raise WrongUse(
+            f"--teachers: {distiller.name or 'the distiller'} learns from no teacher; leave it out"
+        )
     pairs: list[Pair] = [(student, one.signature) for one in teachers]
     for pair in pairs or [(student, teacher)]:
-        check_distiller(distiller, pair, final, "final")
+        check_distiller(distiller, pair, final, f"--distiller {distiller.name or ''}".rstrip())
 
 
 def run_training(
@@ -59,7 +63,7 @@ def run_training(
     schedule = final.model_dump(exclude={"seeds", "compare"})
     trainings = [student_training(plan, name, document, schedule, seed) for seed in final.seeds]
     with _ready(plan, display):
-        if plan.teacher is not None and distiller is not None and distiller.needs_teacher:
+        if plan.teacher is not None and any(training.teacher for training in trainings):
             train_all([plan.teacher], plan, display, store)
         outcomes = train_all(trainings, plan, display, store)
     return list(zip(trainings, outcomes, strict=True))

@@ -109,7 +109,7 @@ def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
         ("resources.gpus=64", "64 GPUs"),
         ("resources.address=127.0.0.1:1", "nothing answers at 127.0.0.1:1"),
         ("search.start=['pdk']", "did you mean pkd"),
-        ("search.start=['search:before']", "no such database"),
+        ("search.start=['search:before']", "there is no such file"),
         ("resources.cpus=4096", "4096 CPUs"),
         ("proxy.train_images=0", "--train"),
         ("proxy.val_images=-1", "--val"),
@@ -192,8 +192,19 @@ def test_a_storage_that_cannot_be_opened(refused, url):
     assert "secret" not in said
 
 
+def test_teachers_for_a_distiller_that_learns_from_none(refused):
+    said = refused(["train", *SYNTHETIC[1:], "--distiller", "sssd", "--teachers", "auto"])
+    assert "--teachers: sssd learns from no teacher; leave it out" in said
+    alone = ["teacher=none", "inherit=True", "final.compare=['none']"]
+    assert "inherit: there is no teacher" in refused([*SYNTHETIC, *alone])
+
+
 def test_names_that_do_not_exist(refused, tmp_path):
     assert "detkds.db" in refused(["trials", "x", "--work-dir", "run"])
+    assert "no such file" in refused(["trials", "--storage", "sqlite:///typo.db"])
+    assert "no such file" in refused([*SYNTHETIC, "--resume"])
+    assert "--csv no/x.csv" in refused(["trials", "--work-dir", "run", "--csv", "no/x.csv"])
+    assert "a name is no path" in refused([*SYNTHETIC, "--name", "exp/cells"])
     assert "serch" in refused(["serch", "quickstart"])
     assert "quickstart" in refused(["search", "quikstart"])
     assert "--train" in refused(["proxy", "x.json", "--val", "1", "--out", "p"])

@@ -39,8 +39,19 @@ def test_a_pair_searches_what_it_can_share(tmp_path: Path) -> None:
     assert options["cross_logits"].transforms == (("identity", "after_0", "after_1"),)
     assert options["cross_localization"].distances == ("giou", "iou")
     assert options["label"].schedules == ("constant",), "a cosine has no milestones"
-    steps = plan(tmp_path, EXTENDED, f"trial.param_scheduler={STEPS}").space.options
-    assert all(one.schedules == ("constant", "stepwise") for one in steps.values())
+
+
+def test_weights_are_stepwise_where_both_schedules_have_a_step(tmp_path: Path) -> None:
+    """Else a search would find what it can't train, or what its trials never tried."""
+    both = [f"trial.param_scheduler={STEPS}", f"final.param_scheduler={STEPS}"]
+    long = ["trial.epochs=2", "final.epochs=2"]
+    for options, schedules in (
+        ([*both, *long], ("constant", "stepwise")),
+        ([both[0], *long], ("constant",)),
+        ([*both, long[1]], ("constant",)),
+    ):
+        found = plan(tmp_path, EXTENDED, *options).space.options
+        assert {one.schedules for one in found.values()} == {schedules}
 
 
 def test_labels_alone_need_no_teacher(tmp_path: Path) -> None:

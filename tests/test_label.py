@@ -166,10 +166,13 @@ def run(
         train_dataloader=DataLoader(Batches(), batch_size=2),
         train_cfg={"by_epoch": True, "max_epochs": 3},
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4}},
-        param_scheduler=scheduler if milestones else None,
         experiment_name=folder.name,
         log_level="ERROR",
-        **{"custom_hooks": [{"type": "DistillationHook"}], **options},
+        **{
+            "custom_hooks": [{"type": "DistillationHook"}],
+            "param_scheduler": scheduler if milestones else None,
+            **options,
+        },
     )
     runner.train()
     return list(runner.message_hub.get_scalar("train/weight_label").data[0])
@@ -177,6 +180,16 @@ def run(
 
 def test_a_stepwise_weight_changes_at_the_milestones(tmp_path: Path) -> None:
     assert run(tmp_path, [1, 2]) == [10, 10, 20, 20, 40, 40]
+
+
+def test_milestones_are_those_that_the_learning_rate_meets(tmp_path: Path) -> None:
+    """Counted from the scheduler's beginning, up to its end; a momentum's are none."""
+    schedulers = [
+        {"type": "MultiStepLR", "milestones": [1], "begin": 1, "by_epoch": True},
+        {"type": "MultiStepLR", "milestones": [2], "end": 2, "by_epoch": True},
+        {"type": "MultiStepMomentum", "milestones": [1], "by_epoch": True},
+    ]
+    assert run(tmp_path, [1], param_scheduler=schedulers) == [10, 10, 10, 10, 20, 20]
 
 
 def test_a_stepwise_weight_without_milestones_is_refused(tmp_path: Path) -> None:

@@ -110,6 +110,14 @@ def test_the_same_name_is_not_searched_twice_by_accident(finished):
     assert again.stderr.count("\n") == 1
 
 
+def test_a_resume_of_a_name_that_is_not_there_starts_nothing(finished):
+    before = len(rows(finished))
+    typo = tiny.run(tiny.search_command(finished, "--name", "quikstart", "--resume"))
+    assert typo.returncode == 2
+    assert typo.stderr.endswith("did you mean quickstart?\n"), typo.stderr
+    assert len(rows(finished)) == before
+
+
 def test_a_resume_under_other_conditions_is_refused(finished):
     changed = tiny.run(
         tiny.search_command(finished, "--resume", options=("trial.epochs=2", "search.seed=3"))
@@ -122,7 +130,7 @@ def test_a_resume_under_other_conditions_is_refused(finished):
 def interrupted(folder: Path, database: str, kill: int, after_told: int) -> int:
     """Start a search of its own database in the finished one's folder and kill it midway."""
     arguments = tiny.search_command(
-        folder, "--resume", "--storage", f"sqlite:///{folder / database}",
+        folder, "--storage", f"sqlite:///{folder / database}",
         options=OPTIONS,
     )  # fmt: skip
     process = subprocess.Popen(

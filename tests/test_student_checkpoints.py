@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from detkds.data import CLASSES, ShapesFiles, make_shapes
-from detkds.detectors import build_detector, load_weights
+from detkds.detectors import TeacherMemory, build_detector, load_weights
 from detkds.detectors.checkpoints import allow_runner_resume
 from detkds.distillers import DistilledDetector
-from detkds.space import WrongUse
+from detkds.space import Distiller, WrongUse
 from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import Runner
@@ -92,6 +92,22 @@ def test_a_copy_shares_the_teacher_and_nothing_else() -> None:
     assert not twin.state_dict()["backbone.conv1.weight"].any()
     twin.load_state_dict(model.state_dict(), strict=True)
     assert torch.equal(twin.student.backbone.conv1.weight, model.student.backbone.conv1.weight)
+
+
+def test_a_copy_holds_no_second_teacher_wherever_the_first_is_used() -> None:
+    teacher = thin_detector("retinanet", seed=1, neck=24)
+    form = Distiller.parse("global: identity, l2 × 1; cross_logits: after_0, quality_focal × 1")
+    memory = TeacherMemory(teacher, images=2, megabytes=64)
+    model = DistilledDetector(thin_detector("retinanet"), teacher, form, memory=memory)
+    copied: dict[int, Any] = {}
+    twin = copy.deepcopy(model, copied)
+    assert {id(p) for p in model.student.parameters()} <= copied.keys()
+    assert not {id(p) for p in teacher.parameters()} & copied.keys()
+    assert id(memory) not in copied
+    inputs, samples = batch()
+    for number, sample in enumerate(samples):
+        sample.set_metainfo({"img_path": str(number)})
+    total(twin.loss(inputs, samples)).backward()
 
 
 def test_an_average_of_the_model_averages_the_student() -> None:

@@ -163,3 +163,13 @@ def test_the_filter_leaves_the_random_state_alone(batch):
     torch.manual_seed(7)
     batch.reject(Distiller.parse("global: mask, l1 × 1"))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_filter_sees_boxes_where_the_student_does(context):
+    """A student of smaller images has its own; the encoding of labels reads those."""
+    sizes = {"image_size": (32, 32), "teacher_image_size": (64, 64)}
+    data = context.task.data.model_copy(update=sizes)
+    batch = store_batch(replace(context, task=context.task.model_copy(update={"data": data})))
+    for own, whole in zip(batch.own_boxes, batch.boxes, strict=True):
+        torch.testing.assert_close(own, whole / 2)
+    assert batch.reject(Distiller.parse("label: identity, jensen_shannon × 1")) is None

@@ -43,11 +43,13 @@ class TrialSchedule(Schedule):
 class Model(Settings):
     """A detector: an mmdet config (``mmdet::…`` or a path), options merged into it, its weights.
 
-    A teacher without a checkpoint is trained once with ``schedule`` and cached.
+    A teacher without a checkpoint is trained once with ``schedule`` and cached. ``imports``:
+    modules that register what the config names; those of its ``custom_imports`` are taken along.
     """
 
     config: str | dict[str, Any]
     cfg_options: dict[str, Any] = {}
+    imports: list[str] = []
     checkpoint: FilePath | None = None
     trust_checkpoint: bool = False
     schedule: Schedule | None = None

@@ -118,7 +118,7 @@ def _train(training: Training) -> dict[str, float]:
     teacher = memory = None
     if training.distiller is not None:
         distiller = Distiller.from_dict(training.distiller, training.name)
-    if distiller is not None and distiller.needs_teacher and training.teacher is not None:
+    if training.teacher is not None:
         teacher = build_teacher(training.teacher)
         memory = TeacherMemory(teacher, images=len(train_set), megabytes=data.cache_megabytes)
     student = build_student(training.model, training.seed)

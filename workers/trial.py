@@ -15,6 +15,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, set_random_seed
+from mmengine.utils import import_modules_from_strings
 from torch import nn
 
 from ..data.loading import build_dataset, build_metric
@@ -65,6 +66,7 @@ def excessive(name: str, value: float) -> str | None:
 
 def build_student(model: Model, seed: int, weights: str | Path | None = None) -> Any:
     """The student as every training with this seed starts it, whatever it is distilled with."""
+    import_modules_from_strings(model.imports)
     set_random_seed(seed)
     student = build_detector(model_config(model.config, model.cfg_options), "student")
     start = weights or model.checkpoint
@@ -78,6 +80,7 @@ def build_student(model: Model, seed: int, weights: str | Path | None = None) ->
 
 def build_teacher(model: Model) -> Any:
     """The teacher with its checkpoint's weights."""
+    import_modules_from_strings(model.imports)
     config = without_pretrained(model_config(model.config, model.cfg_options))
     teacher = build_detector(config, "teacher")
     assert model.checkpoint is not None
