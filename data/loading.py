@@ -18,6 +18,7 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import TRANSFORMS
+from torch.utils.data import get_worker_info
 
 from .coco import class_names
 
@@ -33,7 +34,8 @@ def quiet() -> Iterator[None]:
 class CachedTransforms(BaseTransform):
     """Applies transforms that give the same result every time once per image, and remembers.
 
-    Up to ``megabytes`` of pixels are kept; images beyond that are transformed anew each time.
+    Up to ``megabytes`` of pixels are kept; images beyond that are transformed anew each time, and
+    all of them in a data loader's worker process, whose memory ends with the epoch.
     """
 
     def __init__(self, transforms: list[dict[str, Any]], megabytes: int) -> None:
@@ -48,7 +50,7 @@ class CachedTransforms(BaseTransform):
         loaded = results
         for transform in self.transforms:
             loaded = transform(loaded)
-        if loaded["img"].nbytes <= self.free:
+        if loaded["img"].nbytes <= self.free and get_worker_info() is None:
             self.free -= loaded["img"].nbytes
             self.known[path] = _copy(loaded)
         return loaded

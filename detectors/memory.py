@@ -17,15 +17,17 @@ class TeacherMemory:
     """Remembers a teacher's knowledge of each image, as it lies and flipped, over many epochs.
 
     Used where ``images`` of them fit into ``megabytes``, judged by the first one; elsewhere every
-    batch goes through the teacher. The images of a batch that are new are seen together, so what
-    is remembered depends, in its last digits, on which batch an image first came in: that is the
-    same for all trainings with one seed, and so for all trials of a search.
+    batch goes through the teacher. Where they turn out larger (an image padded to the others of
+    its batch comes in several shapes) nothing is added once the megabytes are full. The images of
+    a batch that are new are seen together, so what is remembered depends, in its last digits, on
+    which batch an image first came in: that is the same for all trainings with one seed, and so
+    for all trials of a search.
     """
 
     def __init__(self, teacher: Any, *, images: int, megabytes: int) -> None:
         self.teacher = teacher
         self._dense = dense_head(teacher) is not None
-        self._images, self._bytes = images, megabytes * 2**20
+        self._images, self._free = images, megabytes * 2**20
         self._known: dict[tuple, Knowledge] = {}
         self._fits: bool | None = None
 
@@ -36,7 +38,7 @@ class TeacherMemory:
         """As :func:`teacher_knowledge`; answers for ``regions`` are given anew every time."""
         if self._fits is None:
             first = self._see(inputs[:1], samples[:1])
-            self._fits = self._images * _size(first) <= self._bytes
+            self._fits = 2 * self._images * _size(first) <= self._free  # as it lies, and flipped
         if not self._fits:
             return teacher_knowledge(
                 self.teacher, inputs, samples, responses=responses, regions=regions
@@ -46,12 +48,16 @@ class TeacherMemory:
 
     def _recall(self, inputs: Tensor, samples: list, responses: bool) -> Knowledge:
         keys = [_key(image, sample) for image, sample in zip(inputs, samples, strict=True)]
-        new = [i for i, key in enumerate(keys) if key not in self._known]
+        known = {key: self._known[key] for key in keys if key in self._known}
+        new = [i for i, key in enumerate(keys) if key not in known]
         if new:
             seen = self._see(inputs[new], [samples[i] for i in new])
             for place, i in enumerate(new):
-                self._known[keys[i]] = seen.map(partial(_one, place))
-        found = [self._known[key] for key in keys]
+                known[keys[i]] = one = seen.map(partial(_one, place))
+                if _size(one) <= self._free:
+                    self._free -= _size(one)
+                    self._known[keys[i]] = one
+        found = [known[key] for key in keys]
         return Knowledge(
             _batch([one.features for one in found]),
             _batch([one.logits for one in found]) if responses else (),
@@ -74,7 +80,7 @@ def _one(place: int, level: Tensor) -> Tensor:
 
 def _size(knowledge: Knowledge) -> int:
     levels = (*knowledge.features, *knowledge.logits, *knowledge.localization)
-    return 2 * sum(level.nbytes for level in levels)  # as it lies, and flipped
+    return sum(level.nbytes for level in levels)
 
 
 def _batch(images: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

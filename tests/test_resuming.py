@@ -150,3 +150,16 @@ def test_a_finished_training_is_not_repeated(whole: Training) -> None:
     assert whole.checkpoint.stat().st_mtime_ns == stamp
     left = {path.name for path in Path(whole.folder).iterdir() if path.suffix == ".pth"}
     assert left == {"student.pth"}
+
+
+def test_images_may_be_decoded_by_other_processes(tmp_path: Path) -> None:
+    """The same images in the same order; only flips are drawn elsewhere."""
+    plain = training(tmp_path / "run", distilled=False)
+    plain = plain.model_copy(update={"data": plain.data.model_copy(update={"flip": 0.0})})
+    data = plain.data.model_copy(update={"num_workers": 2})
+    beside = plain.model_copy(update={"data": data, "folder": str(tmp_path / "beside")})
+    outcomes = [train(plain), train(beside)]
+    assert [outcome.status for outcome in outcomes] == [Status.COMPLETED] * 2, outcomes
+    assert outcomes[0].metrics == outcomes[1].metrics
+    weights_beside = state(beside)
+    assert all(torch.equal(value, weights_beside[name]) for name, value in state(plain).items())

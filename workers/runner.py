@@ -78,6 +78,7 @@ def fit(
     val_set: CocoDataset | None = None,
     hooks: list[Hook] | None = None,
     resumes: bool = False,
+    num_workers: int = 0,
 ) -> dict[str, float]:
     """Train ``model`` and score it at the end.
 
@@ -96,7 +97,7 @@ def fit(
         runner = _Runner(
             model=model,
             work_dir=str(work_dir),
-            train_dataloader=_loader(train_set, schedule.batch_size, seed),
+            train_dataloader=_loader(train_set, schedule.batch_size, num_workers, seed),
             train_cfg={"type": Loop, "max_epochs": schedule.epochs},
             optim_wrapper=json.loads(json.dumps(schedule.optim_wrapper)),
             param_scheduler=json.loads(json.dumps(schedule.param_scheduler)) or None,
@@ -113,10 +114,14 @@ def fit(
             runner.train()
         finally:
             _forget(runner)
-    return {} if val_set is None else score(model, val_set, metric, schedule.batch_size)
+    if val_set is None:
+        return {}
+    return score(model, val_set, metric, schedule.batch_size, num_workers)
 
 
-def score(model: Any, dataset: CocoDataset, metric: Any, batch_size: int = 8) -> dict[str, float]:
+def score(
+    model: Any, dataset: CocoDataset, metric: Any, batch_size: int = 8, num_workers: int = 0
+) -> dict[str, float]:
     """COCO's metrics of a trained model by name ("bbox_mAP", …; in [0, 1], -1 where there is
 
     nothing to measure), empty for one that finds nothing.
@@ -127,16 +132,24 @@ def score(model: Any, dataset: CocoDataset, metric: Any, batch_size: int = 8) ->
     evaluator = Evaluator(metric)
     model = model.to(get_device()).eval()
     with torch.no_grad(), quiet():
-        for raw in _loader(dataset, batch_size, None):
+        for raw in _loader(dataset, batch_size, num_workers):
             evaluator.process(model.val_step(raw), raw)
         found = evaluator.evaluate(len(dataset))
     return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
 
 
-def _loader(dataset: CocoDataset, batch_size: int, seed: int | None) -> DataLoader:
-    """In this process: images are small or cached, and a worker process would copy the cache."""
-    sampler = Sampler(dataset, shuffle=seed is not None, seed=seed)
-    return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=pseudo_collate)
+def _loader(
+    dataset: CocoDataset, batch_size: int, num_workers: int, seed: int | None = None
+) -> DataLoader:
+    """Shuffled by ``seed``, else in order."""
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=Sampler(dataset, shuffle=seed is not None, seed=seed),
+        collate_fn=pseudo_collate,
+        num_workers=num_workers,
+        pin_memory=num_workers > 0 and torch.cuda.is_available(),
+    )
 
 
 def _forget(runner: Runner) -> None:

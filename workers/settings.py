@@ -78,8 +78,10 @@ class Data(Settings):
     ``image_size`` is (width, height): images are resized into it, their aspect ratio kept.
     ``teacher_image_size``: a teacher that looks at larger ones; the student's are shrunk from them.
     ``test`` is looked at by the final table alone; trials are scored on the proxy.
-    ``cache_megabytes``: of decoded images, and as much again of the teacher's knowledge of them,
-    that a worker keeps; a set larger than that is decoded, or seen by the teacher, every time.
+    ``cache_megabytes``: of decoded training images, as much again of the proxy's validation images
+    and of the teacher's knowledge, that a worker keeps; what is beyond is decoded, or seen by the
+    teacher, every time. ``num_workers``: processes that decode images beside each training, which
+    then keeps none; for a set that is far larger than the cache.
     """
 
     train: Split | None = None
@@ -89,6 +91,7 @@ class Data(Settings):
     teacher_image_size: tuple[int, int] | None = None
     flip: float = Field(default=0.5, ge=0, le=1)
     cache_megabytes: int = Field(default=1024, ge=0)
+    num_workers: int = Field(default=0, ge=0)
 
     @property
     def train_size(self) -> tuple[int, int]:

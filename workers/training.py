@@ -140,6 +140,7 @@ def _train(training: Training) -> dict[str, float]:
         val_set=test_set,
         hooks=[ProgressHook(_reporter(folder / _PROGRESS))],
         resumes=True,
+        num_workers=data.num_workers,
     )
     _save(student, train_set.metainfo, training)
     return metrics

@@ -182,4 +182,5 @@ def _train(context: TrialContext, distiller: Distiller | None) -> dict[str, floa
             metric=context.metric,
             val_set=context.val_set,
             hooks=[RejectionHook()],
+            num_workers=context.task.data.num_workers,
         )

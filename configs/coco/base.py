@@ -36,6 +36,7 @@ data = dict(
     ),
     test=dict(annotations=f"{coco}/annotations/instances_val2017.json", images=f"{coco}/val2017"),
     image_size=(1333, 800),
+    num_workers=4,
 )
 inherit = True
 proxy = dict(train_images=25_000, val_images=5_000, seed=0)

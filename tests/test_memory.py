@@ -1,0 +1,37 @@
+"""What is remembered of a teacher stays within its megabytes."""
+
+from __future__ import annotations
+
+import torch
+from detkds.detectors import Knowledge, TeacherMemory, teacher_knowledge
+from mmdet.structures import DetDataSample
+from thin_detectors import thin_detector
+
+
+def held(memory: TeacherMemory) -> int:
+    return sum(
+        level.untyped_storage().nbytes()
+        for known in memory._known.values()
+        for level in (*known.features, *known.logits, *known.localization)
+    )
+
+
+def levels(knowledge: Knowledge) -> list[torch.Tensor]:
+    return [*knowledge.features, *knowledge.logits, *knowledge.localization]
+
+
+def test_an_image_padded_in_many_ways_fills_no_more_than_was_given() -> None:
+    """As in batches of mixed aspect ratios: each shape of an image is a memory of its own."""
+    teacher = thin_detector("retinanet").eval()
+    memory = TeacherMemory(teacher, images=3, megabytes=1)
+    for width in range(64, 64 + 32 * 12, 32):
+        for path in "abc":
+            sample = DetDataSample(metainfo={"img_path": path, "img_shape": (64, 64)})
+            image = torch.randn(1, 3, 64, width)
+            seen = memory(image, [sample], responses=True)
+            again = memory(image, [sample], responses=True)
+            truth = teacher_knowledge(teacher, image, [sample], responses=True)
+            for found in (seen, again):
+                torch.testing.assert_close(levels(found), levels(truth))
+    assert 2**19 < held(memory) <= 2**20
+    assert len(memory._known) < 3 * 12, "else the bound was never met"
