@@ -214,9 +214,9 @@ def test_wrong_steps_are_refused_and_change_nothing(store):
         add(store, search.id, 1)
     with pytest.raises(WrongUse, match="another process runs the search 'a'"):
         store.tell_trial(second, completed(0.1), told=0)
-    with pytest.raises(ValueError, match="told before"):
+    with pytest.raises(WrongUse, match="another process runs the search 'a'"):
         store.tell_trial(first, completed(0.1), told=1)
-    with pytest.raises(ValueError, match="told before"):
+    with pytest.raises(WrongUse, match="another process runs the search 'a'"):
         store.start_trial(first, "host", "cpu")
     with pytest.raises(ValueError, match="not running"):
         store.tell_trial(second, Outcome(Status.RUNNING), told=1)
