@@ -274,3 +274,18 @@ def test_trainings_are_kept_with_and_without_a_search(store):
     assert (second.name, second.seed, second.split) == ("found", 2, "val")
     assert (second.distiller, second.checkpoint) == (GLOBAL, "runs/found/student.pth")
     assert (second.score, second.host, second.device) == (0.5, "h", "cuda:0")
+
+
+def test_a_training_that_goes_on_keeps_its_row(store):
+    search = store.create_search("a", {}, "c", 0)
+    first = store.add_training("found", 1, "test", "c", search.id, GLOBAL)
+    others = [
+        store.add_training("found", 2, "test", "c", search.id, GLOBAL),
+        store.add_training("found", 1, "test", "c"),
+        store.add_training("alone", 1, "test", "c", search.id),
+    ]
+    assert store.add_training("found", 1, "test", "c", search.id, GLOBAL) == first
+    assert first not in others
+    store.finish_training(first, completed(0.5))
+    again = store.add_training("found", 1, "test", "c", search.id, GLOBAL)
+    assert again not in (first, *others), "one that is done is another training"

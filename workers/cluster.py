@@ -106,30 +106,28 @@ def check_shared(folder: Path) -> None:
     """Raise :class:`WrongUse` naming the nodes that do not see the work folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-by-all-") as marker:
-        looks = {
-            node["NodeManagerHostname"]: ray.remote(os.path.exists)  # type: ignore[attr-defined]
-            .options(
-                num_cpus=0,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            )
-            .remote(marker.name)
-            for node in alive()
-        }
-        blind = [host for host, seen in looks.items() if not _answer(seen)]
+        looks = [(node["NodeManagerHostname"], _look(marker.name, node)) for node in alive()]
+        blind = sorted({host for host, seen in looks if not _answer(seen)})
     if blind:
         raise WrongUse(
-            f"--work-dir {folder}: node(s) {', '.join(sorted(blind))} of the cluster don't see it: "
-            "put it on a file system that all nodes share"
+            f"--work-dir {folder}: node(s) {', '.join(blind)} of the cluster don't see it: put it "
+            "on a file system that all nodes share"
         )
 
 
+def _look(file: str, node: Mapping[str, Any]) -> Any:
+    """Whether a node sees a file: the future of it."""
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    exists = ray.remote(os.path.exists)  # type: ignore[attr-defined]
+    return exists.options(num_cpus=0, scheduling_strategy=there).remote(file)
+
+
 def _answer(seen: Any) -> bool:
+    """What a node says; one that says nothing, or has gone meanwhile, is not called blind."""
     try:
         return ray.get(seen, timeout=LOOK_SECONDS)
-    except ray.exceptions.GetTimeoutError:
-        return True  # the node is busy, not blind
     except ray.exceptions.RayError:
-        return True  # the node went away meanwhile: nothing will run there
+        return True
 
 
 def per_trial(resources: Resources) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -84,6 +85,7 @@ def run_actors(
     raised here. ``reuse=False``, a fresh actor for every trial, is there for the benchmark.
     """
     os.environ.update(_TUNE_ENVIRONMENT)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it lists trials that did not end
     searcher = _AskTell(source, lambda: min(workers or sys.maxsize, room(per_worker)))
     trainable = tune.with_parameters(TrialActor, context=context, evaluator=evaluator)
     with tempfile.TemporaryDirectory(prefix="detkds-tune-") as folder:
