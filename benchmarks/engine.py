@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import ray
 import torch
 from detkds.space import Candidate, Distiller, Outcome, Status
-from detkds.workers.ray_engine import cluster, run_actors
+from detkds.workers.cluster import cluster
+from detkds.workers.ray_engine import run_actors
 from detkds.workers.settings import Resources
 from rich.console import Console
 from rich.table import Table
@@ -38,7 +39,7 @@ class Trials:
         self.asked += 1
         return Candidate(self.asked - 1, "global", self.distiller)
 
-    def started(self, candidate: Candidate) -> None:
+    def started(self, candidate: Candidate, host: str, device: str) -> None:
         """Nothing to note."""
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:

@@ -28,10 +28,10 @@ def get(session: Session, model: type[Model], row_id: int) -> Model:
 
 
 def get_untold(session: Session, trial_id: int) -> Trial:
-    """The trial, still without an outcome. Raises ValueError when it has been told."""
+    """The trial, without an outcome yet. Raises :class:`WrongUse` if another process told it."""
     trial = get(session, Trial, trial_id)
     if trial.told is not None:
-        raise ValueError(f"trial {trial.number} of search {trial.search_id} was told before")
+        raise another_process(get(session, Search, trial.search_id).name)
     return trial
 
 
@@ -54,6 +54,8 @@ def flush_alone(session: Session, search: Search) -> None:
     try:
         session.flush()
     except IntegrityError:
-        raise WrongUse(
-            f"--resume: another process runs the search '{name}': let it finish or stop it"
-        ) from None
+        raise another_process(name) from None
+
+
+def another_process(name: str) -> WrongUse:
+    return WrongUse(f"--resume: another process runs the search '{name}': let it finish or stop it")

@@ -20,7 +20,14 @@ _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
-_CONNECT_TIMEOUT_SECONDS = 10
+#: A server that has gone without a word is noticed after a minute, not after the kernel's hours.
+_CONNECTION = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
 
 
 def open_database(url: str, create: bool = True) -> Engine:
@@ -45,7 +52,7 @@ def open_database(url: str, create: bool = True) -> Engine:
         engine.dispose()
         if file is not None and is_new:
             remove_if_empty(file, error)
-        raise _unusable(url, _reason(error)) from None
+        raise unusable(url, reason_of(error)) from None
     return engine
 
 
@@ -59,19 +66,19 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # their text may show a piece of the password
-        raise _unusable(
+        raise unusable(
             url,
             "it is not a database URL: write it as sqlite:///folder/detkds.db or "
             "postgresql+psycopg://user:password@host/database",
         ) from None
     if parsed.drivername not in _DRIVERS:
-        raise _unusable(
+        raise unusable(
             url, f"'{parsed.drivername}' is not supported: use sqlite or postgresql+psycopg"
         )
     if "@" in (parsed.host or ""):  # what stands there is the end of the password
-        raise _unusable(url, "an @ in the user's name or password is written %40")
+        raise unusable(url, "an @ in the user's name or password is written %40")
     if parsed.get_backend_name() == "sqlite" and parsed.host:
-        raise _unusable(
+        raise unusable(
             url, "write sqlite:/// before a relative path and sqlite://// before an absolute one"
         )
     return parsed.set(drivername=_DRIVERS[parsed.drivername])
@@ -79,9 +86,9 @@ def _parse(url: str) -> URL:
 
 def _check_place(url: str, file: Path) -> None:
     if not file.parent.is_dir():
-        raise _unusable(url, f"the folder {file.parent} does not exist: make it first")
+        raise unusable(url, f"the folder {file.parent} does not exist: make it first")
     if file.is_dir():
-        raise _unusable(url, f"{file} is a folder: name a file in it")
+        raise unusable(url, f"{file} is a folder: name a file in it")
 
 
 def _create_engine(url: str, parsed: URL) -> Engine:
@@ -90,17 +97,17 @@ def _create_engine(url: str, parsed: URL) -> Engine:
             return create_sqlite_engine(parsed)
         return _create_postgresql_engine(parsed)
     except ValueError as error:  # an option after the question mark
-        raise _unusable(url, _reason(error)) from None
+        raise unusable(url, reason_of(error)) from None
 
 
 def _create_postgresql_engine(url: URL) -> Engine:
-    given = "connect_timeout" in url.query
-    timeout = {} if given else {"connect_timeout": _CONNECT_TIMEOUT_SECONDS}
+    settings = {name: value for name, value in _CONNECTION.items() if name not in url.query}
     # Between two trials lie minutes or hours: a connection may have been dropped meanwhile.
-    return create_engine(url, connect_args=timeout, pool_pre_ping=True)
+    return create_engine(url, connect_args=settings, pool_pre_ping=True)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What the database says, in one line."""
     if isinstance(error, CommandError):  # alembic looked for the database's revision in vain
         return (
             "its schema is none that this version of detkds knows, a newer one may have written "
@@ -109,5 +116,6 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
-def _unusable(url: str, reason: str) -> WrongUse:
+def unusable(url: str, reason: str) -> WrongUse:
+    """The error that says why the database of this URL can't be used."""
     return WrongUse(f"--storage: can't use '{hide_password(url)}': {reason}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -16,18 +16,23 @@ from .. import __version__
 from ..space import Candidate, Distiller, Outcome, Status, WrongUse, nearest
 from .changes import flush_alone, get, get_untold, now, write_outcome
 from .engine import hide_password, open_database
+from .holding import held
 from .models import AdaptationCost, Search, Training, Trial
+from .patience import patient
 from .records import flatten
+from .requeue import requeue_failures, requeue_running
 from .rows import CostRow, SearchRow, TrainingRow, TrialRow, to_row, to_rows
 from .sqlite import READING
 
 
+@patient
 class Store:
     """Searches, trials, trainings and adaptation costs in a database.
 
     ``url`` is ``sqlite:///path/to/file.db``, made with ``create`` when it is not there, or
     ``postgresql+psycopg://user:password@host/database``. Opening brings the schema up to date.
-    Several processes may write at the same time. Raises :class:`WrongUse` for a URL that cannot be
+    Several processes may write at the same time. A database that stops answering is waited for, up
+    to ten minutes (see ``patience``). Raises :class:`WrongUse` for a URL that cannot be
     opened and for a database that a newer version has written; ids that the store does not hold
     raise LookupError.
     """
@@ -97,6 +102,13 @@ class Store:
         with self._read.begin() as session:
             return to_rows(SearchRow, session.scalars(select(Search).order_by(Search.id)))
 
+    def held(self, name: str) -> AbstractContextManager[None]:
+        """Hold a search while this process runs it; it is given back when the process ends.
+
+        Entering it raises :class:`WrongUse` when another process holds the search.
+        """
+        return held(self._engine, name)
+
     def finish_search(self, search_id: int) -> None:
         with self._write.begin() as session:
             get(session, Search, search_id).finished = now()
@@ -142,8 +154,8 @@ class Store:
         """Record what came out, as the ``told``-th outcome of the search, counted from 0.
 
         ``reused_from`` is the id of the trial whose outcome this one takes over. Raises
-        :class:`WrongUse` when the search has a ``told``-th outcome already, which is so when two
-        processes run the same search, and ValueError for a trial told before.
+        :class:`WrongUse` when the trial or the place has an outcome already, which is so when two
+        processes run the same search.
         """
         with self._write.begin() as session:
             trial = get_untold(session, trial_id)
@@ -155,13 +167,17 @@ class Store:
 
     def requeue(self, search_id: int) -> int:
         """Put trials that ran when the process ended back into the queue; returns how many."""
-        running = select(Trial).filter_by(search_id=search_id, status=Status.RUNNING)
         with self._write.begin() as session:
-            interrupted = session.scalars(running).all()
-            for trial in interrupted:
-                trial.status = Status.QUEUED
-                trial.started = trial.host = trial.device = None
-            return len(interrupted)
+            return requeue_running(session, search_id)
+
+    def requeue_failures(self, search_id: int, in_a_row: int) -> int:
+        """Take back the failures that the search ends with, or that ended it; returns how many.
+
+        Those that ended it are the first ``in_a_row`` with no other outcome of a worker among them.
+        What an exact replay can't keep, trials asked for after the first of them, is forgotten.
+        """
+        with self._write.begin() as session:
+            return requeue_failures(session, search_id, in_a_row)
 
     def trials(
         self, search_id: int | None, stage: str | None = None, status: Status | None = None
@@ -221,22 +237,20 @@ class Store:
         host: str | None = None,
         device: str | None = None,
     ) -> int:
-        """Record that a full training starts, to be scored on ``split``; returns its id."""
-        training = Training(
-            search_id=search_id,
-            name=name,
-            distiller=distiller,
-            seed=seed,
-            status=Status.RUNNING,
-            split=split,
-            host=host,
-            device=device,
-            started=now(),
-            conditions=conditions,
-        )
+        """Record that a full training starts, to be scored on ``split``; returns its id.
+
+        One that was running when its process ended, and now goes on, keeps its row.
+        """
+        what = {"name": name, "seed": seed, "conditions": conditions, "search_id": search_id}
+        unfinished = select(Training).filter_by(status=Status.RUNNING, split=split, **what)
         with self._write.begin() as session:
             if search_id is not None:
                 get(session, Search, search_id)
+            training = session.scalar(unfinished.limit(1)) or Training(
+                status=Status.RUNNING, split=split, **what
+            )
+            training.distiller, training.started = distiller, now()
+            training.host, training.device = host, device
             session.add(training)
             session.flush()
             return training.id
@@ -262,8 +276,11 @@ class Store:
     def add_costs(self, rows: Iterable[CostRow]) -> None:
         """Keep costs; one that another process has kept meanwhile stays as it is."""
         for row in rows:
-            with suppress(IntegrityError), self._write.begin() as session:
-                session.add(AdaptationCost(**vars(row)))
+            self.add_cost(row)
+
+    def add_cost(self, row: CostRow) -> None:
+        with suppress(IntegrityError), self._write.begin() as session:
+            session.add(AdaptationCost(**vars(row)))
 
     def costs(self, data: str, keys: Collection[str]) -> list[CostRow]:
         """What is known of these images between models of these keys."""

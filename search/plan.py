@@ -9,7 +9,7 @@ from .. import __version__
 from ..data import make_shapes
 from ..detectors import custom_imports, model_config
 from ..space import Distiller, SearchSpace, WrongUse
-from ..workers.ray_engine import check_machine
+from ..workers.cluster import check_machine
 from ..workers.settings import Model, Schedule, Split, Task
 from ..workers.training import Training
 from .checks import (

@@ -13,8 +13,9 @@ from .. import __version__
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
 from ..distillers import excluded, mismatch
-from ..space import Distiller, Outcome, Term, WrongUse
-from ..workers.ray_engine import cluster, run
+from ..space import Distiller, Outcome, SearchFailed, Term, WrongUse
+from ..workers.cluster import cluster
+from ..workers.ray_engine import run
 from ..workers.training import Training
 from ..workers.trial import TrialContext
 from .controller import Controller
@@ -26,8 +27,7 @@ from .start import start_terms
 from .teachers import COST_IMAGES, PoolModel, pool_models
 from .trainings import (
     Display,
-    SearchFailed,
-    last_line,
+    because,
     measured_pool,
     ordered,
     train_all,
@@ -84,12 +84,13 @@ def run_search(
     """Run a search to its end, from wherever it stands.
 
     Raises :class:`WrongUse` if there is nothing to start or resume under this name, before
-    anything is made; :class:`SearchFailed` if trials or trainings fail.
+    anything is made, or if another process runs the search; :class:`SearchFailed` if trials or
+    trainings fail.
     """
     check_name(plan, store, name, resume)
     models = _progressive_models(plan)
     start = start_terms(plan.config.search.start, plan.space, store)
-    with cluster(plan.config.resources) as dashboard:
+    with store.held(name), cluster(plan.config.resources, plan.folder) as dashboard:
         display.dashboard(dashboard)
         search = store.find_search(name) or _create(plan, store, name, start)
         make_data(plan)
@@ -188,8 +189,11 @@ def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -
         resources = plan.config.resources
         with _stopped_by_interrupt(session):
             run(session, plan.task, trial, plan.proxy, resources, seed=seed, warmup=warmup)
-    if session.failures:
-        raise SearchFailed(f"the last {session.failures} trials failed: {last_line(session.error)}")
+    if session.failure is not None:
+        raise SearchFailed(
+            f"{session.failures} trials in a row failed, the last{because(session.failure)}; "
+            "--resume tries them again"
+        )
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -34,11 +33,15 @@ class Session:
     trial_ids: dict[int, int] = field(default_factory=dict)
     failures: int = 0
     stopped: bool = False
-    error: str | None = None
+    failure: Outcome | None = None
 
     def resume(self) -> None:
-        """Bring a fresh controller to where the stored search stopped."""
+        """Bring a fresh controller to where the stored search stopped.
+
+        What was running is tried again, and so are failures that nothing followed.
+        """
         self.store.requeue(self.search_id)
+        self.store.requeue_failures(self.search_id, MAX_FAILURES)
         rows = self.store.events(self.search_id)
         events = [
             Event(row.candidate, row.asked_after, row.told, row.outcome or Outcome(row.status))
@@ -49,13 +52,13 @@ class Session:
         self.trial_ids = {row.number: row.id for row in rows if row.told is None}
 
     def ask(self) -> Candidate | None:
-        while not self.stopped and self.failures < MAX_FAILURES:
+        while not self._ended:
             candidate = self._next()
             if candidate is None:
                 return None
             reason = self.reject(candidate.distiller)
             if reason is not None:
-                self.tell(candidate, Outcome.rejected(reason))
+                self._tell(candidate, Outcome.rejected(reason), reused_from=None)
                 continue
             known = self.store.scored(self.conditions, candidate.distiller.key)
             if known is not None and known.outcome is not None:
@@ -75,12 +78,17 @@ class Session:
             )
         return candidate
 
-    def started(self, candidate: Candidate) -> None:
-        """A worker has taken the candidate; its outcome will name the worker's host and device."""
-        self.store.start_trial(self.trial_ids[candidate.number], socket.gethostname(), "")
+    def started(self, candidate: Candidate, host: str, device: str) -> None:
+        """A worker has taken the candidate."""
+        self.store.start_trial(self.trial_ids[candidate.number], host, device)
         self.changed()
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
+        """What came out at a worker; once too many have failed in a row, that stays so."""
+        if not self._ended:
+            failed = outcome.status is Status.FAILED
+            self.failures = self.failures + 1 if failed else 0
+            self.failure = outcome if self.failures >= MAX_FAILURES else None
         self._tell(candidate, outcome, reused_from=None)
 
     def _tell(self, candidate: Candidate, outcome: Outcome, reused_from: int | None) -> None:
@@ -89,13 +97,14 @@ class Session:
         self.store.tell_trial(trial_id, outcome, self.told, reused_from)
         self.controller.tell(candidate, outcome)
         self.told += 1
-        self.failures = self.failures + 1 if outcome.status is Status.FAILED else 0
-        self.error = outcome.error
         self.changed()
+
+    @property
+    def _ended(self) -> bool:
+        return self.stopped or self.failure is not None
 
     @property
     def done(self) -> bool:
         """Nothing is left, or the search was ``stopped``, or :data:`MAX_FAILURES` trials in a row
-        failed: then no candidate is at fault, and ``error`` holds what the last one said."""
-        ended = self.stopped or self.failures >= MAX_FAILURES
-        return ended or (not self.open and self.controller.done)
+        failed: then no candidate is at fault, and ``failure`` is the last one's outcome."""
+        return self._ended or (not self.open and self.controller.done)

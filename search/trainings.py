@@ -9,8 +9,9 @@ from typing import Protocol
 
 from ..db import SearchRow, Store
 from ..detectors import register
-from ..space import Distiller, Outcome, Status, WrongUse
-from ..workers.ray_engine import cluster, run_job, run_trainings
+from ..space import Distiller, Outcome, SearchFailed, Status, WrongUse
+from ..workers.cluster import cluster
+from ..workers.tasks import run_job, run_trainings
 from ..workers.training import Training
 from .checks import Pair, check_distiller
 from .plan import Plan, final_section, make_data, student_training
@@ -27,10 +28,6 @@ class Display(Protocol):
     def training(self, names: list[str], progress: list[tuple[int, int]]) -> None: ...
     def search(self, session: Session, planned: int) -> None: ...
     def say(self, text: str) -> None: ...
-
-
-class SearchFailed(RuntimeError):
-    """The search could not go on; the message says why."""
 
 
 def check_training(
@@ -149,7 +146,7 @@ def train_along(
 def _ready(plan: Plan, display: Display) -> Iterator[None]:
     make_data(plan)
     register()
-    with cluster(plan.config.resources) as dashboard:
+    with cluster(plan.config.resources, plan.folder) as dashboard:
         display.dashboard(dashboard)
         yield
 
@@ -161,8 +158,12 @@ def train_all(
     store: Store,
     search: SearchRow | None = None,
 ) -> list[Outcome]:
-    """Train what is not trained yet, each with its row in the store."""
-    todo = [training for training in trainings if training.finished() is None]
+    """Train what is not trained yet, each with its row in the store.
+
+    Raises :class:`SearchFailed` naming all that failed, when the others are done.
+    """
+    known = [training.finished() for training in trainings]
+    todo = [t for t, outcome in zip(trainings, known, strict=True) if outcome is None]
     rows = {
         training.folder: store.add_training(
             name=training.name,
@@ -177,24 +178,29 @@ def train_all(
 
     def on_done(training: Training, outcome: Outcome) -> None:
         store.finish_training(rows[training.folder], outcome, str(training.checkpoint))
-        if outcome.status is Status.FAILED:
-            raise SearchFailed(f"{training.name} failed: {last_line(outcome.error)}")
 
+    names = [training.name for training in todo]
+    new: list[Outcome] = []
     if todo:
-        names = [training.name for training in todo]
-        run_trainings(
+        new = run_trainings(
             todo,
             plan.config.resources,
             on_progress=lambda progress: display.training(names, progress),
             on_done=on_done,
         )
-    return [training.finished() or Outcome.failed("no outcome") for training in trainings]
+    failed = [pair for pair in zip(todo, new, strict=True) if pair[1].status is Status.FAILED]
+    if failed:
+        raise SearchFailed("; ".join(f"{t.name} failed{because(outcome)}" for t, outcome in failed))
+    remaining = iter(new)
+    return [outcome or next(remaining) for outcome in known]
+
+
+def because(failure: Outcome) -> str:
+    """Where something failed, and the last line of why: the end of a sentence."""
+    lines = (failure.error or "").strip().splitlines()
+    where = f" on {failure.host}" if failure.host else ""
+    return f"{where}: {lines[-1].strip() if lines else 'no error was recorded'}"
 
 
 def _form(training: Training) -> Distiller | None:
     return None if training.distiller is None else Distiller.from_dict(training.distiller)
-
-
-def last_line(error: str | None) -> str:
-    lines = (error or "").strip().splitlines()
-    return lines[-1] if lines else "no error was recorded"

@@ -1,7 +1,7 @@
 """What a distiller is: options, terms, notation, JSON file, search space. Pure Python."""
 
 from .distiller import Distiller, Term
-from .errors import WrongUse, nearest
+from .errors import SearchFailed, WrongUse, nearest
 from .files import SCHEMA, json_schema
 from .options import (
     CONSTANT,
@@ -30,6 +30,7 @@ __all__ = [
     "Candidate",
     "Distiller",
     "Outcome",
+    "SearchFailed",
     "SearchSpace",
     "Status",
     "Term",

@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend, and the nearest right name for a wrong one."""
+"""Errors that are one line to the user, and the nearest right name for a wrong one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ class WrongUse(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(str(message).split()))
+
+
+class SearchFailed(RuntimeError):
+    """The search or a training could not go on; the message says why, in one line."""
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:

@@ -66,5 +66,5 @@ class Outcome:
         return cls(Status.REJECTED, reason=reason)
 
     @classmethod
-    def failed(cls, error: str) -> Outcome:
-        return cls(Status.FAILED, error=error)
+    def failed(cls, error: str, host: str | None = None, device: str | None = None) -> Outcome:
+        return cls(Status.FAILED, error=error, host=host, device=device)

@@ -106,7 +106,7 @@ def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
         ("search.space=detkd", "search.space"),
         ("student.config=mmdet::retinanet/retinanet_r51.py", "did you mean"),
         ("student.config=nowhere.py", "nowhere.py"),
-        ("resources.gpus=64", "64 GPUs"),
+        ("resources.gpus=2", "resources.gpus: a training runs on one GPU"),
         ("resources.address=127.0.0.1:1", "nothing answers at 127.0.0.1:1"),
         ("search.start=['pdk']", "did you mean pkd"),
         ("search.start=['search:before']", "there is no such file"),

@@ -51,7 +51,7 @@ def work(session: Session, workers: int = 1, stop_after: int | None = None) -> l
     rng = random.Random(5)
     while not session.done:
         while len(live) < workers and (candidate := session.ask()) is not None:
-            session.started(candidate)
+            session.started(candidate, "host", "cpu")
             live.append(candidate)
             seen.append(candidate)
         if stop_after is not None and len(seen) > stop_after:
@@ -134,7 +134,7 @@ def test_trials_that_all_fail_end_the_search(store):
         session.tell(session.ask(), Outcome.failed("RuntimeError: no such image"))
     assert session.done
     assert session.ask() is None
-    assert "no such image" in session.error
+    assert "no such image" in session.failure.error
 
 
 @pytest.mark.parametrize("workers", [1, 3, 8])
@@ -165,3 +165,80 @@ def test_planned_counts_a_search_without_rejections():
         controller.tell(candidate, Outcome(Status.COMPLETED, score=0.5))
         asked += 1
     assert asked == controller.planned == 5 * (3 + 2 * 2) + 6
+
+
+# Failures that are no candidate's fault
+
+
+def storm(session: Session, workers: int, seed: int) -> None:
+    """Works until everything fails, at a moment of its own, and the search gives up."""
+    rng, live, working = random.Random(seed), [], True
+    while not session.done or live:
+        while len(live) < workers and (candidate := session.ask()) is not None:
+            session.started(candidate, "host", "cpu")
+            live.append(candidate)
+        if not live:
+            continue
+        candidate = live.pop(rng.randrange(len(live)))
+        working = working and rng.random() > 0.08
+        well = working or (workers > 1 and rng.random() < 0.1)
+        session.tell(candidate, score(candidate) if well else Outcome.failed("no disk"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_resume_tries_the_failures_that_ended_a_search_again(store, workers, seed):
+    broken = new_session(store, "a", conditions="one")
+    storm(broken, workers, seed)
+    before = store.trials(broken.search_id)
+    resumed = new_session(store, "a", conditions="one")  # its replay raises if it is not exact
+    rows = {row.number: row for row in store.trials(resumed.search_id)}
+    assert sorted(row.told for row in rows.values() if row.told is not None) == list(
+        range(resumed.told)
+    )
+    if broken.failure is not None:
+        queued = [row for row in rows.values() if row.status is Status.QUEUED]
+        first = min(row.told for row in before if row.number in {q.number for q in queued})
+        assert all(row.asked_after <= first for row in rows.values())
+        for row in before:
+            if row.status is Status.COMPLETED and row.asked_after <= first:
+                assert rows[row.number].outcome == row.outcome, "no score is lost"
+    work(resumed, workers)
+    assert new_session(store, "a", conditions="one").done
+    if workers == 1:
+        work(new_session(store, "whole", conditions="two"))
+        assert table(store, "a") == table(store, "whole")
+
+
+def test_a_failure_that_others_followed_stays(store):
+    session = new_session(store, "a")
+    for number in range(4):
+        candidate = session.ask()
+        session.started(candidate, "host", "cpu")
+        session.tell(candidate, Outcome.failed("x") if number == 1 else score(candidate))
+    before = table(store, "a")
+    new_session(store, "a")
+    assert table(store, "a") == before
+
+
+def test_a_search_that_gave_up_stays_so_whatever_is_told_late(store):
+    session = new_session(store, "a")
+    late, *candidates = [session.ask() for _ in range(MAX_FAILURES + 1)]
+    for candidate in candidates:
+        session.started(candidate, "host", "cpu")
+        session.tell(candidate, Outcome.failed("no disk", "node-7"))
+    session.tell(late, score(late))
+    assert session.done
+    assert session.failure.host == "node-7"
+
+
+def test_what_the_filter_rejects_does_not_interrupt_a_row_of_failures(store):
+    session = new_session(store, "a")
+    session.reject = lambda distiller: "shape error" if len(table(store, "a")) % 2 else None
+    for _ in range(MAX_FAILURES):
+        candidate = session.ask()
+        session.started(candidate, "host", "cpu")
+        session.tell(candidate, Outcome.failed("no disk"))
+    assert session.done
+    assert store.counts(session.search_id)[Status.REJECTED] >= MAX_FAILURES - 1
+    assert store.requeue_failures(session.search_id, MAX_FAILURES) == MAX_FAILURES

@@ -214,9 +214,9 @@ def test_wrong_steps_are_refused_and_change_nothing(store):
         add(store, search.id, 1)
     with pytest.raises(WrongUse, match="another process runs the search 'a'"):
         store.tell_trial(second, completed(0.1), told=0)
-    with pytest.raises(ValueError, match="told before"):
+    with pytest.raises(WrongUse, match="another process runs the search 'a'"):
         store.tell_trial(first, completed(0.1), told=1)
-    with pytest.raises(ValueError, match="told before"):
+    with pytest.raises(WrongUse, match="another process runs the search 'a'"):
         store.start_trial(first, "host", "cpu")
     with pytest.raises(ValueError, match="not running"):
         store.tell_trial(second, Outcome(Status.RUNNING), told=1)
@@ -274,3 +274,18 @@ def test_trainings_are_kept_with_and_without_a_search(store):
     assert (second.name, second.seed, second.split) == ("found", 2, "val")
     assert (second.distiller, second.checkpoint) == (GLOBAL, "runs/found/student.pth")
     assert (second.score, second.host, second.device) == (0.5, "h", "cuda:0")
+
+
+def test_a_training_that_goes_on_keeps_its_row(store):
+    search = store.create_search("a", {}, "c", 0)
+    first = store.add_training("found", 1, "test", "c", search.id, GLOBAL)
+    others = [
+        store.add_training("found", 2, "test", "c", search.id, GLOBAL),
+        store.add_training("found", 1, "test", "c"),
+        store.add_training("alone", 1, "test", "c", search.id),
+    ]
+    assert store.add_training("found", 1, "test", "c", search.id, GLOBAL) == first
+    assert first not in others
+    store.finish_training(first, completed(0.5))
+    again = store.add_training("found", 1, "test", "c", search.id, GLOBAL)
+    assert again not in (first, *others), "one that is done is another training"

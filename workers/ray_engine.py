@@ -1,25 +1,27 @@
-"""Trials and trainings spread by Ray: Tune for the search, tasks for the trainings."""
+"""Trials spread by Ray Tune: ask and tell on one side, workers that are kept on the other."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
-import ray
-import torch
+from mmengine.device import get_device
 from ray import tune
 from ray.tune.search import Searcher
 
-from ..space import Candidate, Distiller, Outcome, WrongUse
+from ..space import Candidate, Distiller, Outcome, Status
+from .cluster import per_trial, room
 from .settings import Resources, Split, Task, TrialSchedule
-from .training import Training, train
 from .trial import TrialContext, evaluate
 
 #: Tune is used for its actors and its scheduling; its own loggers, progress and Ctrl-C are not.
@@ -29,93 +31,23 @@ _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # How many trials there are at a time is decided here, in `suggest`.
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",
     "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-_WRAPPED = "outcome"
-#: How long a cluster's head may take to answer.
-CONNECT_SECONDS = 10
+_OUTCOME = "outcome"
+#: How often a candidate is given to another worker after its own has died.
+RETRIES = 2
 
 
 class Source(Protocol):
     """Where candidates come from and outcomes go to: a controller with its store behind it."""
 
     def ask(self) -> Candidate | None: ...
-    def started(self, candidate: Candidate) -> None: ...
+    def started(self, candidate: Candidate, host: str, device: str) -> None: ...
     def tell(self, candidate: Candidate, outcome: Outcome) -> None: ...
     @property
     def done(self) -> bool: ...
-
-
-@contextmanager
-def cluster(resources: Resources) -> Iterator[str]:
-    """Ray started here or joined; yields the dashboard's address ("" without one).
-
-    Raises :class:`WrongUse` when the cluster can't be reached or has less than a trial asks for.
-    """
-    os.environ.update(_TUNE_ENVIRONMENT)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if resources.address is None:
-        options["include_dashboard"] = resources.dashboard
-    try:
-        context = ray.init(address=resources.address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise WrongUse(f"resources.address: can't join '{resources.address}': {error}") from None
-    try:
-        _check(resources, ray.cluster_resources(), "the cluster")
-        yield context.dashboard_url or ""
-    finally:
-        ray.shutdown()
-
-
-def check_machine(resources: Resources) -> None:
-    """Raise :class:`WrongUse` if a trial asks for more than this machine has.
-
-    A cluster to be joined by ``address`` is asked when it is joined. Ray starts its actors through
-    a shell without quoting: under a path with a space it would wait for them for ever.
-    """
-    if " " in sys.executable:
-        raise WrongUse(
-            f"{sys.executable}: Ray can't start workers by a Python whose path holds a space; "
-            "install detkds in another folder"
-        )
-    if resources.address is not None:
-        _check_reachable(resources.address)
-    else:
-        here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-        _check(resources, here, "this machine")
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for minutes. ``auto`` and addresses of other kinds are left to it."""
-    host, _, port = address.rpartition(":")
-    if not host or "://" in address or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise WrongUse(
-            f"resources.address: nothing answers at {address} ({error.strerror or error}); give "
-            "the head node's host:port as `ray start --head` prints it, or auto"
-        ) from None
-
-
-def _check(resources: Resources, there: Mapping[str, float], where: str) -> None:
-    for name, asked in (("CPU", resources.cpus), ("GPU", resources.gpus or 0.0)):
-        if asked > there.get(name, 0.0):
-            raise WrongUse(
-                f"resources.{name.lower()}s: a trial asks for {asked:g} {name}s, {where} has "
-                f"{there.get(name, 0.0):g}: ask for no more, or join a larger cluster by "
-                "resources.address"
-            )
-
-
-def per_trial(resources: Resources) -> dict[str, float]:
-    """CPUs and GPUs of one trial; a GPU is used without being asked for where there is one."""
-    gpus = resources.gpus
-    if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-    return {"cpu": resources.cpus, "gpu": gpus}
 
 
 def run(
@@ -130,25 +62,16 @@ def run(
 ) -> None:
     """Score what ``source`` asks for until it is done, on as many workers as fit.
 
-    A worker builds its :class:`TrialContext` once and keeps it from trial to trial. A worker that
-    dies fails its trial, no more.
+    A worker builds its :class:`TrialContext` once and keeps it from trial to trial.
     """
     context = partial(TrialContext.build, task, schedule, proxy, seed=seed, warmup=warmup)
-    each = per_trial(resources)
-    run_actors(source, each, resources.workers or _fit(each), context, evaluate)
-
-
-def _fit(each: dict[str, float]) -> int:
-    """How many workers the cluster has room for: more asks than that would be asks too early."""
-    there = ray.cluster_resources()
-    amounts = {"CPU": each["cpu"], "GPU": each["gpu"]}
-    return max(1, min(int(there.get(name, 0) // n) for name, n in amounts.items() if n))
+    run_actors(source, per_trial(resources), resources.workers, context, evaluate)
 
 
 def run_actors(
     source: Source,
     per_worker: dict[str, float],
-    workers: int,
+    workers: int | None,
     context: Callable[[], Any],
     evaluator: Callable[[Any, Candidate], Outcome],
     *,
@@ -156,9 +79,14 @@ def run_actors(
 ) -> None:
     """The engine itself: each worker calls ``context`` once, ``evaluator`` for every candidate.
 
-    ``reuse=False``, a fresh actor for every trial, is there for the benchmark to compare with.
+    At most ``workers`` at a time, and never more than the cluster has room for then. A candidate
+    whose worker dies goes to another one, :data:`RETRIES` times, before it is told as failed; a
+    worker on which something failed is not used again. What ``source`` raises ends the run and is
+    raised here. ``reuse=False``, a fresh actor for every trial, is there for the benchmark.
     """
-    searcher = _AskTell(source)
+    os.environ.update(_TUNE_ENVIRONMENT)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it lists trials that did not end
+    searcher = _AskTell(source, lambda: min(workers or sys.maxsize, room(per_worker)))
     trainable = tune.with_parameters(TrialActor, context=context, evaluator=evaluator)
     with tempfile.TemporaryDirectory(prefix="detkds-tune-") as folder:
         tune.Tuner(
@@ -166,7 +94,6 @@ def run_actors(
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
-                max_concurrent_trials=workers,
                 reuse_actors=reuse,
                 metric="score",
                 mode="max",
@@ -175,15 +102,18 @@ def run_actors(
                 storage_path=folder,
                 name="search",
                 verbose=0,
-                callbacks=[_Started(searcher)],
+                callbacks=[_Ended(searcher)],
+                stop=_Broken(searcher),
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
+    if searcher.error is not None:
+        raise searcher.error
 
 
 class TrialActor(tune.Trainable):
-    """A worker: one step is one trial, and it is reset from trial to trial, never rebuilt."""
+    """A worker: it is reset from trial to trial and keeps its context."""
 
     def setup(self, config: dict, context: Any = None, evaluator: Any = None) -> None:
         self.content, self.evaluator = context, evaluator
@@ -193,54 +123,119 @@ class TrialActor(tune.Trainable):
     def reset_config(self, new_config: dict) -> bool:
         number, stage, document = new_config["candidate"]
         self.candidate = Candidate(number, stage, Distiller.from_dict(document))
+        self.steps = self._steps()
         return True
 
     def step(self) -> dict[str, Any]:
-        outcome = self._evaluate()
-        score = float("nan") if outcome.score is None else outcome.score
-        return {"score": score, _WRAPPED: outcome.to_json(), "done": True}
+        return next(self.steps)
 
-    def _evaluate(self) -> Outcome:
+    def _steps(self) -> Iterator[dict[str, Any]]:
+        """Where the trial runs; what came out; and after a failure, the end of this worker.
+
+        Whatever failed (a device that is lost, a full disk) may be of the worker and not of the
+        candidate: Tune gives no other trial to an actor that has raised.
+        """
+        where = {"host": socket.gethostname(), "device": get_device()}
+        yield where
         try:
             if self.context is None:
                 self.context = self.content()
-            return self.evaluator(self.context, self.candidate)
+            outcome = self.evaluator(self.context, self.candidate)
         except Exception:
-            return Outcome.failed(traceback.format_exc())
+            outcome = Outcome.failed(traceback.format_exc(), **where)
+        failed = outcome.status is Status.FAILED
+        score = float("nan") if outcome.score is None else outcome.score
+        yield {"score": score, _OUTCOME: outcome.to_json(), "done": not failed}
+        raise RuntimeError("a worker on which a trial failed is not used again")
+
+
+@dataclass
+class _Live:
+    """A candidate at a worker, and what the worker has said so far."""
+
+    candidate: Candidate
+    host: str | None = None
+    device: str | None = None
+    outcome: Outcome | None = None
 
 
 class _AskTell(Searcher):
-    """Tune's side of ask and tell.
+    """Tune's side of ask and tell, with at most ``most()`` candidates at workers.
 
     Tune pickles its searcher for a restore of its own; ours resumes from the store, so the pickle
     holds no source.
     """
 
-    def __init__(self, source: Source | None) -> None:
+    def __init__(self, source: Source | None, most: Callable[[], int]) -> None:
         super().__init__(metric="score", mode="max")
         self.source: Any = source
-        self.live: dict[str, Candidate] = {}
+        self.most = most
+        self.live: dict[str, _Live] = {}
+        self.again: deque[Candidate] = deque()
+        self.deaths: Counter[int] = Counter()
+        self.error: Exception | None = None
 
     def __reduce__(self) -> tuple:
-        return _AskTell, (None,)
+        return _AskTell, (None, None)
 
     def suggest(self, trial_id: str) -> dict | str | None:
-        candidate = self.source.ask()
+        if len(self.live) >= self.most():
+            return None
+        candidate = self._safely(self._next)
         if candidate is None:
-            return Searcher.FINISHED if self.source.done else None
-        self.live[trial_id] = candidate
+            finished = self.error is not None or self.source.done
+            return Searcher.FINISHED if finished else None
+        self.live[trial_id] = _Live(candidate)
         document = candidate.distiller.to_dict()
         return {"candidate": (candidate.number, candidate.stage, document)}
+
+    def _next(self) -> Candidate | None:
+        if self.again and not self.source.done:
+            return self.again.popleft()
+        return self.source.ask()
+
+    def on_trial_result(self, trial_id: str, result: dict) -> None:
+        live = self.live[trial_id]
+        if _OUTCOME in result:
+            live.outcome = Outcome.from_json(result[_OUTCOME])
+        else:
+            live.host, live.device = result["host"], result["device"]
+            self._safely(self.source.started, live.candidate, live.host, live.device)
 
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False
     ) -> None:
-        candidate = self.live.pop(trial_id)
-        if error or not result or _WRAPPED not in result:
-            outcome = Outcome.failed("the worker died (out of memory, killed, or lost)")
+        """After an error Tune calls :meth:`ended` too, which learns more of it."""
+        if not error:
+            outcome = Outcome.from_json((result or {})[_OUTCOME])
+            self._safely(self.source.tell, self.live.pop(trial_id).candidate, outcome)
+
+    def ended(self, trial_id: str, error: str) -> None:
+        """The worker is gone: after the outcome that it gave, or for another to try again."""
+        live = self.live.pop(trial_id)
+        outcome = live.outcome or self._died(live, error)
+        if outcome is None:
+            self.again.append(live.candidate)
         else:
-            outcome = Outcome.from_json(result[_WRAPPED])
-        self.source.tell(candidate, outcome)
+            self._safely(self.source.tell, live.candidate, outcome)
+
+    def _died(self, live: _Live, error: str) -> Outcome | None:
+        """The outcome of a candidate whose worker died; None if it is to be tried again."""
+        number = live.candidate.number
+        self.deaths[number] += 1
+        if self.deaths[number] <= RETRIES:
+            return None
+        times = f"its worker died {self.deaths[number]} times"
+        where = f"on {live.host}" if live.host else "before it started"
+        return Outcome.failed(f"{times}, the last {where}: {error}", live.host, live.device)
+
+    def _safely(self, function: Callable, *arguments: Any) -> Any:
+        """Tune would log, wrap or repeat what a source raises: it ends the run instead."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            self.error = self.error or error
+            return None
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the store remembers every trial, and a search resumes from it."""
@@ -249,57 +244,25 @@ class _AskTell(Searcher):
         """Nothing, as above."""
 
 
-class _Started(tune.Callback):
+class _Ended(tune.Callback):
+    """Tells why a worker is gone, which Tune tells its callbacks only."""
+
     def __init__(self, searcher: _AskTell) -> None:
         self.searcher = searcher
 
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.searcher.source.started(self.searcher.live[trial.trial_id])
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        lines = Path(trial.error_file).read_text("utf-8").strip().splitlines()
+        self.searcher.ended(trial.trial_id, lines[-1].strip())
 
 
-def run_trainings(
-    trainings: list[Training],
-    resources: Resources,
-    *,
-    on_progress: Callable[[list[tuple[int, int]]], None] = lambda progress: None,
-    on_done: Callable[[Training, Outcome], None] = lambda training, outcome: None,
-) -> list[Outcome]:
-    """Train all, side by side as far as they fit; progress is (iterations done, all) of each."""
-    each = per_trial(resources)
-    remote = ray.remote(train).options(  # type: ignore[attr-defined]
-        num_cpus=each["cpu"], num_gpus=each["gpu"], max_retries=0
-    )
-    futures = [remote.remote(training) for training in trainings]
-    outcomes: dict[int, Outcome] = {}
-    while len(outcomes) < len(trainings):
-        waiting = [f for i, f in enumerate(futures) if i not in outcomes]
-        ready, _ = ray.wait(waiting, timeout=0.5)
-        for future in ready:
-            index = futures.index(future)
-            outcomes[index] = _result(future)
-            on_done(trainings[index], outcomes[index])
-        on_progress([training.progress() for training in trainings])
-    return [outcomes[index] for index in range(len(trainings))]
+class _Broken(tune.Stopper):
+    """Stops all trials when the source has raised."""
 
+    def __init__(self, searcher: _AskTell) -> None:
+        self.searcher = searcher
 
-def run_job(resources: Resources, job: Callable[[], Any]) -> Any:
-    """One function on one worker; what it raises is raised here."""
-    each = per_trial(resources)
-    remote = ray.remote(_call).options(  # type: ignore[attr-defined]
-        num_cpus=each["cpu"], num_gpus=each["gpu"], max_retries=0
-    )
-    try:
-        return ray.get(remote.remote(job))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+    def __call__(self, trial_id: str, result: dict) -> bool:
+        return False
 
-
-def _call(job: Callable[[], Any]) -> Any:
-    return job()
-
-
-def _result(future: Any) -> Outcome:
-    try:
-        return ray.get(future)
-    except ray.exceptions.RayError as error:
-        return Outcome.failed(f"the worker died: {error}")
+    def stop_all(self) -> bool:
+        return self.searcher.error is not None

@@ -117,7 +117,7 @@ class Data(Settings):
 
 
 class Resources(Settings):
-    """What one trial may use, and where. ``gpus`` None: one if there is one; fractions are fine.
+    """What one trial may use, and where. ``gpus`` None: one if there is one; a part of one is fine.
 
     ``workers`` None: as many as fit. ``address``: None starts Ray here, ``auto`` or host:port
     joins a cluster. ``threads``: torch's threads per worker.
@@ -129,6 +129,13 @@ class Resources(Settings):
     threads: int = Field(default=1, ge=1)
     address: str | None = None
     dashboard: bool = True
+
+    @field_validator("gpus")
+    @classmethod
+    def _one_gpu(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1:
+            raise ValueError("a training runs on one GPU; ask for 1, or for a part of one")
+        return gpus
 
 
 class Task(Settings):

