@@ -294,7 +294,7 @@ def test_the_teachers_head_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("student", "teacher", "form", "says"),
     [
-        ("faster_rcnn", "faster_rcnn", "after_1, quality_focal", "no dense head with two stacks"),
+        ("faster_rcnn", "faster_rcnn", "after_1, quality_focal", "student has no dense head"),
         ("retinanet", "faster_rcnn", "after_1, quality_focal", "teacher has no dense head"),
         ("retinanet", "retinanet", "after_5, quality_focal", "give after_0 to after_3"),
     ],
