@@ -155,7 +155,9 @@ def check_pair(distiller: Distiller, student: Signature, teacher: Signature | No
         )
         if reason:
             others = ", ".join(available_knowledge(student, teacher))
-            raise WrongUse(f"the pair has no knowledge '{term.knowledge}': {reason}; use {others}")
+            who = student.name if teacher is None else "the pair"
+            use = f"use {others}" if others else "give `teacher`"
+            raise WrongUse(f"{who} has no knowledge '{term.knowledge}': {reason}; {use}")
         useless = excluded(term.knowledge, student, teacher)
         for name in (*term.transforms, term.distance):
             if name in useless:

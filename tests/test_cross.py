@@ -30,13 +30,24 @@ LAST = {
 
 
 def detector(family: str, seed: int, stacked: int = STACKED, **options: Any) -> Any:
-    """Its last layers predict something: as they are initialised they hardly do."""
+    """Its head predicts something: as it is initialised it hardly does.
+
+    Its scales and running statistics, all 1 and 0 at first, are its own.
+    """
     built = thin_detector(family, seed, **{"model.bbox_head.stacked_convs": stacked, **options})
     torch.manual_seed(seed)
-    for name in LAST[family]:
-        torch.nn.init.normal_(getattr(built.bbox_head, name).weight, std=0.1)
+    for module in built.bbox_head.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, std=0.1)
+    torch.nn.init.constant_(getattr(built.bbox_head, LAST[family][0]).bias, -1.0)
     if family == "fcos_norm_on_bbox":  # no box without an area, of which no two formulas agree
         torch.nn.init.constant_(built.bbox_head.conv_reg.bias, 1.0)
+    for scale in getattr(built.bbox_head, "scales", []):
+        torch.nn.init.uniform_(scale.scale, 0.5, 1.5)
+    for norm in built.bbox_head.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(norm.running_mean)
+            torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
     return built
 
 
@@ -199,10 +210,24 @@ def test_the_losses_are_the_papers_spelled_out(family: str, position: int) -> No
     model = distilled(family, both(family, position))
     with torch.no_grad():
         found, expected = cross_losses(model), literal(family, model, position)
-    torch.testing.assert_close(found["loss_cross_logits"], expected["logits"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found["loss_cross_logits"], expected["logits"], rtol=1e-3, atol=1e-7)
     torch.testing.assert_close(
-        found["loss_cross_localization"], expected["localization"], rtol=1e-3, atol=1e-4
+        found["loss_cross_localization"], expected["localization"], rtol=1e-3, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("family", ["retinanet", "fcos", "gfl"])
+def test_batch_normalisation_is_the_teachers_and_left_alone(family: str) -> None:
+    options = {"model.bbox_head.norm_cfg": {"type": "BN"}}
+    pair = still(detector(family, 0, **options)), detector(family, 1, **options)
+    model = DistilledDetector(*pair, Distiller.parse(both(family, 2)))
+    before = {name: value.clone() for name, value in pair[1].named_buffers()}
+    with torch.no_grad():
+        found, expected = cross_losses(model), literal(family, model, 2)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[f"loss_cross_{name}"], value, rtol=1e-3, atol=1e-7)
+    cross_losses(model.train())
+    assert all(torch.equal(value, before[name]) for name, value in pair[1].named_buffers())
 
 
 @pytest.mark.parametrize("family", HEADS)
@@ -269,12 +294,50 @@ def test_under_autocast(family: str) -> None:
         torch.testing.assert_close(value, plain[name], rtol=0.1, atol=0.01)
 
 
+@pytest.mark.parametrize(
+    ("family", "dtype", "tolerance"),
+    [
+        ("retinanet", torch.float64, 1e-4),
+        ("gfl", torch.float64, 1e-4),
+        ("retinanet", torch.bfloat16, 0.2),
+        ("fcos", torch.bfloat16, 0.2),
+    ],
+)
+def test_in_other_precisions(family: str, dtype: torch.dtype, tolerance: float) -> None:
+    """All of a detector in it, without autocast: float64 stays so, bfloat16 is widened."""
+    plain = cross_losses(distilled(family, both(family, 2)))
+    model = distilled(family, both(family, 2)).to(dtype)
+    inputs, samples = batch()
+    losses = model.loss(inputs.to(dtype), samples)
+    wide = torch.promote_types(dtype, torch.float32)
+    for name, value in plain.items():
+        assert losses[name].dtype == wide
+        torch.testing.assert_close(losses[name], value.to(wide), rtol=tolerance, atol=tolerance)
+    sum(losses[name] for name in plain).backward()
+    assert learned(model.student.backbone)
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_a_batch_without_any_box(family: str) -> None:
+    """Logits are still compared; of boxes bins alone, which are weighted by scores."""
+    inputs, samples = batch()
+    for sample in samples:
+        sample.gt_instances = sample.gt_instances[:0]
+    losses = distilled(family, both(family, 2)).loss(inputs, samples)
+    assert 0 < losses["loss_cross_logits"] < float("inf")
+    boxes = losses["loss_cross_localization"]
+    assert (0 < boxes < float("inf")) if family == "gfl" else boxes == 0
+    (losses["loss_cross_logits"] + boxes).backward()
+
+
 def test_a_map_gets_the_teachers_mean_and_deviation() -> None:
     student, teacher = torch.randn(3, 5, 7, 6) * 4 + 1, torch.randn(3, 5, 7, 6) - 2
     found = aligned(student, teacher)
     for moment in (torch.mean, torch.std):
         torch.testing.assert_close(moment(found, (0, 2, 3)), moment(teacher, (0, 2, 3)))
     torch.testing.assert_close(found, standardised(student, teacher))
+    exact = student.double(), teacher.double()
+    torch.testing.assert_close(aligned(*exact), standardised(*exact), rtol=1e-12, atol=1e-12)
     constant = torch.ones(2, 5, 1, 1)
     assert bool(aligned(constant, constant).isfinite().all())
 
@@ -319,6 +382,16 @@ def test_other_classes_and_bins_that_are_not_there_are_refused() -> None:
         DistilledDetector(
             student, detector("retinanet", 1), Distiller.parse("cross_localization: after_1, kl")
         )
+
+
+def test_bins_of_another_number_are_refused_and_boxes_are_not() -> None:
+    pair = detector("gfl", 0, **{"model.bbox_head.reg_max": 8}), detector("gfl", 1)
+    with pytest.raises(
+        WrongUse, match=r"'kl': .* student's head answers 9 and teacher's 17 of them"
+    ):
+        DistilledDetector(*pair, Distiller.parse("cross_localization: after_1, kl"))
+    model = DistilledDetector(*pair, Distiller.parse("cross_localization: after_1, giou"))
+    assert model.loss(*batch())["loss_cross_localization"] > 0
 
 
 def test_what_a_pair_has_is_listed() -> None:

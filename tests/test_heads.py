@@ -58,6 +58,16 @@ HEADS: dict[str, tuple[dict, tuple[str, ...], str]] = {
     ),
     "ddod/ddod_r50_fpn_1x_coco": (TINY, ALL, ""),
     "paa/paa_r50_fpn_1x_coco": (TINY, ALL, ""),
+    "lad/lad_r50-paa-r101_fpn_2xb8_coco_1x": (
+        {
+            **TINY,
+            **{k.replace(".backbone", ".teacher_backbone"): v for k, v in RESNET.items()},
+            "model.teacher_neck.in_channels": [8, 16, 32, 64],
+            "model.teacher_ckpt": None,
+        },
+        LOGITS,
+        "LADHead, which assigns no label",
+    ),
     "ld/ld_r18-gflv1-r101_fpn_1x_coco": (
         {
             **TINY,
@@ -136,15 +146,20 @@ FORMS = {
 }
 
 
-def built(config: str, seed: int = 0) -> Any:
+def built(config: str, seed: int = 0, options: dict | None = None) -> Any:
     torch.manual_seed(seed)
-    model = model_config(f"mmdet::{config}.py", HEADS[config][0])
+    model = model_config(f"mmdet::{config}.py", HEADS[config][0] if options is None else options)
     return build_detector(without_pretrained(model))
 
 
 @cache
 def known(config: str) -> Signature:
     return signature(built(config), "student")
+
+
+def trainable(config: str) -> None:
+    if "paa" in config:
+        pytest.importorskip("sklearn", reason="mmdet's PAAHead trains with scikit-learn")
 
 
 def images(config: str) -> tuple[Tensor, list]:
@@ -171,8 +186,7 @@ def form_of(knowledge: tuple[str, ...], found: Signature) -> Distiller:
 
 @pytest.mark.parametrize("config", HEADS)
 def test_a_head_is_distilled_by_all_that_it_shares(config: str) -> None:
-    if config.startswith("paa"):
-        pytest.importorskip("sklearn", reason="mmdet's PAAHead trains with scikit-learn")
+    trainable(config)
     _, shared, _ = HEADS[config]
     found = known(config)
     available = available_knowledge(found, found)
@@ -200,14 +214,34 @@ def test_what_it_does_not_share_is_refused_with_the_reason(config: str) -> None:
         assert "\n" not in str(error.value)
 
 
+COUNTERS = {
+    "ddod/ddod_r50_fpn_1x_coco": ("bbox_head", "cls_num_pos_samples_per_level"),
+    "dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco": ("roi_head", "iou_history"),
+}
+
+
+@pytest.mark.parametrize("config", COUNTERS)
+def test_what_a_head_counts_is_of_its_own_maps_alone(config: str) -> None:
+    """The second loss that `label` takes of it counts nothing."""
+    form = Distiller.parse("label: identity, jensen_shannon")
+    alone, both = (built(config, 0, TINY if "ddod" in config else RESNET) for _ in range(2))
+    counted = []
+    for model in (alone, DistilledDetector(both, None, form)):
+        torch.manual_seed(0)
+        model.train().loss(*batch())
+        head, counter = COUNTERS[config]
+        counted.append(getattr(getattr(getattr(model, "student", model), head), counter))
+    assert sum(counted[0]) > 0
+    assert counted[0] == counted[1]
+
+
 READ = [config for config, (_, shared, _) in HEADS.items() if "logits" in shared]
 
 
 @pytest.mark.parametrize("config", READ)
 def test_it_answers_in_evaluation_as_in_training(config: str) -> None:
     """Some answer in other units, or twice, in training."""
-    if config.startswith("paa"):
-        pytest.importorskip("sklearn", reason="mmdet's PAAHead trains with scikit-learn")
+    trainable(config)
     model = still(built(config))
     with Tap(model, responses=True) as tap, torch.no_grad():
         model.loss(*images(config))
@@ -229,8 +263,7 @@ def test_it_answers_in_evaluation_as_in_training(config: str) -> None:
 )
 def test_positives_are_where_its_own_loss_trains_boxes(config: str) -> None:
     """These heads give their box loss the positives alone, all at once or level by level."""
-    if config.startswith("paa"):
-        pytest.importorskip("sklearn", reason="mmdet's PAAHead trains with scikit-learn")
+    trainable(config)
     model = still(built(config))
     trained: list[Tensor] = []
 
