@@ -40,7 +40,7 @@ def open_database(url: str, create: bool = True) -> Engine:
     file = file_of(parsed)
     is_new = file is not None and not file.exists()
     if is_new and not create:
-        raise _unusable(url, "there is no such file: give --storage or --work-dir of a search")
+        raise unusable(url, "there is no such file: give --storage or --work-dir of a search")
     if file is not None:
         _check_place(url, file)
     engine = _create_engine(url, parsed)

@@ -18,7 +18,7 @@ from ..configs import FOLDER
 from ..space import WrongUse, nearest
 from . import operators
 from .cross_head import HeadLayers, head_layers
-from .families import encodes, levels_read
+from .families import NO_HEAD, encodes, image_size, levels_read, unread
 from .maps import feature_maps
 from .responses import Responses, responses_of
 
@@ -146,7 +146,8 @@ class Signature:
 
     ``strides`` and ``channels`` per level of its maps; ``responses`` None where they are not read;
     ``layers`` of a dense head that another can continue; ``classes`` that it tells apart;
-    ``encoded``: its maps are an encoder's.
+    ``encoded``: its maps are an encoder's; ``unread`` and ``unlayered``: why there are no responses
+    and no layers, in words that follow the name.
     """
 
     name: str
@@ -156,11 +157,14 @@ class Signature:
     layers: HeadLayers | None = None
     classes: int | None = None
     encoded: bool = False
+    unread: str = NO_HEAD
+    unlayered: str = NO_HEAD
 
     @property
     def features_only(self) -> Signature:
         """The same detector where it sees images of another size: its answers can't line up."""
-        return replace(self, responses=None, layers=None)
+        why = "sees images of another size"
+        return replace(self, responses=None, layers=None, unread=why, unlayered=why)
 
 
 @torch.no_grad()
@@ -173,38 +177,47 @@ def signature(model: Any, name: str) -> Signature:
     if getattr(model, "neck", None) is None:
         raise WrongUse(f"{name}: {type(model).__name__} has no neck to read features from")
     parameter = next(model.parameters())
-    blank = parameter.new_zeros(1, 3, PROBE_SIZE, PROBE_SIZE)
+    side = image_size(model) or PROBE_SIZE
+    blank = parameter.new_zeros(1, 3, side, side)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        maps = feature_maps(model, blank, [_blank_sample()])
+        maps = feature_maps(model, blank, [_blank_sample(side)])
     finally:
         for module, training in modes.items():
             module.training = training
-    strides = tuple(PROBE_SIZE // level.shape[-1] for level in maps)
+    strides = tuple(side // level.shape[-1] for level in maps)
     read = levels_read(model)
-    if read is not None and read != strides:
+    if read is not None and not _alike(strides, read):
         raise WrongUse(
             f"{name}: its neck gives levels of stride {list(strides)}, its head reads {list(read)}:"
             " set neck.num_outs and the head's strides alike"
         )
-    channels = tuple(level.shape[1] for level in maps)
+    layers = head_layers(model)
     return Signature(
         name,
-        strides,
-        channels,
+        read or strides,
+        tuple(level.shape[1] for level in maps),
         responses_of(model),
-        head_layers(model),
+        None if isinstance(layers, str) else layers,
         num_classes(model),
         encodes(model),
+        unread(model) or "",
+        layers if isinstance(layers, str) else "",
     )
 
 
-def _blank_sample() -> Any:
+def _alike(strides: tuple[int, ...], read: tuple[int, ...]) -> bool:
+    """Whether levels are those that are read: each within a factor of two, as padding has it."""
+    pairs = zip(strides, read, strict=False)
+    return len(strides) == len(read) and all(a < 2 * b and b < 2 * a for a, b in pairs)
+
+
+def _blank_sample(side: int) -> Any:
     from mmdet.structures import DetDataSample
 
     shapes = ("img_shape", "batch_input_shape", "pad_shape", "ori_shape")
-    return DetDataSample(metainfo=dict.fromkeys(shapes, (PROBE_SIZE, PROBE_SIZE)))
+    return DetDataSample(metainfo=dict.fromkeys(shapes, (side, side)))
 
 
 def num_classes(model: Any) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .families import dense_family, dense_head
+from .families import dense_family, dense_head, unread
 from .responses import Levels, dense_responses, split_by_prior
 
 #: A branch each, classification first: feature maps (N, C, H, W) level by level.
@@ -23,12 +23,13 @@ class HeadLayers:
     """A dense head's layers as CrossKD counts them.
 
     ``count``: the paper's n, a branch's stacked convolutions and the one that predicts.
-    ``channels``: of f_0, the neck's map, to f_(n-1). ``distribution``: whether it answers bins.
+    ``channels``: of f_0, the neck's map, to f_(n-1). ``bins``: of the distribution that it answers
+    for each side, 0 if it answers none.
     """
 
     count: int
     channels: tuple[int, ...]
-    distribution: bool
+    bins: int
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,32 @@ class Answers:
         return Answers(*(tuple(map(function, part)) for part in vars(self).values()))
 
 
-def head_layers(model: Any) -> HeadLayers | None:
+def head_layers(model: Any) -> HeadLayers | str:
     """The layers of a dense head with two stacks of convolutions, ``cls_convs`` and ``reg_convs``.
 
-    None for a head that has no such stacks, has a pair of them for every level, or lets one branch
-    read the other, as RepPoints does.
+    Of any other head why it has none to be counted, in words that follow the detector's name.
     """
     head = dense_head(model)
     family = dense_family(head) if head is not None else None
-    if family is None or family.sides == "points":
-        return None
-    stacks = [getattr(head, name, None) for name in BRANCHES]
-    if not all(isinstance(stack, nn.ModuleList) for stack in stacks):
-        return None
-    first, second = (list(stack) for stack in stacks)  # type: ignore[arg-type]
-    if not all(hasattr(conv, "out_channels") for conv in [*first, *second]):
-        return None
-    widths = tuple(conv.out_channels for conv in first)
-    if widths != tuple(conv.out_channels for conv in second):
-        return None
-    return HeadLayers(len(widths) + 1, (head.in_channels, *widths), family.sides == "distribution")
+    if family is None:
+        return unread(model) or "has no dense head, one that answers at every position"
+    name = type(head).__name__
+    if family.refined:
+        return f"has the {name}, of whose branches one reads the other"
+    stacks: list[Any] = [getattr(head, branch, None) for branch in BRANCHES]
+    layers: list[Any] = [
+        list(stack) if isinstance(stack, nn.ModuleList) else [None] for stack in stacks
+    ]
+    if not all(hasattr(layer, "activate") for stack in layers for layer in stack):
+        return (
+            f"has the {name}, which has not one stack of convolutions for each branch, "
+            f"{' and '.join(BRANCHES)}"
+        )
+    first, second = (tuple(layer.out_channels for layer in stack) for stack in layers)
+    if first != second:
+        return f"has the {name}, whose branches are {list(first)} and {list(second)} wide"
+    bins = head.reg_max + 1 if family.sides == "distribution" else 0
+    return HeadLayers(len(first) + 1, (head.in_channels, *first), bins)
 
 
 def listen(head: Any, positions: Iterable[int], kept: dict[int, Any]) -> list[Any]:
@@ -91,8 +98,8 @@ def _keeper(levels: list[Tensor]) -> Callable[[nn.Module, tuple], None]:
 
 
 def answers(head: Any, outputs: tuple) -> Answers:
-    """Read what a dense head's forward returned, in float32."""
-    outputs = tuple([level.float() for level in part] for part in outputs)
+    """Read what a dense head's forward returned, in float32 or wider."""
+    outputs = tuple([full(level) for level in part] for part in outputs)
     family = dense_family(head)
     assert family is not None
     logits, sides = dense_responses(head, outputs)
@@ -102,6 +109,11 @@ def answers(head: Any, outputs: tuple) -> Answers:
     if family.sides == "deltas":
         sides = tuple(_decoded(head, level) for level in sides)
     return Answers(logits, sides, bins)
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Half precision to float32: sums over a map overflow in it."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _decoded(head: Any, level: Tensor) -> Tensor:

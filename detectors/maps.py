@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,24 +33,34 @@ def unflattened(memory: Tensor, like: Levels) -> Levels:
 def loss_of_maps(model: Any, maps: Levels, inputs: Tensor, samples: list) -> dict[str, Any]:
     """A training detector's own losses of other maps (N, C, H, W) than its neck's.
 
-    Its running statistics are left alone: they are to tell of its own maps.
+    It is left as it was, running statistics and counters too: they are to tell of its own maps.
     """
-    object.__setattr__(model, "extract_feat", lambda *_: maps)
-    try:
-        with _same_statistics(model):
-            return dict(model.loss(inputs, samples))
-    finally:
-        object.__delattr__(model, "extract_feat")
+    unused = model.backbone, model.neck
+    twin: Any = _twin(model, {part: part for part in unused})
+    vars(twin)["extract_feat"] = lambda *_: maps
+    return dict(twin.loss(inputs, samples))
 
 
-@contextmanager
-def _same_statistics(model: nn.Module) -> Iterator[None]:
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, before, strict=True):
-            norm.momentum = momentum
+def _twin(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
+    """The same layers with the same parameters, and a state of their own: buffers, attributes.
+
+    ``made``: by module the twins there are by now; a layer that is shared is shared there, too.
+    """
+    if module not in made:
+        twin = made[module] = copy.copy(module)
+        state = vars(twin)
+        for name, value in vars(module).items():
+            state[name] = value if isinstance(value, Tensor) else copy.copy(value)
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            state["_buffers"][name] = buffer.clone()
+        for name, part in module._modules.items():
+            state["_modules"][name] = None if part is None else _twin(part, made)
+    return made[module]
+
+
+def again(samples: list) -> list:
+    """Data samples for a second loss of the same batch: some heads write into those they get."""
+    copies = [sample.new() for sample in samples]
+    for sample in copies:
+        sample.gt_instances = sample.gt_instances.new()
+    return copies

@@ -12,6 +12,9 @@ from .families import dense_family, dense_head, first_stage, region_family, regi
 
 Levels = tuple[Tensor, ...]
 
+#: What makes a prior generator's anchors: base sizes, in strides, and what each is multiplied by.
+SHAPES = ("sizes", "scales", "ratios")
+
 
 @dataclass(frozen=True)
 class Responses:
@@ -19,7 +22,8 @@ class Responses:
 
     ``kind``: ``dense``, an answer at every position, or ``region``, one for each RoI. ``priors``:
     per position, level by level (empty for regions). ``scores`` and ``boxes`` say in words how
-    classes and the four regression channels are meant.
+    classes and the four regression channels are meant. ``unlabelled``: why no positives are told of
+    a student that answers so, in words that follow its name.
     """
 
     kind: str
@@ -27,6 +31,7 @@ class Responses:
     priors: tuple[int, ...]
     scores: str
     boxes: str
+    unlabelled: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,14 @@ def responses_of(model: Any) -> Responses | None:
     if head is not None:
         priors = head.prior_generator.num_base_priors
         scores = "sigmoid" if head.use_sigmoid_cls else "softmax with background"
-        return Responses("dense", head.num_classes, tuple(priors), scores, _dense_boxes(head))
+        return Responses(
+            "dense",
+            head.num_classes,
+            tuple(priors),
+            scores,
+            _dense_boxes(head),
+            _unlabelled(head),
+        )
     head = region_head(model)
     if head is not None:
         box_head = first_stage(head)[1]
@@ -55,18 +67,35 @@ def responses_of(model: Any) -> Responses | None:
     return None
 
 
+def _unlabelled(head: Any) -> str | None:
+    family = dense_family(head)
+    assert family is not None
+    if family.labels is not None:
+        return None
+    return f"has the {type(head).__name__}, which assigns no label to its priors"
+
+
 def _dense_boxes(head: Any) -> str:
     family = dense_family(head)
     assert family is not None
     generator = head.prior_generator
     if family.sides == "deltas":
-        shapes = ", ".join(
-            f"{name} {[round(float(v), 2) for v in getattr(generator, name)]}"
-            for name in ("scales", "ratios")
-        )
+        sizes = [
+            base / min(stride)
+            for base, stride in zip(generator.base_sizes, generator.strides, strict=True)
+        ]
+        parts = {"sizes": list(dict.fromkeys(sizes)), **vars(generator)}
+        shapes = ", ".join(f"{name} {_rounded(parts[name])}" for name in SHAPES)
         return f"{_deltas(head.bbox_coder)} to anchors of {shapes}"
     offset = getattr(generator, "center_offset", getattr(generator, "offset", 0))
     return f"distances in strides from {offset:g} of the cell"
+
+
+def _rounded(values: Any) -> Any:
+    """Numbers, one by one or level by level (SSD's)."""
+    if isinstance(values, Tensor):
+        values = values.tolist()
+    return [_rounded(v) for v in values] if isinstance(values, list) else round(float(values), 2)
 
 
 def _deltas(coder: Any) -> str:
@@ -81,9 +110,7 @@ def dense_responses(head: Any, outputs: tuple) -> tuple[Levels, Levels]:
     """
     family = dense_family(head)
     assert family is not None
-    scores = outputs[0]
-    # Points are answered twice in training, at first and refined.
-    boxes = outputs[-1] if family.sides == "points" else outputs[1]
+    scores, boxes = outputs[0], outputs[-1 if family.refined else 1]
     logits = tuple(split_by_prior(level, head.cls_out_channels) for level in scores)
     return logits, tuple(_sides(head, family.sides, level, i) for i, level in enumerate(boxes))
 
@@ -100,8 +127,9 @@ def _sides(head: Any, sides: str, level: Tensor, index: int) -> Tensor:
     if sides == "points":
         box = head.points2bbox(level) if head.training else level
         return split_by_prior(torch.cat([-box[:, :2], box[:, 2:]], dim=1), 4)
-    in_strides = head.norm_on_bbox and head.training
-    return split_by_prior(level if in_strides else level / head.strides[index], 4)
+    in_strides = sides == "distances" and head.norm_on_bbox and head.training
+    stride = 1 if in_strides else head.prior_generator.strides[index][0]
+    return split_by_prior(level / stride, 4)
 
 
 def split_by_prior(level: Tensor, channels: int) -> Tensor:
@@ -111,13 +139,22 @@ def split_by_prior(level: Tensor, channels: int) -> Tensor:
     return split.permute(0, 2, 3, 1).reshape(n, channels, -1)
 
 
-def dense_positives(head: Any, targets: tuple, images: int) -> Levels:
-    """Where a dense head's own assignment has a positive: (N, M), per level."""
+def dense_positives(head: Any, assigned: list[tuple], logits: Levels) -> Levels:
+    """Where a dense head's own assignment has a positive: (N, M), per level as its ``logits``.
+
+    ``assigned``: what its family's ``assigns`` returned, call by call. Empty without labels.
+    """
     family = dense_family(head)
     assert family is not None
-    return tuple(
-        _positive(labels.view(images, -1), head.num_classes) for labels in targets[family.labels]
-    )
+    if family.labels is None:
+        return ()
+    images = len(logits[0])
+    labels = assigned[-1][family.labels]
+    if isinstance(labels, Tensor):  # of one image, the levels in a row
+        labels = torch.stack([one[family.labels] for one in assigned[-images:]])
+    else:
+        labels = torch.cat([level.view(images, -1) for level in labels], dim=1)
+    return _positive(labels, head.num_classes).split([level.shape[2] for level in logits], dim=1)
 
 
 def region_responses(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .cross_head import BRANCHES, Answers, Branches, answers, listen
-from .families import dense_head, encodes, first_stage, region_head
+from .families import dense_family, dense_head, encodes, first_stage, region_head
 from .maps import feature_maps, unflattened
 from .responses import (
     Levels,
@@ -92,7 +92,8 @@ class Tap:
         self._dense = dense_head(model) if responses or self._positions else None
         self._region = region_head(model) if responses else None
         self._handles: list[Any] = []
-        self._wrapped: list[Any] = []
+        self._wrapped: list[tuple[Any, str]] = []
+        self._assigned: list[tuple] = []
         self._inputs: dict[str, tuple] = {}
         self._outputs: dict[str, Any] = {}
 
@@ -102,14 +103,16 @@ class Tap:
             self._listen("encoder", self._model.encoder)
         if self._dense is not None:
             self._listen("head", self._dense)
-            self._record_targets(self._dense)
+            family = dense_family(self._dense)
+            assert family is not None
+            self._record(self._dense, family.assigns)
             inner = self._positions - {0, self._last}
             self._handles += listen(self._dense, inner, self._hidden)
         if self._region is not None:
             extractor, head = first_stage(self._region)
             self._listen("extractor", extractor)
             self._listen("head", head)
-            self._record_targets(head)
+            self._record(head, "get_targets")
         return self
 
     def __exit__(
@@ -120,8 +123,8 @@ class Tap:
     ) -> None:
         for handle in self._handles:
             handle.remove()
-        for head in self._wrapped:
-            object.__delattr__(head, "get_targets")
+        for head, method in self._wrapped:
+            object.__delattr__(head, method)
 
     def _listen(self, name: str, module: nn.Module) -> None:
         def keep(module: nn.Module, args: tuple, output: Any) -> None:
@@ -129,15 +132,16 @@ class Tap:
 
         self._handles.append(module.register_forward_hook(keep))
 
-    def _record_targets(self, head: Any) -> None:
-        assign = head.get_targets
+    def _record(self, head: Any, method: str) -> None:
+        """Keep what each call of the method that assigns labels returns."""
+        assign = getattr(head, method)
 
         def recorded(*args: Any, **kwargs: Any) -> tuple:
-            self._outputs["targets"] = assign(*args, **kwargs)
-            return self._outputs["targets"]
+            self._assigned.append(assign(*args, **kwargs))
+            return self._assigned[-1]
 
-        object.__setattr__(head, "get_targets", recorded)
-        self._wrapped.append(head)
+        object.__setattr__(head, method, recorded)
+        self._wrapped.append((head, method))
 
     @property
     def _last(self) -> int:
@@ -152,7 +156,7 @@ class Tap:
             features = unflattened(seen["encoder"], features)
         if self._dense is not None:
             logits, localization = dense_responses(self._dense, seen["head"])
-            positives = dense_positives(self._dense, seen["targets"], len(features[0]))
+            positives = dense_positives(self._dense, self._assigned, logits)
             hidden = {i: (tuple(a), tuple(b)) for i, (a, b) in self._hidden.items()}
             if 0 in self._positions:
                 hidden[0] = features, features
@@ -163,7 +167,7 @@ class Tap:
                 features, logits, localization, positives, hidden=hidden, answers=predicted
             )
         if self._region is not None:
-            regions = Regions(rois=self._inputs["extractor"][1], labels=seen["targets"][0])
+            regions = Regions(rois=self._inputs["extractor"][1], labels=self._assigned[-1][0])
             head = first_stage(self._region)[1]
             return Knowledge(features, *region_responses(head, seen["head"], regions), regions)
         return Knowledge(features)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detectors import Answers, CrossHead, HeadLayers, Knowledge, Levels
+from ..detectors import Answers, CrossHead, HeadLayers, Knowledge, Levels, full
 from ..space import CROSS_KNOWLEDGE, Term
 from .distances import BOX_DISTANCES, DISTANCES, quality_focal
 
@@ -29,13 +29,14 @@ def position_of(term: Term, student: HeadLayers, teacher: HeadLayers) -> int:
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
 
-    Over N, H and W, as in the authors' release; no formula of the paper says so. In float32.
+    Over N, H and W, as in the authors' release; no formula of the paper says so. Reckoned in
+    float32 or wider, returned in the teacher's type, which its layers read.
     """
-    student, teacher = student.float(), teacher.float()
-    ours, ours_mean = torch.var_mean(student, (0, 2, 3), correction=0, keepdim=True)
-    theirs, theirs_mean = torch.var_mean(teacher, (0, 2, 3), correction=0, keepdim=True)
+    own, known = full(student), full(teacher)
+    ours, ours_mean = torch.var_mean(own, (0, 2, 3), correction=0, keepdim=True)
+    theirs, theirs_mean = torch.var_mean(known, (0, 2, 3), correction=0, keepdim=True)
     scale = ((theirs + EPSILON) / (ours + EPSILON)).sqrt()
-    return (student - ours_mean) * scale + theirs_mean
+    return ((own - ours_mean) * scale + theirs_mean).to(teacher.dtype)
 
 
 class CrossPredictions(nn.Module):

@@ -17,6 +17,7 @@ from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet im
     Signature,
     Tap,
     TeacherMemory,
+    again,
     build_detector,
     dense_head,
     inherit,
@@ -45,7 +46,8 @@ class _Frozen:
     """
 
     def __init__(self, model: nn.Module, memory: TeacherMemory | None) -> None:
-        self.model = model.eval().requires_grad_(False)
+        model.eval()  # of some of mmdet's detectors it returns nothing
+        self.model = model.requires_grad_(False)
         self.ask: Callable[..., Knowledge] = memory or partial(teacher_knowledge, model)
 
     def __deepcopy__(self, memo: dict) -> _Frozen:
@@ -122,6 +124,7 @@ class DistilledDetector(BaseDetector):
         if self.distillation is None:
             return self.student.loss(*own)
         loss = self.distillation
+        samples = again(own[1]) if loss.needs_labels else []
         # A student's positives come with its responses; CrossKD needs them too.
         responses = loss.needs_responses or bool(loss.positions)
         with Tap(self.student, responses=responses, positions=loss.positions) as tap:
@@ -140,7 +143,7 @@ class DistilledDetector(BaseDetector):
         if loss.needs_labels:
             labels = [sample.gt_instances.labels for sample in own[1]]
             enhanced = loss.enhanced(student, [boxes_of(sample) for sample in own[1]], labels)
-            found = loss_of_maps(self.student, enhanced, *own)
+            found = loss_of_maps(self.student, enhanced, own[0], samples)
             losses.update({f"label_{name}": value for name, value in found.items()})
         boxes = [boxes_of(sample) for sample in batch_data_samples]
         losses.update(loss(student, teacher, boxes, enhanced))

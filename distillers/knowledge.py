@@ -68,10 +68,7 @@ def label_fault(student: Signature) -> str | None:
 def _cross_mismatch(knowledge: str, student: Signature, teacher: Signature) -> str | None:
     for side in (student, teacher):
         if side.layers is None:
-            return (
-                f"{side.name} has no dense head with two stacks of convolutions of their own, "
-                "cls_convs and reg_convs"
-            )
+            return f"{side.name} {side.unlayered}"
     if student.strides != teacher.strides:
         return (
             f"{student.name} has levels of stride {list(student.strides)} and {teacher.name} of "
@@ -84,7 +81,7 @@ def _response_mismatch(boxes: bool, student: Signature, teacher: Signature) -> s
     ours, theirs = student.responses, teacher.responses
     if ours is None or theirs is None:
         side = student if ours is None else teacher
-        return f"{side.name} has no head whose responses detkds reads"
+        return f"{side.name} {side.unread}"
     if ours.kind != theirs.kind:
         return f"{student.name} answers {KINDS[ours.kind]} and {teacher.name} {KINDS[theirs.kind]}"
     if ours.classes != theirs.classes:
@@ -97,6 +94,8 @@ def _response_mismatch(boxes: bool, student: Signature, teacher: Signature) -> s
         others = [theirs.priors[i] for i in pairing.teacher_levels]
         if priors != others:
             return f"{student.name} has {priors} priors a position and {teacher.name} has {others}"
+    if boxes and ours.unlabelled:
+        return f"{student.name} {ours.unlabelled}, and boxes are compared where it has positives"
     if boxes and ours.boxes != theirs.boxes:
         return f"{student.name} regresses {ours.boxes} and {teacher.name} {theirs.boxes}"
     return None
@@ -119,6 +118,11 @@ def excluded(knowledge: str, student: Signature, teacher: Signature | None) -> d
         scores = student.responses.scores if student.responses else ""
         if not scores.startswith("sigmoid"):
             found["quality_focal"] = f"scores are by {scores}, not by sigmoid"
+        elif student.responses and student.responses.unlabelled:
+            found["quality_focal"] = (
+                f"it is divided by the number of positives, and {student.name} "
+                f"{student.responses.unlabelled}"
+            )
     if knowledge in CROSS_KNOWLEDGE and student.layers and teacher.layers:
         counts = student.layers.count, teacher.layers.count
         for name in POSITIONS[1:]:
@@ -128,10 +132,14 @@ def excluded(knowledge: str, student: Signature, teacher: Signature | None) -> d
                     f"the heads of {student.name} and {teacher.name} have {counts[0]} and "
                     f"{counts[1]} layers: give after_0 to after_{min(counts) - 1}"
                 )
-        if knowledge == CROSS_KNOWLEDGE[1] and not (
-            student.layers.distribution and teacher.layers.distribution
-        ):
-            found["kl"] = "it compares the bins of distributions, and the heads answer none"
+        bins = student.layers.bins, teacher.layers.bins
+        if knowledge == CROSS_KNOWLEDGE[1] and not bins[0] == bins[1] > 0:
+            found["kl"] = (
+                f"it compares the bins of distributions, and {student.name}'s head answers "
+                f"{bins[0]} and {teacher.name}'s {bins[1]} of them"
+                if any(bins)
+                else "it compares the bins of distributions, and the heads answer none"
+            )
     return found
 
 
@@ -147,7 +155,9 @@ def check_pair(distiller: Distiller, student: Signature, teacher: Signature | No
         )
         if reason:
             others = ", ".join(available_knowledge(student, teacher))
-            raise WrongUse(f"the pair has no knowledge '{term.knowledge}': {reason}; use {others}")
+            who = student.name if teacher is None else "the pair"
+            use = f"use {others}" if others else "give `teacher`"
+            raise WrongUse(f"{who} has no knowledge '{term.knowledge}': {reason}; {use}")
         useless = excluded(term.knowledge, student, teacher)
         for name in (*term.transforms, term.distance):
             if name in useless:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detectors import Knowledge, Levels, Signature
+from ..detectors import Knowledge, Levels, Signature, full
 from ..space import (
     CROSS_KNOWLEDGE,
     FEATURE_KNOWLEDGE,
@@ -133,7 +133,7 @@ class DistillationLoss(nn.Module):
         maps: list[Pair] = []
         if self.needs_features:
             adapted = self.adapter(ours.features, theirs.features)
-            maps = [(_full(s), _full(t)) for s, t in zip(adapted, theirs.features, strict=True)]
+            maps = [(full(s), full(t)) for s, t in zip(adapted, theirs.features, strict=True)]
         predictions = self.cross(student, theirs) if self.positions else None
         losses = {}
         with torch.autocast(student.features[0].device.type, enabled=False):
@@ -142,7 +142,7 @@ class DistillationLoss(nn.Module):
                     loss = self.cross.distance(term, predictions, ours.positives)
                 elif term.knowledge == LABEL:
                     levels = zip(student.features, enhanced, strict=True)
-                    loss = _over_levels(term, [(_full(s), _full(e.detach())) for s, e in levels])
+                    loss = _over_levels(term, [(full(s), full(e.detach())) for s, e in levels])
                 else:
                     loss = self._term(term, maps, ours, theirs, boxes)
                 weight = self.weight(term)
@@ -219,7 +219,7 @@ def _transformed(names: Iterable[str], pair: Pair) -> Pair:
 
 def _respond(term: Term, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Pair:
     """All levels side by side, (N, C, M), after the one response transform."""
-    student, teacher = _full(torch.cat(ours, dim=2)), _full(torch.cat(theirs, dim=2))
+    student, teacher = full(torch.cat(ours, dim=2)), full(torch.cat(theirs, dim=2))
     return RESPONSE_TRANSFORMS[term.transforms[0]](student, teacher)
 
 
@@ -230,8 +230,3 @@ def _localization(term: Term, ours: Knowledge, theirs: Knowledge) -> Tensor:
     positives = torch.cat(ours.positives, dim=1).to(student.dtype)
     losses = BOX_DISTANCES[term.distance](student, teacher)
     return (losses * positives).sum() / positives.sum().clamp(min=1)
-
-
-def _full(tensor: Tensor) -> Tensor:
-    """Half precision to float32: sums over a map overflow in it."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -119,7 +119,7 @@ def test_a_student_may_see_smaller_images_than_its_teacher(family: str) -> None:
         torch.testing.assert_close(found[name], value)
     assert all(torch.isfinite(found[f"loss_{t.knowledge}"]) for t in FEATURE_TERMS.terms)
     assert samples[0].img_shape == (128, 128), "the batch is left as it was"
-    with pytest.raises(WrongUse, match="student has no head whose responses"):
+    with pytest.raises(WrongUse, match="student sees images of another size"):
         DistilledDetector(student, teacher, ALL_TERMS, student_scale=0.5)
 
 

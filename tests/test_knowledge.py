@@ -72,6 +72,16 @@ def test_such_a_pair_still_shares_its_features(case: str) -> None:
     assert message in (mismatch("logits", ONE_STAGE, teacher) or "")
 
 
+def test_a_student_alone_that_cannot_learn_from_labels_is_told_to_take_a_teacher() -> None:
+    student = replace(ONE_STAGE, classes=4, encoded=True)
+    with pytest.raises(WrongUse) as caught:
+        check_pair(Distiller.parse("label: identity, jensen_shannon"), student, None)
+    assert str(caught.value) == (
+        "student has no knowledge 'label': student's head reads its encoder's memory, not the "
+        "neck's maps; give `teacher`"
+    )
+
+
 def test_boxes_of_another_kind_leave_the_logits() -> None:
     teacher = other(boxes="distances")
     assert available_knowledge(ONE_STAGE, teacher) == KNOWLEDGE[:4]

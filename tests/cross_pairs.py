@@ -1,0 +1,64 @@
+"""Thin pairs of dense detectors for CrossKD's tests, whose heads predict something."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detkds.distillers import DistilledDetector
+from detkds.space import Distiller
+from thin_detectors import batch, still, thin_detector
+from torch import Tensor
+
+HEADS = ("retinanet", "fcos", "fcos_norm_on_bbox", "atss", "gfl")
+STACKED = 3
+LAYERS = STACKED + 1  # the paper's n
+LAST = {
+    "retinanet": ("retina_cls", "retina_reg"),
+    "fcos": ("conv_cls", "conv_reg"),
+    "fcos_norm_on_bbox": ("conv_cls", "conv_reg"),
+    "atss": ("atss_cls", "atss_reg"),
+    "gfl": ("gfl_cls", "gfl_reg"),
+}
+
+
+def detector(family: str, seed: int, stacked: int = STACKED, **options: Any) -> Any:
+    """Its head predicts something: as it is initialised it hardly does.
+
+    Its scales and running statistics, all 1 and 0 at first, are its own.
+    """
+    built = thin_detector(family, seed, **{"model.bbox_head.stacked_convs": stacked, **options})
+    torch.manual_seed(seed)
+    for module in built.bbox_head.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, std=0.1)
+    torch.nn.init.constant_(getattr(built.bbox_head, LAST[family][0]).bias, -1.0)
+    if family == "fcos_norm_on_bbox":  # no box without an area, of which no two formulas agree
+        torch.nn.init.constant_(built.bbox_head.conv_reg.bias, 1.0)
+    for scale in getattr(built.bbox_head, "scales", []):
+        torch.nn.init.uniform_(scale.scale, 0.5, 1.5)
+    for norm in built.bbox_head.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(norm.running_mean)
+            torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    return built
+
+
+def distilled(family: str, text: str, **teacher: Any) -> DistilledDetector:
+    pair = detector(family, 0), detector(family, 1, **teacher)
+    return DistilledDetector(still(pair[0]), pair[1], Distiller.parse(text))
+
+
+def both(family: str, position: int | str) -> str:
+    where = f"after_{position}" if isinstance(position, int) else position
+    box = "kl" if family == "gfl" else "giou"
+    return f"cross_logits: {where}, quality_focal; cross_localization: {where}, {box}"
+
+
+def cross_losses(model: DistilledDetector) -> dict[str, Tensor]:
+    losses = model.loss(*batch())
+    return {name: value for name, value in losses.items() if name.startswith("loss_cross")}
+
+
+def learned(part: Any) -> bool:
+    return any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
