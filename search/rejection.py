@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MessageHub
 from torch import Tensor
 
 from ..detectors import (
@@ -98,6 +99,7 @@ def store_batch(context: TrialContext) -> StoredBatch:
     positions = range(layers + 1) if layers else ()
     student.train()
     own = shrunk(batch["inputs"], batch["data_samples"], scale)
+    MessageHub.get_current_instance().update_info("epoch", 0)  # some heads begin by the epoch
     with torch.no_grad(), Tap(student, responses=responses, positions=positions) as tap:
         student.loss(*own)
     knowledge = tap.knowledge.map(Tensor.detach)

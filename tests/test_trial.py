@@ -12,6 +12,7 @@ from detkds.search.rejection import store_batch
 from detkds.search.settings import load_config
 from detkds.space import Distiller, SearchSpace, Status
 from detkds.workers import trial
+from detkds.workers.settings import Model
 from detkds.workers.training import train
 from detkds.workers.trial import TrialContext, evaluate
 
@@ -173,3 +174,12 @@ def test_the_filter_sees_boxes_where_the_student_does(context):
     for own, whole in zip(batch.own_boxes, batch.boxes, strict=True):
         torch.testing.assert_close(own, whole / 2)
     assert batch.reject(Distiller.parse("label: identity, jensen_shannon × 1")) is None
+
+
+def test_the_filter_runs_a_head_that_asks_for_the_epoch(context):
+    tood = Model(
+        config="mmdet::tood/tood_r50_fpn_1x_coco.py",
+        cfg_options={"model.backbone.init_cfg": None, "model.bbox_head.num_classes": 4},
+    )
+    batch = store_batch(replace(context, task=context.task.model_copy(update={"student": tood})))
+    assert batch.reject(Distiller.parse("global: identity, l2 × 1")) is None
