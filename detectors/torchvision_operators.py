@@ -168,6 +168,7 @@ def modulated_deform_conv_forward(
 ) -> None:
     """Modulated deformable convolution (Zhu 2019) of (N, C, H, W) into ``output``."""
     numbers = [geometry[name] for name in _MODULATED]
+    offset, mask = (_as_read(places, output) for places in (offset, mask))
     output.copy_(_deform_conv(input, weight, offset, mask, bias if with_bias else None, numbers))
 
 
@@ -191,12 +192,26 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Write the gradients with respect to input, weight, offsets, mask and bias."""
     numbers = [geometry[name] for name in _MODULATED]
+    offset, mask, grad_offset, grad_mask = (
+        _as_read(places, grad_output) for places in (offset, mask, grad_offset, grad_mask)
+    )
     gradients = _deform_conv_gradients(
         grad_output, input, weight, offset, mask, bias if with_bias else None, numbers
     )
     targets = [grad_input, grad_weight, grad_offset, grad_mask, *([grad_bias] * with_bias)]
     for target, gradient in zip(targets, gradients, strict=False):
         target.copy_(gradient)
+
+
+def _as_read(places: Tensor, output: Tensor) -> Tensor:
+    """A view of offsets or a mask as the compiled operator reads them.
+
+    DyHead gives those of a finer level: it takes the first numbers of each image, in a row, as if
+    they were of the output's size. What DyHeads have learned depends on it.
+    """
+    channels, size = places.shape[1], output.shape[-2:]
+    read = places.flatten(1)[:, : channels * size.numel()]
+    return read.unflatten(1, (channels, *size))
 
 
 def _deform_conv(

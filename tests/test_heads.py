@@ -57,6 +57,19 @@ HEADS: dict[str, tuple[dict, tuple[str, ...], str]] = {
         "FreeAnchorRetinaHead, which assigns no label to its priors, and boxes are compared where",
     ),
     "ddod/ddod_r50_fpn_1x_coco": (TINY, ALL, ""),
+    "dyhead/atss_r50-caffe_fpn_dyhead_1x_coco": (
+        {
+            **{k: v for k, v in RESNET.items() if "neck" not in k},
+            "model.neck.0.in_channels": [8, 16, 32, 64],
+            "model.neck.0.out_channels": 32,
+            "model.neck.1.in_channels": 32,
+            "model.neck.1.out_channels": 32,
+            "model.bbox_head.in_channels": 32,
+            "model.bbox_head.feat_channels": 32,
+        },
+        ALL,
+        "",
+    ),
     "paa/paa_r50_fpn_1x_coco": (TINY, ALL, ""),
     "lad/lad_r50-paa-r101_fpn_2xb8_coco_1x": (
         {

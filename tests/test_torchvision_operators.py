@@ -166,6 +166,22 @@ def test_deformable_convolutions_gradients(device: str) -> None:
     assert gradcheck(modulated, (x, offset, mask, weight, bias), **options)
 
 
+def test_offsets_of_a_finer_map_are_read_in_a_row() -> None:
+    """As mmcv's compiled operator does for DyHead's coarser level."""
+    x, offset, mask, weight, _ = deformable_inputs()
+    finer = []
+    for seed, places in enumerate((offset, mask)):
+        count, channels, rows, columns = places.shape
+        larger = random(count, channels, rows + 2, columns + 1, seed=seed)
+        for image in range(count):
+            larger.view(count, -1)[image, : places[image].numel()] = places[image].reshape(-1)
+        finer.append(larger)
+    found = modulated(x, *finer, weight)
+    torch.testing.assert_close(found, reference_deform_conv(x, offset, mask, weight))
+    inputs = [t.requires_grad_() for t in (x, *finer, weight)]
+    assert gradcheck(modulated, inputs, nondet_tol=1e-10, fast_mode=True)
+
+
 def test_places_that_are_no_numbers_do_not_end_the_process() -> None:
     x, offset, mask, weight, _ = deformable_inputs()
     offset[0] = math.nan
