@@ -170,11 +170,6 @@ def known(config: str) -> Signature:
     return signature(built(config), "student")
 
 
-def trainable(config: str) -> None:
-    if "paa" in config:
-        pytest.importorskip("sklearn", reason="mmdet's PAAHead trains with scikit-learn")
-
-
 def images(config: str) -> tuple[Tensor, list]:
     """Two, their objects with outlines where a head needs them: mmdet has others use them, too."""
     inputs, samples = batch()
@@ -199,7 +194,6 @@ def form_of(knowledge: tuple[str, ...], found: Signature) -> Distiller:
 
 @pytest.mark.parametrize("config", HEADS)
 def test_a_head_is_distilled_by_all_that_it_shares(config: str) -> None:
-    trainable(config)
     _, shared, _ = HEADS[config]
     found = known(config)
     available = available_knowledge(found, found)
@@ -254,7 +248,6 @@ READ = [config for config, (_, shared, _) in HEADS.items() if "logits" in shared
 @pytest.mark.parametrize("config", READ)
 def test_it_answers_in_evaluation_as_in_training(config: str) -> None:
     """Some answer in other units, or twice, in training."""
-    trainable(config)
     model = still(built(config))
     with Tap(model, responses=True) as tap, torch.no_grad():
         model.loss(*images(config))
@@ -276,7 +269,6 @@ def test_it_answers_in_evaluation_as_in_training(config: str) -> None:
 )
 def test_positives_are_where_its_own_loss_trains_boxes(config: str) -> None:
     """These heads give their box loss the positives alone, all at once or level by level."""
-    trainable(config)
     model = still(built(config))
     trained: list[Tensor] = []
 
