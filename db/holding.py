@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 
+from filelock import FileLock, Timeout
 from sqlalchemy import Engine, text
 
-from ..space.locks import file_lock
 from .changes import another_process
 from .sqlite import file_of
 
@@ -31,8 +31,9 @@ def _take_file(engine: Engine, key: bytes, stack: ExitStack) -> bool:
     if file is None:
         return True
     try:
-        stack.enter_context(file_lock(file.with_name(f"{file.name}-{key.hex()}.lock"), wait=False))
-    except BlockingIOError:
+        lock = FileLock(file.with_name(f"{file.name}-{key.hex()}.lock"))
+        stack.enter_context(lock.acquire(blocking=False))
+    except Timeout:
         return False
     return True
 

@@ -22,12 +22,12 @@ from detkds.search.plan import make_plan
 from detkds.search.settings import load_config
 from detkds.search.trainings import train_all
 from detkds.space import Outcome, SearchFailed, Status, WrongUse
-from detkds.space.locks import file_lock
 from detkds.workers import tasks
 from detkds.workers.cluster import alive, check_shared, cluster
 from detkds.workers.settings import Resources
 from detkds.workers.tasks import run_job, run_trainings
 from detkds.workers.training import Training, train
+from filelock import FileLock
 from ray.cluster_utils import Cluster
 
 SMALL = Resources(cpus=1, gpus=0)
@@ -172,7 +172,7 @@ def test_a_second_training_in_a_folder_waits_for_the_first(tmp_path: Path) -> No
     folder.mkdir(parents=True)
     found: list[Outcome] = []
     waiting = threading.Thread(target=lambda: found.append(train(second)))
-    with file_lock(folder / "training.lock", wait=True):
+    with FileLock(folder / "training.lock"):
         waiting.start()
         waiting.join(1)
         assert waiting.is_alive()

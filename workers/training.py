@@ -7,10 +7,12 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from mmengine.device import get_device
 from pydantic import BaseModel, ConfigDict
 
@@ -18,7 +20,6 @@ from ..data.loading import build_dataset, build_metric
 from ..detectors import TeacherMemory, has_masks, model_config
 from ..distillers import DistilledDetector
 from ..space import Distiller, Outcome, Status
-from ..space.locks import file_lock
 from .resuming import RESUME
 from .runner import ProgressHook, fit
 from .settings import Data, Model, Schedule, Split
@@ -82,10 +83,22 @@ def train(training: Training) -> Outcome:
     where = {"host": socket.gethostname(), "device": get_device()}
     try:
         Path(training.folder).mkdir(parents=True, exist_ok=True)
-        with file_lock(Path(training.folder) / _LOCK, wait=True):
+        with _alone(Path(training.folder)):
             return training.finished() or _outcome(training, where)
     except Exception:
         return Outcome.failed(traceback.format_exc(), **where)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with the process; without one where there are no locks."""
+    lock = FileLock(folder / _LOCK)
+    with suppress(OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _outcome(training: Training, where: dict[str, str]) -> Outcome:
