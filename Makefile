@@ -23,7 +23,7 @@ quickstart: $(STAMP)
 		$(if $(wildcard $(QUICKSTART)/detkds.db),--resume)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) package
 	$(BIN)/ruff format --check .

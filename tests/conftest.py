@@ -15,12 +15,18 @@ settings.register_profile("detkds", deadline=None, derandomize=True)
 settings.load_profile("detkds")
 
 
+#: Begun first, longest first: two workers are then done at the same time.
+LONG = ["test_search_command", "test_progressive", "test_extended", "test_cluster"]
+LONG += ["test_ray_engine", "test_coco_pairs", "test_trial", "test_house"]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a CUDA device (`make gpu-check`)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever runs on "cuda" is part of ``make gpu-check``."""
+    """Whatever runs on "cuda" is part of ``make gpu-check``; what takes minutes comes first."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         call = getattr(item, "callspec", None)
         if call is not None and "cuda" in call.params.values():
