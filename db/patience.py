@@ -49,8 +49,11 @@ def _patient(method: Callable) -> Callable:
                 elif time.monotonic() > deadline:
                     silence = f"no answer for {PATIENCE / 60:.0f} minutes ({reason_of(error)})"
                     raise unusable(self.url, silence) from None
+            finally:
+                self.repeats = False
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+            self.repeats = True
 
     return trying
 

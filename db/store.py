@@ -39,6 +39,8 @@ class Store:
 
     def __init__(self, url: str, create: bool = True) -> None:
         self.url = hide_password(url)
+        #: Whether this is another try, after one whose end the lost connection left open.
+        self.repeats = False
         self._engine = open_database(url, create)
         self._write = sessionmaker(self._engine)
         self._read = sessionmaker(self._engine.execution_options(**READING))
@@ -138,6 +140,10 @@ class Store:
         )
         with self._write.begin() as session:
             search = get(session, Search, search_id)
+            same = {"search_id": search_id, "number": trial.number, "key": trial.key, "told": None}
+            known = session.scalar(select(Trial).filter_by(**same)) if self.repeats else None
+            if known is not None:
+                return known.id
             session.add(trial)
             flush_alone(session, search)
             return trial.id
@@ -158,6 +164,8 @@ class Store:
         processes run the same search.
         """
         with self._write.begin() as session:
+            if self.repeats and get(session, Trial, trial_id).told == told:
+                return
             trial = get_untold(session, trial_id)
             search = get(session, Search, trial.search_id)
             trial.reused_from = None if reused_from is None else get(session, Trial, reused_from).id

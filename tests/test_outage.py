@@ -83,6 +83,21 @@ def test_writes_go_through_a_crash(server):
     assert [(row.number, row.told) for row in rows] == [(n, n) for n in range(number)]
 
 
+def test_a_write_that_had_gone_through_is_not_written_again(url):
+    """The connection may be lost between the commit and the word of it."""
+    with Store(url) as store:
+        search = store.create_search("c", {}, "c", 0)
+        first = add(store, search.id, 0)
+        store.repeats = True
+        assert add(store, search.id, 0) == first
+        store.tell_trial(first, DONE, told=0)
+        store.repeats = True
+        store.tell_trial(first, DONE, told=0)
+        assert not store.repeats
+        with pytest.raises(WrongUse, match="another process"):
+            store.tell_trial(first, DONE, told=0)
+
+
 def test_a_file_locked_for_longer_than_sqlite_waits(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sqlite, "_LOCK_TIMEOUT_SECONDS", 0.1)
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
