@@ -1,6 +1,8 @@
 """What all tests share: how hypothesis looks for examples, and databases to write to."""
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         call = getattr(item, "callspec", None)
         if call is not None and "cuda" in call.params.values():
             item.add_marker(pytest.mark.gpu)
+
+
+@contextmanager
+def importable_by_workers() -> Iterator[None]:
+    """What tests define, Ray's workers import from here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        yield
 
 
 @pytest.fixture(scope="session")

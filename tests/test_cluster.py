@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import ray
 import tiny
+from conftest import importable_by_workers
 from detkds.db import Store
 from detkds.search import trainings as search_trainings
 from detkds.search.plan import make_plan
@@ -36,9 +37,7 @@ SMALL = Resources(cpus=1, gpus=0)
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """Two nodes of two and one CPUs."""
-    with pytest.MonkeyPatch.context() as patch:  # what is defined here, workers import from here
-        patch.syspath_prepend(Path(__file__).parent)
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    with importable_by_workers():
         started = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
         )

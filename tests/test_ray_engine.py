@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import importable_by_workers
 from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse
 from detkds.workers import ray_engine
 from detkds.workers.cluster import cluster, fits, per_trial, room
@@ -27,9 +27,7 @@ ONE_CPU = {"cpu": 1, "gpu": 0}
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
     """A head of one CPU, joined; Ray counts what it is told it has: no device is touched."""
-    with pytest.MonkeyPatch.context() as patch:  # what is defined here, workers import from here
-        patch.syspath_prepend(Path(__file__).parent)
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    with importable_by_workers():
         started = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 1, "num_gpus": 2, "include_dashboard": False},
