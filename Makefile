@@ -41,8 +41,7 @@ bench: $(STAMP)
 # Where there is no registry to install from, a Python that has mmdet will do: PYTHON=python3.
 gpu-check: package
 	PYTHONPATH=$(PACKAGE) $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -m gpu \
-		tests/test_gpu.py tests/test_nms.py tests/test_operators.py \
-		tests/test_torch_operators.py tests/test_torchvision_operators.py
+		tests/detectors tests/distillers
 
 # A folder in which the package stands under its own name; a clone's may be called anything.
 package:

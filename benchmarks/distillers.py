@@ -14,9 +14,9 @@ from pathlib import Path
 from detkds.cli.display import SearchDisplay
 from detkds.configs import distiller_file
 from detkds.db import Store
-from detkds.search.plan import make_plan
-from detkds.search.settings import load_config
-from detkds.search.trainings import run_training
+from detkds.search.plans.plan import make_plan
+from detkds.search.plans.trainings import run_training
+from detkds.settings import load_config
 from detkds.space import Distiller
 from rich.console import Console
 from rich.table import Table

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import ray
 import torch
+from detkds.settings import Resources
 from detkds.space import Candidate, Distiller, Outcome, Status
 from detkds.workers.cluster import cluster
 from detkds.workers.ray_engine import run_actors
-from detkds.workers.settings import Resources
 from rich.console import Console
 from rich.table import Table
 from spread import spread

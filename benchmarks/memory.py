@@ -21,9 +21,8 @@ from pathlib import Path
 import torch
 from detkds.data import make_shapes
 from detkds.detectors import build_detector, model_config
-from detkds.search.settings import load_config
+from detkds.settings import Data, Split, Task, TrialSchedule, load_config
 from detkds.space import Distiller, SearchSpace
-from detkds.workers.settings import Data, Split, Task, TrialSchedule
 from detkds.workers.trial import TrialContext, evaluate
 from rich.console import Console
 from rich.table import Table

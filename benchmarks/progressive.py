@@ -22,13 +22,13 @@ from detkds.data.loading import build_dataset, build_metric
 from detkds.db import Store
 from detkds.detectors import Tap, TeacherMemory, signature
 from detkds.distillers import DistillationLoss, DistilledDetector, boxes_of
-from detkds.search.plan import Plan, make_plan, trained
-from detkds.search.settings import load_config
-from detkds.search.teachers import PoolModel, pool_models
-from detkds.search.trainings import ordered, run_order, run_progressive, run_training
+from detkds.search.plans.plan import Plan, make_plan, trained
+from detkds.search.plans.trainings import run_training
+from detkds.search.teachers.pool import PoolModel, ordered, pool_models, run_order
+from detkds.search.teachers.progressive import run_progressive
+from detkds.settings import Model, Schedule, load_config
 from detkds.space import FEATURE_KNOWLEDGE, Distiller
 from detkds.workers.runner import fit
-from detkds.workers.settings import Model, Schedule
 from detkds.workers.trial import SCORE, build_student, build_teacher
 from rich.console import Console
 from rich.table import Table

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detkds.detectors import build_detector, model_config
-from detkds.search.adaptation import HELD_OUT, adaptation_costs
+from detkds.search.teachers.adaptation import HELD_OUT, adaptation_costs
 from rich.console import Console
 from rich.table import Table
 from torch import nn

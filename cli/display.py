@@ -14,10 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..search.proxy import ProxyFiles
+from ..data.proxy import ProxyFiles
 from ..search.run import Result
 from ..search.session import Session
-from ..search.teacher_order import ALGORITHMS, Pool, teacher_order
+from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
 from ..space import CROSS_KNOWLEDGE, Outcome, SearchSpace, Status, WrongUse
 from ..workers.training import Training
 

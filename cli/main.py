@@ -54,10 +54,10 @@ def search(
     cfg_options: Options = None,
 ) -> None:
     """Search the distiller that trains the student best, then compare it in full trainings."""
-    from ..search.plan import make_plan
+    from ..search.plans.plan import make_plan
+    from ..search.plans.start import reads_store
     from ..search.run import run_search
-    from ..search.settings import config_name, load_config
-    from ..search.start import reads_store
+    from ..settings import config_name, load_config
     from .display import SearchDisplay, final_table
 
     if name is not None and Path(name).name != name:
@@ -147,11 +147,12 @@ def train(
     With --teachers, progressively: under one teacher after the other, the epochs shared out.
     """
     from ..configs import distiller_file
-    from ..search.plan import make_plan
-    from ..search.settings import config_name, load_config
-    from ..search.teacher_order import check_algorithm
-    from ..search.teachers import named, pool_models
-    from ..search.trainings import check_training, run_progressive, run_training
+    from ..search.plans.plan import make_plan
+    from ..search.plans.trainings import check_training, run_training
+    from ..search.teachers.order import check_algorithm
+    from ..search.teachers.pool import named, pool_models
+    from ..search.teachers.progressive import run_progressive
+    from ..settings import config_name, load_config
     from .display import SearchDisplay, training_table
 
     check_algorithm(algorithm, max_teachers)
@@ -162,7 +163,7 @@ def train(
     plan = make_plan(load_config(config, cfg_options or []), folder)
     models = [] if teachers is None else pool_models(plan)
     order = None if teachers in (None, "auto") else named(models, (teachers or "").split(","))
-    check_training(plan, form, order or models[1:])
+    check_training(plan, form, [one.signature for one in order or models[1:]])
     with _store(storage, folder, create=True) as store, SearchDisplay(_again()) as display:
         name = Path(distiller).stem
         if teachers is None or form is None:
@@ -192,7 +193,7 @@ def teachers(
     cfg_options: Options = None,
 ) -> None:
     """Order teachers by how hard one's features are to adapt to the next's (MTPD)."""
-    from ..search.teacher_order import read_pool, teacher_order
+    from ..search.teachers.order import read_pool, teacher_order
     from .display import SearchDisplay, teacher_table
 
     if (config is None) == (costs is None):
@@ -203,11 +204,10 @@ def teachers(
         pool = read_pool(costs, student)
         teacher_order(pool, algorithm, max_teachers)
     else:
-        from ..search.plan import make_plan
-        from ..search.settings import config_name, load_config
-        from ..search.teacher_order import check_algorithm
-        from ..search.teachers import pool_models
-        from ..search.trainings import run_order
+        from ..search.plans.plan import make_plan
+        from ..search.teachers.order import check_algorithm
+        from ..search.teachers.pool import pool_models, run_order
+        from ..settings import config_name, load_config
 
         assert config is not None
         check_algorithm(algorithm, max_teachers)
@@ -232,7 +232,7 @@ def proxy(
     seed: int = 0,
 ) -> None:
     """Draw disjoint training and validation subsets that keep class and size shares."""
-    from ..search.proxy import write_proxy
+    from ..data.proxy import write_proxy
     from .display import proxy_table
 
     proxy_table(write_proxy(annotations, train, val, out, seed))

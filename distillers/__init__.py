@@ -3,8 +3,8 @@
 from .detector import DistilledDetector, Renormalise, boxes_of, shrunk
 from .distances import BOX_DISTANCES, DISTANCES
 from .hooks import DistillationHook
-from .knowledge import available_knowledge, check_pair, excluded, label_fault, mismatch, pair_levels
 from .loss import DistillationLoss
+from .pairing import available_knowledge, check_pair, excluded, label_fault, mismatch, pair_levels
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
 
 __all__ = [

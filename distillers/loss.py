@@ -23,8 +23,8 @@ from ..space import (
 )
 from .cross import CrossPredictions, classification
 from .distances import BOX_DISTANCES, DISTANCES
-from .knowledge import check_pair, pair_levels
 from .label import LabelTeacher
+from .pairing import check_pair, pair_levels
 from .regions import crops, foreground
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS, Pair
 

@@ -1,4 +1,4 @@
-"""How to look: controller and algorithms, rejection filter, proxy subsets, a search's whole run.
+"""What runs a search: run, session, controller and rejection filter.
 
 The modules are imported one by one: the controller and the algorithms need neither torch nor Ray.
 """

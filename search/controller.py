@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..settings import Search
 from ..space import WEIGHTS_STAGE, Candidate, Outcome, SearchSpace, Term, WrongUse
-from .algorithms import Algorithm, EvolutionSettings, TermEvolution, WeightEvolution
+from .algorithms import Algorithm, TermEvolution, WeightEvolution
 
 
 class Controller:
@@ -22,7 +23,7 @@ class Controller:
     def __init__(
         self,
         space: SearchSpace,
-        settings: EvolutionSettings,
+        settings: Search,
         seed: int,
         start: Iterable[Term] = (),
     ) -> None:

@@ -13,26 +13,20 @@ from .. import __version__
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
 from ..distillers import excluded, mismatch
+from ..settings import PROGRESSIVE
 from ..space import Distiller, Outcome, SearchFailed, Term, WrongUse
 from ..workers.cluster import cluster
 from ..workers.ray_engine import run
 from ..workers.training import Training
 from ..workers.trial import TrialContext
 from .controller import Controller
-from .plan import Plan, final_section, final_trainings, make_data
+from .plans.plan import Plan, final_section, final_trainings, make_data
+from .plans.start import start_terms
+from .plans.trainings import Display, because, train_all
 from .rejection import store_batch
 from .session import Session
-from .settings import PROGRESSIVE
-from .start import start_terms
-from .teachers import COST_IMAGES, PoolModel, pool_models
-from .trainings import (
-    Display,
-    because,
-    measured_pool,
-    ordered,
-    train_all,
-    train_along,
-)
+from .teachers.pool import COST_IMAGES, PoolModel, measured_pool, ordered, pool_models
+from .teachers.progressive import train_along
 
 
 @dataclass(frozen=True)
@@ -177,7 +171,7 @@ def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -
     warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
     trial, seed = plan.config.trial, plan.seed
     start = [Term.parse(text) for text in search.config["search"].get("start", [])]
-    controller = Controller(plan.space, plan.config.search.evolution, seed, start)
+    controller = Controller(plan.space, plan.config.search, seed, start)
     context = TrialContext.build(plan.task, trial, plan.proxy, seed=seed, warmup=warmup)
     batch = store_batch(context)
     del context

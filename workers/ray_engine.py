@@ -19,9 +19,9 @@ from mmengine.device import get_device
 from ray import tune
 from ray.tune.search import Searcher
 
+from ..settings import Resources, Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
 from .cluster import per_trial, room
-from .settings import Resources, Split, Task, TrialSchedule
 from .trial import TrialContext, evaluate
 
 #: Tune is used for its actors and its scheduling; its own loggers, progress and Ctrl-C are not.

@@ -26,8 +26,8 @@ from ..data.loading import CocoDataset, quiet
 from ..detectors import register
 from ..detectors.checkpoints import allow_runner_resume
 from ..distillers import DistillationHook
+from ..settings import Schedule
 from .resuming import RESUME, Loop, ResumeHook, Sampler
-from .settings import Schedule
 
 
 class _Runner(Runner):

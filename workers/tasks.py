@@ -7,9 +7,9 @@ from typing import Any
 
 import ray
 
+from ..settings import Resources
 from ..space import Outcome, SearchFailed
 from .cluster import per_trial
-from .settings import Resources
 from .training import Training, train
 
 #: How often a task is started again when its worker dies: a training goes on where it was.

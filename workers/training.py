@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict
 from ..data.loading import build_dataset, build_metric
 from ..detectors import TeacherMemory, has_masks, model_config
 from ..distillers import DistilledDetector
+from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
 from .resuming import RESUME
 from .runner import ProgressHook, fit
-from .settings import Data, Model, Schedule, Split
 from .trial import SCORE, build_student, build_teacher
 
 CHECKPOINT = "student.pth"

@@ -28,9 +28,9 @@ from ..detectors import (
     without_pretrained,
 )
 from ..distillers import DistilledDetector
+from ..settings import Model, Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
 from .runner import fit
-from .settings import Model, Split, Task, TrialSchedule
 
 #: "We will filter out candidates with excessive loss values (>100 & nan)" (DetKDS, Section 3.2).
 MAX_LOSS = 100.0

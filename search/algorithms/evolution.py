@@ -6,22 +6,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ...settings import Search
 from ...space import WEIGHTS_STAGE, Candidate, Distiller, Outcome, SearchSpace, Term
 from .population import Population
 
 #: A slot whose candidates keep being rejected or failing is left empty after this many.
 MAX_DRAWS = 20
-
-
-@dataclass(frozen=True)
-class EvolutionSettings:
-    """P, T, r and k of Algorithm 1 (Section 4.1), and the candidates of the weights stage."""
-
-    population: int = 20
-    iterations: int = 40
-    sample_ratio: float = 0.9
-    top_k: int = 5
-    weights: int = 40
 
 
 @dataclass
@@ -98,7 +88,7 @@ class TermEvolution:
         self,
         space: SearchSpace,
         knowledge: str,
-        settings: EvolutionSettings,
+        settings: Search,
         rng: random.Random,
         start: tuple[Term, ...] = (),
     ) -> None:
@@ -176,7 +166,7 @@ class WeightEvolution:
         self,
         space: SearchSpace,
         forms: tuple[Term, ...],
-        settings: EvolutionSettings,
+        settings: Search,
         rng: random.Random,
     ) -> None:
         self._space, self._settings, self._rng = space, settings, rng

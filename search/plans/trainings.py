@@ -1,0 +1,126 @@
+"""Full trainings of a plan: checked, run side by side, each with its row in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from ...db import SearchRow, Store
+from ...detectors import Signature, register
+from ...space import Distiller, Outcome, SearchFailed, Status, WrongUse
+from ...workers.cluster import cluster
+from ...workers.tasks import run_trainings
+from ...workers.training import Training
+from ..session import Session
+from .checks import Pair, check_distiller
+from .plan import Plan, final_section, make_data, student_training
+
+
+class Display(Protocol):
+    """What a search tells its watcher."""
+
+    def dashboard(self, address: str) -> None: ...
+    def training(self, names: list[str], progress: list[tuple[int, int]]) -> None: ...
+    def search(self, session: Session, planned: int) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+def check_training(
+    plan: Plan, distiller: Distiller | None, teachers: Sequence[Signature] = ()
+) -> None:
+    """Before anything is made: a full training by this distiller, or under these teachers.
+
+    Raises :class:`WrongUse` if the config does not say how, or a pair can't share its knowledge.
+    """
+    final = final_section(plan)
+    student, teacher = plan.signatures
+    if distiller is None:
+        return
+    if teachers and not distiller.needs_teacher:
+        raise WrongUse(
+            f"--teachers: {distiller.name or 'the distiller'} learns from no teacher; leave it out"
+        )
+    pairs: list[Pair] = [(student, one) for one in teachers]
+    for pair in pairs or [(student, teacher)]:
+        check_distiller(distiller, pair, final, f"--distiller {distiller.name or ''}".rstrip())
+
+
+def run_training(
+    plan: Plan, store: Store, display: Display, distiller: Distiller | None, name: str
+) -> list[tuple[Training, Outcome]]:
+    """Train the plan's student in full under each of ``final.seeds``."""
+    check_training(plan, distiller)
+    final = final_section(plan)
+    document = None if distiller is None else distiller.to_dict()
+    schedule = final.schedule.model_dump()
+    trainings = [student_training(plan, name, document, schedule, seed) for seed in final.seeds]
+    with ready(plan, display):
+        if plan.teacher is not None and any(training.teacher for training in trainings):
+            train_all([plan.teacher], plan, display, store)
+        outcomes = train_all(trainings, plan, display, store)
+    return list(zip(trainings, outcomes, strict=True))
+
+
+@contextmanager
+def ready(plan: Plan, display: Display) -> Iterator[None]:
+    make_data(plan)
+    register()
+    with cluster(plan.config.resources, plan.folder) as dashboard:
+        display.dashboard(dashboard)
+        yield
+
+
+def train_all(
+    trainings: list[Training],
+    plan: Plan,
+    display: Display,
+    store: Store,
+    search: SearchRow | None = None,
+) -> list[Outcome]:
+    """Train what is not trained yet, each with its row in the store.
+
+    Raises :class:`SearchFailed` naming all that failed, when the others are done.
+    """
+    known = [training.finished() for training in trainings]
+    todo = [t for t, outcome in zip(trainings, known, strict=True) if outcome is None]
+    rows = {
+        training.folder: store.add_training(
+            name=training.name,
+            seed=training.seed,
+            split="test" if training.test else "none",
+            conditions=plan.conditions,
+            search_id=search.id if search else None,
+            distiller=_form(training),
+        )
+        for training in todo
+    }
+
+    def on_done(training: Training, outcome: Outcome) -> None:
+        store.finish_training(rows[training.folder], outcome, str(training.checkpoint))
+
+    names = [training.name for training in todo]
+    new: list[Outcome] = []
+    if todo:
+        new = run_trainings(
+            todo,
+            plan.config.resources,
+            on_progress=lambda progress: display.training(names, progress),
+            on_done=on_done,
+        )
+    failed = [pair for pair in zip(todo, new, strict=True) if pair[1].status is Status.FAILED]
+    if failed:
+        raise SearchFailed("; ".join(f"{t.name} failed{because(outcome)}" for t, outcome in failed))
+    remaining = iter(new)
+    return [outcome or next(remaining) for outcome in known]
+
+
+def because(failure: Outcome) -> str:
+    """Where something failed, and the last line of why: the end of a sentence."""
+    lines = (failure.error or "").strip().splitlines()
+    where = f" on {failure.host}" if failure.host else ""
+    return f"{where}: {lines[-1].strip() if lines else 'no error was recorded'}"
+
+
+def _form(training: Training) -> Distiller | None:
+    return None if training.distiller is None else Distiller.from_dict(training.distiller)

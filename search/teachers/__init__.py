@@ -1,0 +1,1 @@
+"""MTPD: adaptation costs, teacher orders, the pool of teachers, progressive training."""

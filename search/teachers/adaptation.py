@@ -1,0 +1,160 @@
+"""Adaptation costs (MTPD, Section 3.2): how well one detector's features map to another's.
+
+C(A, B) is the L2 loss, on held-out images, of the 1x1 map r(·) from A's features to B's that fits
+best. The paper trains every r(·) by SGD; it is a linear map under an L2 loss, so its optimum is
+least squares, and the second moments of all models' features, gathered in one pass over the images,
+give the costs of all pairs exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...detectors import feature_maps, signature
+from ...distillers import shrunk
+from ...space import WrongUse
+
+#: Positions that are multiplied out in single precision before they join the double sums.
+CHUNK = 8192
+#: Least eigenvalue of a model's covariance, as a share of its largest: what single precision can
+#: still tell from 0. A ridge lifts the eigenvalues to it, and is 0 where they lie above already.
+LEAST_EIGENVALUE = 1e-7
+#: One image of so many is held out.
+HELD_OUT = 5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """C(A, B): mean squared difference per element, summed over levels, on held-out images.
+
+    ``fit`` is the same on the images that the map was fitted on; ``levels`` is (fit, held out) by
+    stride.
+    """
+
+    held_out: float
+    fit: float
+    levels: dict[int, tuple[float, float]]
+
+
+@dataclass
+class Moments:
+    """Sums of products of all models' features at one level: float64 (split, D, D).
+
+    D counts a constant 1 and then every model's channels; the splits are fitted and held-out
+    images. Its size does not depend on how many images it has seen.
+    """
+
+    channels: Mapping[str, int]
+    sums: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        size = 1 + sum(self.channels.values())
+        self.sums = torch.zeros(2, size, size, dtype=torch.float64)
+
+    def add(self, maps: Mapping[str, Tensor], held_out: bool) -> None:
+        """``maps``: (N, C, H, W) by model, of the same images; smaller ones are upsampled."""
+        size = max((level.shape[-2:] for level in maps.values()), key=lambda s: s[0] * s[1])
+        rows = [maps[name] for name in self.channels]
+        rows = [f if f.shape[-2:] == size else F.interpolate(f, size) for f in rows]
+        joint = torch.cat([f.transpose(0, 1).flatten(1).float() for f in rows])
+        joint = torch.cat([torch.ones_like(joint[:1]), joint])
+        for chunk in joint.split(CHUNK, dim=1):
+            self.sums[int(held_out)] += (chunk @ chunk.T).double().cpu()
+
+    def cost(self, source: str, target: str) -> tuple[float, float]:
+        """Loss on fitted and on held-out images of the best map with a bias between two models."""
+        known, wanted = [0, *self._places(source)], self._places(target)
+        weights = self._best_map(source, wanted)
+        return tuple(self._loss(split, known, wanted, weights) for split in (0, 1))  # type: ignore[return-value]
+
+    def _places(self, name: str) -> list[int]:
+        start = 1
+        for other, channels in self.channels.items():
+            if other == name:
+                return list(range(start, start + channels))
+            start += channels
+        raise KeyError(name)
+
+    def _best_map(self, source: str, wanted: list[int]) -> Tensor:
+        """Least squares, (1 + channels of the source, channels wanted), the bias first."""
+        inputs = self._places(source)
+        moments = self.sums[0] / self.sums[0, 0, 0]
+        mean, target_mean = moments[0, inputs], moments[0, wanted]
+        covariance = moments[inputs][:, inputs] - torch.outer(mean, mean)
+        cross = moments[inputs][:, wanted] - torch.outer(mean, target_mean)
+        values, vectors = torch.linalg.eigh(covariance)
+        ridge = (LEAST_EIGENVALUE * values[-1] - values[0]).clamp(min=0)
+        weights = vectors @ ((vectors.T @ cross) / (values + ridge + 1e-30)[:, None])
+        bias = target_mean - mean @ weights
+        return torch.cat([bias[None], weights])
+
+    def _loss(self, split: int, known: list[int], wanted: list[int], weights: Tensor) -> float:
+        sums = self.sums[split]
+        seen, cross = sums[known][:, known], sums[known][:, wanted]
+        errors = (weights * (seen @ weights)).sum(0) - 2 * (weights * cross).sum(0)
+        errors = errors + sums.diagonal()[wanted]
+        return max(float(errors.sum()), 0.0) / (float(sums[0, 0]) * len(wanted))
+
+
+def common_strides(strides: Mapping[str, Iterable[int]]) -> tuple[int, ...]:
+    """Those that all models have levels of. Raises :class:`WrongUse` if there are none."""
+    shared = set.intersection(*map(set, strides.values()))
+    if not shared:
+        told = ", ".join(f"{name} has {list(levels)}" for name, levels in strides.items())
+        raise WrongUse(f"teachers: no stride is common to the levels of all models: {told}")
+    return tuple(sorted(shared))
+
+
+@torch.no_grad()
+def adaptation_costs(
+    models: Mapping[str, Any],
+    batches: Iterable[Any],
+    scales: Mapping[str, float] | None = None,
+) -> dict[tuple[str, str], Cost]:
+    """The costs of all ordered pairs of frozen models, by one pass of each over the images.
+
+    ``batches``: what a data loader of packed images gives; every fifth is held out. Each model
+    normalises the pixels by its own preprocessor. Raises :class:`WrongUse` for models without a
+    common stride, and for fewer than five batches. ``scales``: what a model's images are shrunk by;
+    its maps are upsampled.
+    """
+    signatures = {name: signature(model, name) for name, model in models.items()}
+    strides = {name: one.strides for name, one in signatures.items()}
+    moments = {
+        stride: Moments(
+            {name: one.channels[one.strides.index(stride)] for name, one in signatures.items()}
+        )
+        for stride in common_strides(strides)
+    }
+    for index, raw in enumerate(batches):
+        maps: dict[str, dict[int, Tensor]] = {}
+        for name, model in models.items():
+            data = model.eval().data_preprocessor(raw, False)
+            scale = (scales or {}).get(name, 1.0)
+            own = shrunk(data["inputs"], data["data_samples"], scale)
+            levels = feature_maps(model, *own)
+            maps[name] = dict(zip(strides[name], levels, strict=True))
+        for stride, level in moments.items():
+            level.add(
+                {name: maps[name][stride] for name in models},
+                held_out=index % HELD_OUT == HELD_OUT - 1,
+            )
+    if not all(level.sums[:, 0, 0].all() for level in moments.values()):
+        raise WrongUse(f"teachers: costs need at least {HELD_OUT} batches of images")
+    return {
+        (source, target): _total({stride: m.cost(source, target) for stride, m in moments.items()})
+        for source in models
+        for target in models
+        if source != target
+    }
+
+
+def _total(levels: dict[int, tuple[float, float]]) -> Cost:
+    fit, held_out = (sum(pair[split] for pair in levels.values()) for split in (0, 1))
+    return Cost(held_out=held_out, fit=fit, levels=levels)

@@ -1,0 +1,29 @@
+"""What is configured, validated before anything starts: the sections of a config. No torch."""
+
+from .base import Settings
+from .data import Data, Split, Synthetic
+from .load import config_name, load_config
+from .models import Model, Schedule, TrialSchedule
+from .resources import Resources
+from .search import PROGRESSIVE, Final, Proxy, Search, SearchConfig, Teacher
+from .task import Task
+
+__all__ = [
+    "PROGRESSIVE",
+    "Data",
+    "Final",
+    "Model",
+    "Proxy",
+    "Resources",
+    "Schedule",
+    "Search",
+    "SearchConfig",
+    "Settings",
+    "Split",
+    "Synthetic",
+    "Task",
+    "Teacher",
+    "TrialSchedule",
+    "config_name",
+    "load_config",
+]

@@ -1,0 +1,78 @@
+"""The section ``data``: which images, and how detectors look at them."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from .base import FilePath, Settings
+
+
+class Split(Settings):
+    """One COCO-format split."""
+
+    #: The annotation file.
+    annotations: FilePath
+    #: The folder that the annotation file's file names are relative to.
+    images: FilePath
+
+
+class Synthetic(Settings):
+    """A set of textured shapes that detkds draws itself."""
+
+    #: Training images.
+    train: int = Field(default=600, ge=1)
+    #: Validation images.
+    val: int = Field(default=200, ge=1)
+    #: Test images.
+    test: int = Field(default=200, ge=1)
+    #: Pixels a side.
+    size: int = Field(default=128, ge=32)
+    #: The seed that the images are drawn by.
+    seed: int = Field(default=0, ge=0)
+
+
+class Data(Settings):
+    """The data set: real splits, or a synthetic set."""
+
+    #: The training split.
+    train: Split | None = None
+    #: The test split. The final table alone looks at this split; trials are scored on the proxy.
+    test: Split | None = None
+    #: A synthetic set in place of real splits.
+    synthetic: Synthetic | None = None
+    #: (width, height) that images are resized into, with their aspect ratio kept.
+    image_size: tuple[int, int]
+    #: (width, height) of the teacher's images, where the teacher sees larger images. The student's
+    #: images are shrunk from the teacher's.
+    teacher_image_size: tuple[int, int] | None = None
+    #: The probability of a horizontal flip in training.
+    flip: float = Field(default=0.5, ge=0, le=1)
+    #: Megabytes of decoded training images that a worker keeps. The proxy's validation images and
+    #: the teacher's knowledge may take as much again, each. Images beyond the limit are decoded, or
+    #: shown to the teacher, every time.
+    cache_megabytes: int = Field(default=1024, ge=0)
+    #: Processes that decode images beside each training, for a set far larger than the cache: with
+    #: such processes a training keeps no decoded images.
+    num_workers: int = Field(default=0, ge=0)
+
+    @property
+    def train_size(self) -> tuple[int, int]:
+        """(width, height) that training images are resized into."""
+        return self.teacher_image_size or self.image_size
+
+    @property
+    def student_scale(self) -> float:
+        """The factor in (0, 1] that shrinks training images to the student's images."""
+        return min(self.image_size) / min(self.train_size)
+
+    @model_validator(mode="after")
+    def _teacher_sees_more(self) -> Data:
+        if self.student_scale > 1:
+            raise ValueError("data.teacher_image_size is below data.image_size; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.train is None) == (self.synthetic is None):
+            raise ValueError("give either data.train or data.synthetic")
+        return self

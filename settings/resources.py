@@ -1,0 +1,31 @@
+"""The section ``resources``: what a trial may use, and where trials run."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from .base import Settings
+
+
+class Resources(Settings):
+    """What one trial or training may use, and where."""
+
+    #: Trials side by side. None: as many as the cluster has room for.
+    workers: int | None = Field(default=None, ge=1)
+    #: CPUs a trial.
+    cpus: float = Field(default=1, gt=0)
+    #: GPUs a trial; a part of one GPU is fine. None: one GPU where there is a GPU.
+    gpus: float | None = Field(default=None, ge=0)
+    #: torch's threads in each worker.
+    threads: int = Field(default=1, ge=1)
+    #: ``auto`` or host:port joins a Ray cluster. None: detkds starts Ray on this machine.
+    address: str | None = None
+    #: Whether Ray's dashboard is started.
+    dashboard: bool = True
+
+    @field_validator("gpus")
+    @classmethod
+    def _one_gpu(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1:
+            raise ValueError("a training runs on one GPU; ask for 1, or for a part of one")
+        return gpus

@@ -1,0 +1,110 @@
+"""The config of a search: all its sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ..space import KNOWLEDGE, nearest
+from .base import Settings
+from .data import Data, Split
+from .models import Model, Schedule, TrialSchedule
+from .resources import Resources
+
+#: The name, in ``final.compare``, of the found distiller trained along the teacher order.
+PROGRESSIVE = "progressive"
+
+
+class Proxy(Settings):
+    """The images that trials train on and are scored on, all from the training split.
+
+    Give either the numbers of images, or two splits as ``detkds proxy`` writes them.
+    """
+
+    #: Images that a trial trains on.
+    train_images: int = 0
+    #: Images that a trial is scored on.
+    val_images: int = 0
+    #: The seed that the images are drawn by.
+    seed: int = 0
+    #: The split that a trial trains on, in place of a number.
+    train: Split | None = None
+    #: The split that a trial is scored on, in place of a number.
+    val: Split | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> Proxy:
+        if (self.train is None) != (self.val is None):
+            raise ValueError("give both proxy.train and proxy.val, or neither")
+        return self
+
+
+def _known_knowledge(name: str) -> str:
+    if name not in KNOWLEDGE:
+        raise ValueError(f"unknown knowledge '{name}': {nearest(name, KNOWLEDGE)}")
+    return name
+
+
+class Search(Settings):
+    """What is searched, and by which algorithm. The numbers are those of DetKDS, Section 4.1."""
+
+    #: The search space: DetKDS's own, or the larger one with CrossKD's and SSSD's knowledge.
+    space: Literal["detkds", "extended"] = "detkds"
+    #: The kinds of knowledge, a stage each. None: all that student and teacher can share.
+    knowledge: list[Annotated[str, AfterValidator(_known_knowledge)]] | None = None
+    #: What the populations start from: presets, distiller files, terms in arrow notation, or
+    #: ``search:NAME`` for the best of an earlier search.
+    start: list[str] = []
+    #: P of Algorithm 1: members of a stage's population.
+    population: int = Field(default=20, ge=1)
+    #: T of Algorithm 1: iterations of a stage, two candidates each.
+    iterations: int = Field(default=40, ge=0)
+    #: r of Algorithm 1: the share of the population that a parent is chosen from.
+    sample_ratio: float = Field(default=0.9, gt=0, le=1)
+    #: k of Algorithm 1: a parent is one of the k best of that share.
+    top_k: int = Field(default=5, ge=1)
+    #: Candidates of the ``weights`` stage.
+    weights: int = Field(default=40, ge=1)
+    #: The seed of the search, and of every trial.
+    seed: int = 0
+
+
+class Final(Schedule):
+    """The full trainings after a search: each distiller of ``compare`` under each of ``seeds``."""
+
+    #: The seeds.
+    seeds: list[int] = Field(default=[0], min_length=1)
+    #: ``none`` (the student alone), ``found``, a preset's name, a distiller file, or
+    #: ``progressive``: the found distiller along the order of the config's ``teachers``.
+    compare: list[str] = ["none", "pkd", "found"]
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule alone."""
+        return Schedule(**self.model_dump(exclude={"seeds", "compare"}))
+
+
+class Teacher(Model):
+    """One of several teachers. Without checkpoint and schedule, ``teacher.schedule`` trains it."""
+
+    #: The teacher's AP in points. None: the AP is measured on the proxy.
+    score: float | None = None
+
+
+class SearchConfig(Settings):
+    """Everything that a search is told."""
+
+    student: Model
+    #: None for a search of ``label`` alone, which learns from the labels.
+    teacher: Model | None = None
+    #: The teachers that a teacher order is made of, by name.
+    teachers: dict[str, Teacher] = {}
+    #: Whether a distilled student starts from its teacher's neck and head, as far as they fit.
+    inherit: bool = False
+    data: Data
+    proxy: Proxy
+    trial: TrialSchedule
+    final: Final | None = None
+    search: Search = Search()
+    resources: Resources = Resources()

@@ -1,0 +1,203 @@
+"""``detkds search`` and what follows it, as a user types them, on real detectors and real Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from detkds.db import Store
+from detkds.detectors import build_detector, model_config
+from detkds.space import Distiller, Status
+
+OPTIONS = ("resources.workers=1", "search.start=['pkd', 'logits: norm_n, l2 × 5']")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A work folder in which a whole tiny search with one worker has run."""
+    folder = tmp_path_factory.mktemp("search")
+    done = tiny.run(tiny.search_command(folder, options=OPTIONS))
+    assert done.returncode == 0, done.stderr
+    (folder / "printed.txt").write_text(done.stdout)
+    return folder
+
+
+def rows(folder: Path, name: str = "detkds.db") -> list:
+    with Store(f"sqlite:///{folder / name}") as store:
+        return store.trials(store.search("quickstart").id)
+
+
+def told(folder: Path, name: str) -> list:
+    return [row for row in rows(folder, name) if row.told is not None]
+
+
+def test_a_search_ends_with_the_table_and_the_paths(finished):
+    printed = (finished / "printed.txt").read_text()
+    for text in ("student alone", "pkd", "found", "AP50", str(finished / "quickstart.json")):
+        assert text in printed
+    assert len(rows(finished)) >= tiny.TRIALS
+    assert {row.stage for row in rows(finished)} == {"global", "logits", "weights"}
+    for row in rows(finished):
+        assert row.status is not Status.FAILED, row.error
+        assert row.status is Status.REJECTED or (
+            0 <= row.score <= 1 and "bbox_mAP_50" in row.metrics
+        )
+        assert row.host or row.status is Status.REJECTED or row.reused_from
+
+
+def test_the_populations_start_from_what_was_named(finished):
+    first = [str(row.distiller) for row in rows(finished)[:2]]
+    assert first == ["global: identity, pearson × 5", "logits: norm_n, l2 × 5"]
+
+
+def test_the_exported_distiller_is_the_best_trial_and_trains_on(finished):
+    best = max((r for r in rows(finished) if r.score is not None), key=lambda r: r.score)
+    file = finished / "again.json"
+    done = tiny.run(tiny.command("export", "quickstart", "--work-dir", finished, "--out", file))
+    assert done.returncode == 0, done.stderr
+    exported = Distiller.from_json(file)
+    assert exported.key == best.distiller.key
+    assert exported == Distiller.from_json(finished / "quickstart.json")
+    assert exported.provenance["proxy"]["ap"] == best.score
+    shown = tiny.run(tiny.command("show", file))
+    assert str(exported) in shown.stdout
+
+
+def test_every_checkpoint_is_a_stock_models_own(finished):
+    checkpoints = list(finished.glob("trained/*/student.pth"))
+    assert len(checkpoints) == 3
+    for checkpoint in checkpoints:
+        stock = build_detector(
+            model_config("detkds::retinanet_r18_thin.py", {"model.bbox_head.num_classes": 4})
+        )
+        state = torch.load(checkpoint, weights_only=True)["state_dict"]
+        stock.load_state_dict(state, strict=True)
+
+
+def test_trials_lists_and_writes_all_columns(finished):
+    listed = tiny.run(tiny.command("trials", "quickstart", "--work-dir", finished))
+    assert listed.returncode == 0
+    assert "weights" in listed.stdout
+    file = finished / "trials.csv"
+    tiny.run(tiny.command("trials", "quickstart", "--work-dir", finished, "--csv", file))
+    assert file.read_text().count("\n") >= tiny.TRIALS + 1
+    assert "metrics.bbox_mAP_75" in file.read_text().split("\n")[0]
+
+
+def test_train_takes_the_exported_distiller(finished):
+    done = tiny.run(
+        tiny.command(
+            "train", "quickstart", "--distiller", finished / "quickstart.json",
+            "--work-dir", finished, "--cfg-options", *tiny.OPTIONS,
+        )
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "student.pth" in done.stdout
+
+
+def test_the_same_name_is_not_searched_twice_by_accident(finished):
+    again = tiny.run(tiny.search_command(finished))
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+    assert again.stderr.count("\n") == 1
+
+
+def test_a_resume_of_a_name_that_is_not_there_starts_nothing(finished):
+    before = len(rows(finished))
+    typo = tiny.run(tiny.search_command(finished, "--name", "quikstart", "--resume"))
+    assert typo.returncode == 2
+    assert typo.stderr.endswith("did you mean quickstart?\n"), typo.stderr
+    assert len(rows(finished)) == before
+
+
+def test_a_resume_under_other_conditions_is_refused(finished):
+    changed = tiny.run(
+        tiny.search_command(finished, "--resume", options=("trial.epochs=2", "search.seed=3"))
+    )
+    assert changed.returncode == 2
+    assert "trial.epochs" in changed.stderr
+    assert "search.seed" in changed.stderr
+
+
+def interrupted(folder: Path, database: str, kill: int, after_told: int) -> int:
+    """Start a search of its own database in the finished one's folder and kill it midway."""
+    arguments = tiny.search_command(
+        folder, "--storage", f"sqlite:///{folder / database}",
+        options=OPTIONS,
+    )  # fmt: skip
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / database).is_file() and _told_count(folder, database) >= after_told:
+            break
+        time.sleep(0.05)
+    process.send_signal(kill)
+    return process.wait(timeout=120)
+
+
+def _told_count(folder: Path, database: str) -> int:
+    try:
+        return len(told(folder, database))
+    except Exception:
+        return 0  # not migrated yet
+
+
+@pytest.mark.parametrize(("kill", "after"), [(signal.SIGINT, 3), (signal.SIGKILL, 6)])
+def test_an_interrupted_search_resumes_as_the_uninterrupted_one_would(finished, kill, after):
+    database = f"killed{int(kill)}.db"
+    code = interrupted(finished, database, kill, after)
+    assert code in (130, -signal.SIGKILL)
+    before = {row.number: row for row in told(finished, database)}
+    assert after <= len(before) < tiny.TRIALS, "the kill must come midway"
+    done = tiny.run(
+        tiny.search_command(
+            finished, "--resume", "--storage", f"sqlite:///{finished / database}",
+            options=OPTIONS,
+        )
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    after_resume = rows(finished, database)
+    for number, row in before.items():
+        assert after_resume[number] == row, "a finished trial is neither lost nor run again"
+    whole = rows(finished)
+    assert [(r.stage, r.key, r.status, r.score) for r in after_resume] == [
+        (r.stage, r.key, r.status, r.score) for r in whole
+    ], "same candidates, and to the last digit the same scores"
+
+
+def test_the_wheel_alone_runs_the_quickstart_elsewhere(tmp_path):
+    """Built and unpacked into another folder: configs, schema and migrations travel with it."""
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "build", "runs", "*.egg-info", "__pycache__")
+    shutil.copytree(Path(__file__).parents[2], source, ignore=ignored)
+    wheel = [os.fspath(Path(tiny.sys.executable)), "-m", "pip", "wheel", "--no-deps", "--quiet"]
+    built = tiny.run([*wheel, "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)])
+    assert built.returncode == 0, built.stderr
+    elsewhere = tmp_path / "elsewhere"
+    unpack = [tiny.sys.executable, "-m", "zipfile", "-e", str(next(tmp_path.glob("*.whl")))]
+    assert tiny.run([*unpack, str(elsewhere)]).returncode == 0
+    script = (
+        "import detkds, sys; assert detkds.__file__.startswith(sys.argv.pop(1));"
+        "from detkds.cli import main; main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(elsewhere)}
+    search = tiny.search_command(
+        tmp_path / "run", options=("search.knowledge=['logits']", "final=None")
+    )[1:]
+    done = subprocess.run(
+        [tiny.sys.executable, "-c", script, str(elsewhere), *search],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "run" / "quickstart.json").read_text())
+    assert document["schema"] == "detkds/distiller/1"

@@ -1,0 +1,186 @@
+"""Every pair of ``configs/coco``: it builds without weights and trains a step on real images."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from detkds.configs import coco_pairs, distiller_file
+from detkds.data.loading import build_dataset
+from detkds.detectors import (
+    build_detector,
+    has_masks,
+    model_config,
+    signature,
+    without_pretrained,
+)
+from detkds.distillers import DistilledDetector, available_knowledge
+from detkds.settings import load_config
+from detkds.space import CROSS_KNOWLEDGE, KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, WrongUse
+from mmengine.dataset import pseudo_collate
+from real_data import TINY_COCO
+from thin_detectors import total
+
+torch.set_num_threads(2)
+
+SIZE = (256, 192)
+PAIRS = coco_pairs()
+#: Teachers are built once: pairs that share one stand together.
+BY_TEACHER = sorted(PAIRS, key=lambda name: name.split("__")[1])
+
+
+def config(model: dict[str, Any]) -> Any:
+    return without_pretrained(model_config(model["config"], model.get("cfg_options")))
+
+
+def built(model: dict[str, Any], name: str) -> Any:
+    detector = build_detector(config(model), name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a Swin has no weights to start from
+        detector.init_weights()
+    return detector
+
+
+@lru_cache(maxsize=1)
+def built_teacher(name: str) -> Any:
+    pair = next(pair for key, pair in PAIRS.items() if key.split("__")[1] == name)
+    return built(pair["teacher"], "teacher").eval()
+
+
+@lru_cache(maxsize=2)
+def real_batch(masks: bool) -> dict[str, Any]:
+    if not TINY_COCO.is_dir():
+        pytest.skip(f"no {TINY_COCO}")
+    dataset = build_dataset(
+        TINY_COCO / "annotations" / "instances_train2017.json",
+        TINY_COCO / "train2017",
+        SIZE,
+        training=True,
+        masks=masks,
+    )
+    return pseudo_collate([dataset[0], dataset[1]])
+
+
+@pytest.mark.parametrize("name", BY_TEACHER)
+def test_a_pair_trains_a_step(name: str, record_property: Any) -> None:
+    pair = PAIRS[name]
+    torch.manual_seed(0)
+    student = built(pair["student"], "student")
+    distiller = Distiller.from_json(distiller_file(pair["distiller"]))
+    teacher = built_teacher(name.split("__")[1])
+    scale = load_config(f"coco/{name}").data.student_scale
+    model = DistilledDetector(student, teacher, distiller, student_scale=scale).train()
+    raw = real_batch(has_masks(config(pair["student"])))
+    data = model.data_preprocessor(raw, True)
+    losses = model.loss(data["inputs"], data["data_samples"])
+    for knowledge in (term.knowledge for term in distiller.terms):
+        value = float(losses[f"loss_{knowledge}"])
+        assert 0 < value < 1000, f"{knowledge}: {value}"
+    total(losses).backward()
+    assert torch.isfinite(total(losses))
+    without = [n for n, p in student.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    terms = {
+        term.knowledge: round(float(losses[f"loss_{term.knowledge}"]), 3)
+        for term in distiller.terms
+    }
+    record_property("terms", json.dumps(terms))
+    print(f"| {name} | {terms} | {float(total(losses)):.2f} |")
+
+
+#: A head of each kind that CrossKD's paper distils (Tables 6 and 8).
+CROSSKD = {
+    "retinanet_r18__retinanet_r50": ("crosskd_pkd", "retina_cls", "retina_reg"),
+    "fcos_r50__fcos_r101": ("crosskd", "conv_cls", "conv_reg"),
+    "atss_r50__atss_r101": ("crosskd", "atss_cls", "atss_reg"),
+    "gfl_r18__gfl_r50": ("crosskd_gfl", "gfl_cls", "gfl_reg"),
+}
+
+
+@pytest.mark.parametrize("name", CROSSKD)
+def test_crosskd_trains_a_step_of_the_papers_heads(name: str) -> None:
+    """The distillation's gradient ends after three of the four stacked convolutions."""
+    preset, *last = CROSSKD[name]
+    torch.manual_seed(0)
+    student = built(PAIRS[name]["student"], "student")
+    teacher = built_teacher(name.split("__")[1])
+    distiller = Distiller.from_json(distiller_file(preset))
+    model = DistilledDetector(student, teacher, distiller).train()
+    assert model.distillation.positions == {3}
+    data = model.data_preprocessor(real_batch(False), True)
+    losses = model.loss(data["inputs"], data["data_samples"])
+    cross = {n: value for n, value in losses.items() if n.startswith("loss_cross")}
+    assert all(0 < float(value) < 1000 for value in cross.values()), cross
+    torch.stack(list(cross.values())).sum().backward()
+
+    def learned(part: torch.nn.Module) -> bool:
+        return any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+
+    head = student.bbox_head
+    assert learned(student.backbone)
+    assert learned(student.neck)
+    for stack in (head.cls_convs, head.reg_convs):
+        assert [learned(conv) for conv in stack] == [True, True, True, False]
+    assert not any(learned(getattr(head, part)) for part in last)
+    assert not learned(teacher)
+
+
+@pytest.mark.parametrize(
+    "name", ["retinanet_r18__retinanet_r50", "faster_rcnn_r50__faster_rcnn_r101"]
+)
+def test_sssd_trains_a_step_without_a_teacher(name: str) -> None:
+    torch.manual_seed(0)
+    student = built(PAIRS[name]["student"], "student")
+    model = DistilledDetector(student, None, Distiller.from_json(distiller_file("sssd"))).train()
+    data = model.data_preprocessor(real_batch(False), True)
+    losses = model.loss(data["inputs"], data["data_samples"])
+    total(losses).backward()
+    assert 0 < float(losses["loss_label"]) < 15 * 5 * 0.8326
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pair_is_a_search_config(name: str) -> None:
+    found = load_config(f"coco/{name}")
+    pair = PAIRS[name]
+    assert found.student.config == pair["student"]["config"]
+    assert found.teacher.checkpoint == pair["teacher"].get("checkpoint")
+    assert (found.trial.epochs, found.final.epochs, found.final.batch_size) == (1, 24, 16)
+    assert (found.proxy.train_images, found.proxy.val_images) == (25_000, 5_000)
+    settings = found.search
+    assert (settings.population, settings.iterations, settings.top_k) == (20, 40, 5)
+    rate = {"faster_rcnn": 0.02, "mask_rcnn": 0.02, "deformable_detr": 2e-4}
+    family = next((f for f in rate if name.startswith(f)), "others")
+    assert found.final.optim_wrapper["optimizer"]["lr"] == rate.get(family, 0.01)
+
+
+def test_all_kinds_of_knowledge_of_every_distiller_are_there() -> None:
+    assert {
+        len(Distiller.from_json(distiller_file(p["distiller"])).terms) for p in PAIRS.values()
+    } == {1, 3, 5}
+
+
+@pytest.mark.parametrize(
+    "name", ["retinanet_r50__retinanet_x101", "retinanet_r50__fcos_x101", "mask_rcnn_r50__htc_r50"]
+)
+def test_what_a_pair_shares(name: str) -> None:
+    pair = PAIRS[name]
+    student = signature(build_detector(config(pair["student"])), "student")
+    teacher = signature(built_teacher(name.split("__")[1]), "teacher")
+    lacking = {
+        "retinanet_x101": (),
+        "fcos_x101": RESPONSE_KNOWLEDGE + CROSS_KNOWLEDGE,
+        "htc_r50": CROSS_KNOWLEDGE,
+    }[name.split("__")[1]]
+    expected = tuple(kind for kind in KNOWLEDGE if kind not in lacking)
+    assert available_knowledge(student, teacher) == expected
+
+
+def test_a_pair_that_is_not_there_is_told_the_nearest() -> None:
+    with pytest.raises(WrongUse, match=r"did you mean.*retinanet_r50__retinanet_x101"):
+        load_config("coco/retinanet_r50__retinanet_x10")

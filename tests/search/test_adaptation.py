@@ -1,0 +1,182 @@
+"""Adaptation costs: least squares from moments, against numpy and against training the maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detkds.search.teachers.adaptation import HELD_OUT, Moments, adaptation_costs, common_strides
+from detkds.space import WrongUse
+from thin_detectors import thin_detector
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+
+
+def images(number: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(number, 3, 8, 8, generator=generator) * 255
+    return nn.functional.interpolate(coarse, size=(64, 64), mode="bilinear")
+
+
+def batches(number: int = 40, size: int = 2) -> list[dict[str, Any]]:
+    """As a data loader gives them: raw pixels and samples with their shapes."""
+    from thin_detectors import batch
+
+    _, samples = batch(64, size)
+    return [
+        {"inputs": list(part.to(torch.uint8)), "data_samples": samples}
+        for part in images(number).split(size)
+    ]
+
+
+def related(seed: int, channels: dict[str, int], positions: int) -> dict[str, Tensor]:
+    """Features with a common cause, (1, C, 1, positions), of other means and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.Generator().manual_seed(99)
+    cause = torch.randn(6, positions, generator=generator)
+    maps = {}
+    for name, width in channels.items():
+        weights = torch.randn(width, 6, generator=mix)
+        noise = 0.3 * torch.randn(width, positions, generator=generator)
+        maps[name] = (weights @ cause + noise + 2)[None, :, None]
+    return maps
+
+
+def rows(maps: dict[str, Tensor], name: str) -> np.ndarray:
+    return maps[name][0, :, 0].T.double().numpy()
+
+
+def test_the_map_is_numpys_least_squares() -> None:
+    channels = {"a": 5, "b": 8}
+    seen, held = related(0, channels, 900), related(1, channels, 400)
+    moments = Moments(channels)
+    for part in (0, 300, 600):
+        moments.add({n: f[..., part : part + 300] for n, f in seen.items()}, held_out=False)
+    moments.add(held, held_out=True)
+    for source, target in (("a", "b"), ("b", "a")):
+        inputs = np.c_[np.ones(900), rows(seen, source)]
+        weights = np.linalg.lstsq(inputs, rows(seen, target), rcond=None)[0]
+        fit = ((inputs @ weights - rows(seen, target)) ** 2).mean()
+        test = np.c_[np.ones(400), rows(held, source)] @ weights - rows(held, target)
+        found = moments.cost(source, target)
+        assert found == pytest.approx((fit, (test**2).mean()), rel=1e-4)
+
+
+def test_channels_that_say_nothing_or_the_same_do_no_harm() -> None:
+    """A dead channel and one twice there: the covariance has no inverse, the cost is the same."""
+    channels = {"a": 5, "b": 8}
+    seen = related(0, channels, 900)
+    doubled = {
+        "a": torch.cat([seen["a"], seen["a"][:, :1], 0 * seen["a"][:, :1]], 1),
+        "b": seen["b"],
+    }
+    costs = []
+    for maps, widths in ((seen, channels), (doubled, {"a": 7, "b": 8})):
+        moments = Moments(widths)
+        moments.add(maps, held_out=False)
+        moments.add(maps, held_out=True)
+        costs.append(moments.cost("a", "b"))
+    assert costs[0] == pytest.approx(costs[1], rel=1e-4)
+
+
+def test_smaller_maps_are_upsampled() -> None:
+    moments = Moments({"a": 2, "b": 2})
+    small = torch.rand(1, 2, 4, 4)
+    large = nn.functional.interpolate(small, size=(8, 8))
+    for held_out in (False, True):
+        moments.add({"a": small, "b": large}, held_out=held_out)
+    assert moments.cost("a", "b") == pytest.approx((0, 0), abs=1e-6)
+
+
+def test_memory_does_not_grow_with_the_images() -> None:
+    moments = Moments({"a": 4, "b": 4})
+    before = moments.sums.shape
+    for seed in range(5):
+        moments.add(related(seed, {"a": 4, "b": 4}, 100), held_out=False)
+    assert moments.sums.shape == before == (2, 9, 9)
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[dict[str, Any], dict]:
+    models = {
+        "retinanet": thin_detector("retinanet", neck=12).eval(),
+        "fcos": thin_detector("fcos", seed=1, neck=16).eval(),
+        "faster_rcnn": thin_detector("faster_rcnn", seed=2, neck=12).eval(),
+    }
+    return models, adaptation_costs(models, batches())
+
+
+def test_each_model_sees_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = thin_detector("retinanet").eval()
+    other = thin_detector("retinanet", seed=1).eval()
+    calls = []
+    forward = model.extract_feat
+    monkeypatch.setattr(model, "extract_feat", lambda x: calls.append(len(x)) or forward(x))
+    adaptation_costs({"a": model, "b": other}, batches(20))
+    assert sum(calls) == 20 + 1  # and the blank image of its signature
+
+
+def test_all_pairs_have_costs_by_level(measured) -> None:
+    models, costs = measured
+    assert set(costs) == {(a, b) for a in models for b in models if a != b}
+    for cost in costs.values():
+        assert set(cost.levels) == {8, 16, 32, 64}
+        assert cost.held_out == pytest.approx(sum(held for _, held in cost.levels.values()))
+        assert cost.fit > 0
+
+
+def features(model: Any, held_out: bool, stride: int) -> Tensor:
+    """(positions, C) of the level, of the images of one split."""
+    strides = (4, 8, 16, 32, 64) if hasattr(model, "roi_head") else (8, 16, 32, 64, 128)
+    parts = []
+    with torch.no_grad():
+        for index, raw in enumerate(batches()):
+            if (index % HELD_OUT == HELD_OUT - 1) == held_out:
+                data = model.data_preprocessor(raw, False)
+                level = model.extract_feat(data["inputs"])[strides.index(stride)]
+                parts.append(level.transpose(0, 1).flatten(1).T)
+    return torch.cat(parts).double()
+
+
+@pytest.mark.parametrize("pair", [("retinanet", "fcos"), ("fcos", "faster_rcnn")])
+def test_training_the_maps_comes_to_the_same(measured, pair: tuple[str, str]) -> None:
+    """r(·) trained to convergence on the same images: never below the closed form there."""
+    models, costs = measured
+    stride = 8
+    source, target = (features(models[name], False, stride) for name in pair)
+    held = [features(models[name], True, stride) for name in pair]
+    mean, scale = source.mean(0), source.std(0) + 1e-12  # only to converge sooner
+    layer = nn.Linear(source.shape[1], target.shape[1]).double()
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(layer((source - mean) / scale), target)
+        loss.backward()
+        return loss
+
+    for _ in range(5):
+        optimizer.step(closure)
+    trained = float(closure())
+    with torch.no_grad():
+        held_out = float(nn.functional.mse_loss(layer((held[0] - mean) / scale), held[1]))
+    fit, found = costs[pair].levels[stride]
+    assert fit <= trained * (1 + 1e-4)
+    assert found == pytest.approx(held_out, rel=0.01)
+
+
+def test_models_without_a_common_stride_are_refused() -> None:
+    with pytest.raises(WrongUse, match=r"no stride is common.*a has \[8, 16\], b has \[4\]"):
+        common_strides({"a": (8, 16), "b": (4,)})
+
+
+def test_too_few_images_are_refused() -> None:
+    models = {
+        "a": thin_detector("retinanet").eval(),
+        "b": thin_detector("retinanet", seed=1).eval(),
+    }
+    with pytest.raises(WrongUse, match="at least 5 batches"):
+        adaptation_costs(models, batches(4))

@@ -1,0 +1,155 @@
+"""What a plan names its trainings after: what they depend on, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detkds.data import make_shapes
+from detkds.detectors import build_detector, model_config
+from detkds.search.plans.plan import Plan, final_trainings, make_plan
+from detkds.settings import load_config
+from detkds.space import Distiller
+from detkds.workers.training import Training
+
+THIN = "detkds::retinanet_r18_thin.py"
+FOUND = Distiller.parse("global: identity, l2 × 1")
+LABEL = Distiller.parse("label: identity, jensen_shannon × 1")
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> list[str]:
+    """The options of a search of files, with a teacher that has its weights."""
+    files = make_shapes(tmp_path / "shapes", train=12, val=4, test=4, size=64)
+    save_teacher(tmp_path / "teacher.pth", seed=0)
+    return [
+        f"data.train.annotations={files.train}", f"data.train.images={files.images}",
+        f"data.test.annotations={files.test}", f"data.test.images={files.images}",
+        "student.cfg_options.model.bbox_head.num_classes=4",
+        "teacher.cfg_options.model.bbox_head.num_classes=4",
+        f"teacher.config={THIN}", f"teacher.checkpoint={tmp_path}/teacher.pth",
+        "proxy.train_images=8", "proxy.val_images=4", "data.image_size=(64,64)",
+        "final.compare=['none','found']", "final.seeds=[0]", "resources.dashboard=False",
+    ]  # fmt: skip
+
+
+def save_teacher(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = build_detector(model_config(THIN, {"model.bbox_head.num_classes": 4}))
+    torch.save({"state_dict": model.state_dict()}, path)
+
+
+def planned(folder: Path, *options: str) -> Plan:
+    return make_plan(load_config("custom", options), folder / "run")
+
+
+def folders(plan: Plan, found: Distiller = FOUND) -> list[str]:
+    """Of the student alone, and with the distiller found."""
+    return [training.folder for training in final_trainings(plan, found)]
+
+
+def relabel(options: list[str], split: str) -> None:
+    (path,) = (o.partition("=")[2] for o in options if o.startswith(f"data.{split}.annotations"))
+    document = json.loads(Path(path).read_text("utf-8"))
+    document["annotations"][0]["bbox"][2] += 1
+    Path(path).write_text(json.dumps(document), "utf-8")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_other_labels_in_the_same_file_are_another_training(
+    tmp_path: Path, shapes: list[str], split: str
+) -> None:
+    alone, found = folders(planned(tmp_path, *shapes))
+    relabel(shapes, split)
+    assert {alone, found}.isdisjoint(folders(planned(tmp_path, *shapes)))
+
+
+def test_other_weights_in_the_teachers_file_are_another_training(
+    tmp_path: Path, shapes: list[str]
+) -> None:
+    alone, found = folders(planned(tmp_path, *shapes))
+    save_teacher(tmp_path / "teacher.pth", seed=1)
+    again, other = folders(planned(tmp_path, *shapes))
+    assert found != other
+    assert alone == again, "nothing of the teacher is in it"
+
+
+def test_what_a_machine_has_does_not_make_another_training(
+    tmp_path: Path, shapes: list[str]
+) -> None:
+    plan = planned(tmp_path, *shapes)
+    more = ["resources.threads=2", "data.cache_megabytes=7", "trial.epochs=9"]
+    assert folders(plan) == folders(planned(tmp_path, *shapes, *more))
+
+
+def test_a_warm_up_is_of_one_size(tmp_path: Path, shapes: list[str]) -> None:
+    schedule = "{'epochs': 1, 'batch_size': 2, 'optim_wrapper': {}}"
+    shapes = [*shapes, f"trial.warmup={schedule}"]
+    names = {planned(tmp_path, *shapes, *more).warmup.folder for more in ([], ["data.flip=0"])}
+    names.add(planned(tmp_path, *shapes, "data.image_size=(96,96)").warmup.folder)
+    assert len(names) == 3
+
+
+def test_a_teacher_goes_with_whoever_takes_something_from_it(
+    tmp_path: Path, shapes: list[str]
+) -> None:
+    """As in trials: a distiller of labels alone inherits a neck and head where others do."""
+    learners = {}
+    for inherit in (False, True):
+        plan = planned(tmp_path, *shapes, f"inherit={inherit}")
+        for name, form in (("found", FOUND), ("label", LABEL)):
+            alone, found = final_trainings(plan, form)
+            assert (alone.teacher, alone.inherit) == (None, False)
+            learners[name, inherit] = (found.teacher is not None, found.inherit)
+    assert learners == {
+        ("found", False): (True, False),
+        ("found", True): (True, True),
+        ("label", False): (False, False),
+        ("label", True): (True, True),
+    }
+
+
+OWN_HEAD = """
+from mmdet.models.dense_heads import RetinaHead
+from mmdet.registry import MODELS
+
+@MODELS.register_module()
+class MyHead(RetinaHead):
+    pass
+"""
+OWN_CONFIG = """
+custom_imports = dict(imports=["my_head"], allow_failed_imports=False)
+_base_ = ["{base}"]
+model = dict(bbox_head=dict(type="MyHead"))
+"""
+
+
+def test_a_worker_knows_the_modules_that_a_config_imports(
+    tmp_path: Path, shapes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of one's own reaches a fresh process as plain data and is built there."""
+    from detkds.detectors import config_path
+
+    (tmp_path / "my_head.py").write_text(OWN_HEAD)
+    (tmp_path / "mine.py").write_text(OWN_CONFIG.format(base=config_path(THIN)))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    plan = planned(tmp_path, *shapes, "student.config=mine.py")
+    assert plan.task.student.imports == ["my_head"]
+    code = (
+        "import sys\n"
+        "from detkds.workers.training import Training\n"
+        "from detkds.workers.trial import build_student\n"
+        "training = Training.model_validate_json(sys.stdin.read())\n"
+        "print(type(build_student(training.model, 0).bbox_head).__name__)\n"
+    )
+    training: Training = final_trainings(plan, FOUND)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=training.model_dump_json(), cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "MyHead", done.stderr

@@ -1,0 +1,172 @@
+"""Teachers from a config: measured, ordered and learned from one after the other, on real Ray."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from detkds.db import Store
+from detkds.detectors import build_detector, model_config
+from detkds.search.teachers.progressive import shares, shortened
+from detkds.settings import Schedule, load_config
+
+SMALL = (*tiny.OPTIONS, "final.epochs=3", "resources.workers=2")
+
+
+def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    first, *more = arguments
+    options = ("--cfg-options", *SMALL)
+    return tiny.run(tiny.command(first, "quickstart", "--work-dir", folder, *options, *more))
+
+
+def store(folder: Path) -> Store:
+    return Store(f"sqlite:///{folder}/detkds.db")
+
+
+def test_shares_are_equal_and_the_total_is_kept() -> None:
+    assert shares(24, ["a", "b"]) == [12, 12]
+    assert shares(24, ["a", "b", "c", "d", "e"]) == [5, 5, 5, 5, 4]
+    assert shares(3, ["a", "b", "c"]) == [1, 1, 1]
+
+
+def test_the_whole_learning_rate_schedule_fits_into_a_stage() -> None:
+    """24 epochs with steps at 16 and 22 become 12 with steps at 8 and 11, the 1x schedule."""
+    final = load_config("coco/retinanet_r50__retinanet_x101").final
+    whole = Schedule(**final.model_dump(exclude={"seeds", "compare"}))
+    half = shortened(whole, 12)
+    warmup, steps = half.param_scheduler
+    assert (half.epochs, steps["milestones"]) == (12, [8, 11])
+    assert warmup == whole.param_scheduler[0], "counted in iterations: as long as before"
+    assert whole.param_scheduler[1]["milestones"] == [16, 22]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("teachers")
+
+
+@pytest.fixture(scope="module")
+def ordered(folder: Path) -> dict:
+    done = run(folder, "teachers", "--images", "40", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_order_is_made_of_measured_costs_and_scores(folder: Path, ordered: dict) -> None:
+    assert set(ordered["scores"]) == {"r18", "r34"}
+    assert set(ordered["order"]) <= {"r18", "r34"}
+    with store(folder) as opened:
+        (row, *_) = opened.trainings()
+        assert {training.name for training in opened.trainings()} == {"none", "r18", "r34"}
+        assert row.outcome.completed
+    assert ordered["costs"]["student"]["r34"] > 0
+    assert ordered["costs"]["r34"]["r18"] > 0
+
+
+def test_costs_are_measured_once(folder: Path, ordered: dict) -> None:
+    with store(folder) as opened:
+        assert len({row.data for row in every_cost(opened)}) == 1
+        before = every_cost(opened)
+        assert len(before) == 6
+        assert all(set(row.levels) == {"8", "16", "32", "64"} for row in before)
+    again = run(folder, "teachers", "--images", "40", "--json")
+    assert json.loads(again.stdout.splitlines()[-1])["costs"] == ordered["costs"]
+    with store(folder) as opened:
+        assert every_cost(opened) == before
+
+
+def every_cost(opened: Store) -> list:
+    from detkds.db.models import AdaptationCost
+    from detkds.db.rows import CostRow, to_rows
+    from sqlalchemy import select
+
+    with opened._read.begin() as session:
+        return to_rows(CostRow, session.scalars(select(AdaptationCost)))
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, ordered: dict) -> list[Path]:
+    """The folders of the stages."""
+    done = run(folder, "train", "--distiller", "pkd", "--teachers", "r18,r34")
+    assert done.returncode == 0, done.stderr
+    assert "r18 → r34" in done.stdout
+    stages = sorted(folder.glob("trained/pkd-progressive-seed0-*/*"))
+    assert [stage.name for stage in stages] == ["1-r18", "2-r34"]
+    return stages
+
+
+def test_every_stage_has_its_row_and_its_share(folder: Path, trained: list[Path]) -> None:
+    with store(folder) as opened:
+        rows = [row for row in opened.trainings() if row.name.startswith("pkd")]
+    assert [row.name for row in rows] == ["pkd 1/2 r18", "pkd 2/2 r34"]
+    assert all(row.outcome.completed and row.score is not None for row in rows)
+    progress = [json.loads((stage / "progress.json").read_text()) for stage in trained]
+    assert [done for done, _ in progress] == [28, 14], "2 and 1 of 3 epochs of 14 iterations"
+
+
+def test_the_student_is_carried_over_and_plain(trained: list[Path]) -> None:
+    first, last = (torch.load(s / "student.pth", weights_only=True) for s in trained)
+    config = load_config("quickstart").student
+    stock = build_detector(model_config(config.config, config.cfg_options))
+    stock.load_state_dict(last["state_dict"])
+    name = "backbone.conv1.weight"
+    start = (first["state_dict"][name] - last["state_dict"][name]).abs().max()
+    assert 0 < start < 1
+
+
+def test_a_stopped_training_goes_on_and_other_teachers_are_refused(
+    folder: Path, trained: list[Path]
+) -> None:
+    for name in ("student.pth", "outcome.json"):
+        (trained[1] / name).unlink()
+    refused = run(folder, "train", "--distiller", "pkd", "--teachers", "r34,r18")
+    assert refused.returncode == 2
+    assert "was started with r18,r34 and is not finished" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    done = run(folder, "train", "--distiller", "pkd", "--teachers", "r18,r34")
+    assert done.returncode == 0, done.stderr
+    with store(folder) as opened:
+        names = [row.name for row in opened.trainings() if row.name.startswith("pkd")]
+    assert names == ["pkd 1/2 r18", "pkd 2/2 r34", "pkd 2/2 r34"]
+
+
+def test_one_command_from_the_search_to_the_progressive_training(
+    folder: Path, ordered: dict
+) -> None:
+    """The order is made of the costs that are known; the row of the last stage is the table's."""
+    done = run(
+        folder,
+        *("search", "--name", "chain"),
+        *("--cfg-options", "final.epochs=2", "final.compare=['found','progressive']"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"teachers: {' → '.join(ordered['order'])}" in done.stdout
+    with store(folder) as opened:
+        rows = opened.trainings(opened.search("chain").id)
+    stages = [f"chain {i}/{len(ordered['order'])} {n}" for i, n in enumerate(ordered["order"], 1)]
+    assert [row.name for row in rows] == ["found", *stages]
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("progressive: "))
+    assert Path(line.removeprefix("progressive: ")).is_file()
+    assert f"{100 * rows[-1].score:.1f}" in next(
+        line for line in done.stdout.splitlines() if "│ progressive" in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("teachers", "says"),
+    [
+        ("r18,r35", "no teacher 'r35': did you mean"),
+        ("r18,r18", "one stands there twice"),
+        ("r18", "one teacher is no sequence"),
+        ("student,r18", "the student is no teacher of its own"),
+    ],
+)
+def test_a_wrong_list_of_teachers(tmp_path: Path, teachers: str, says: str) -> None:
+    done = run(tmp_path / "run", "train", "--distiller", "pkd", "--teachers", teachers)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not (tmp_path / "run").exists()

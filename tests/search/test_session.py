@@ -1,0 +1,244 @@
+"""The controller and the session over a real store: stages, filter, reuse, replay."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from detkds.db import Store
+from detkds.search.controller import Controller, Event, replay
+from detkds.search.session import MAX_FAILURES, Session
+from detkds.settings import Search
+from detkds.space import WEIGHTS_STAGE, Candidate, Distiller, Outcome, SearchSpace, Status, WrongUse
+
+SETTINGS = Search(population=3, iterations=2, weights=6, top_k=2)
+
+
+def new_controller(seed: int = 0, settings: Search = SETTINGS) -> Controller:
+    return Controller(SearchSpace.preset(), settings, seed)
+
+
+def score(candidate: Candidate) -> Outcome:
+    """A simulated trial: a fixed landscape, one candidate in ten rejected in training."""
+    rng = random.Random(candidate.distiller.key)
+    if rng.random() < 0.1:
+        return Outcome.rejected("loss is NaN at iteration 3")
+    return Outcome(Status.COMPLETED, score=rng.random())
+
+
+def filter_out(distiller: Distiller) -> str | None:
+    return "shape error" if int(distiller.key, 16) % 7 == 0 else None
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as opened:
+        yield opened
+
+
+def new_session(store: Store, name: str, seed: int = 0, conditions: str = "same") -> Session:
+    known = store.find_search(name)
+    search = known or store.create_search(name, {}, conditions, seed)
+    session = Session(new_controller(seed), store, search.id, conditions, seed, filter_out)
+    session.resume()
+    return session
+
+
+def work(session: Session, workers: int = 1, stop_after: int | None = None) -> list[Candidate]:
+    """Five lines of engine: candidates in the order they reached a worker."""
+    seen: list[Candidate] = []
+    live: list[Candidate] = []
+    rng = random.Random(5)
+    while not session.done:
+        while len(live) < workers and (candidate := session.ask()) is not None:
+            session.started(candidate, "host", "cpu")
+            live.append(candidate)
+            seen.append(candidate)
+        if stop_after is not None and len(seen) > stop_after:
+            return seen  # as a kill would: what is live is never told
+        if live:  # else every candidate asked for was answered by the filter or the store
+            candidate = live.pop(rng.randrange(len(live)))
+            session.tell(candidate, score(candidate))
+    return seen
+
+
+def table(store: Store, name: str) -> list[tuple]:
+    rows = store.trials(store.search(name).id)
+    return [(r.number, r.stage, r.key, r.status, r.score, r.reason) for r in rows]
+
+
+def test_stages_take_turns_and_weights_come_last(store):
+    session = new_session(store, "a")
+    work(session)
+    rows = table(store, "a")
+    stages = [row[1] for row in rows]
+    assert stages[:5] == ["global", "fgbg", "instance", "logits", "localization"]
+    first_weight = stages.index(WEIGHTS_STAGE)
+    assert set(stages[first_weight:]) == {WEIGHTS_STAGE}
+    assert stages.count(WEIGHTS_STAGE) >= SETTINGS.weights
+    best = store.best(store.search("a").id)
+    assert best.score == max(row[4] for row in rows if row[4] is not None)
+    assert session.controller.best[1].score == best.score
+
+
+def test_the_filter_answers_before_a_worker_is_used(store):
+    session = new_session(store, "a")
+    reached = work(session)
+    rejected = [row for row in table(store, "a") if row[5] == "shape error"]
+    assert rejected
+    assert not {row[0] for row in rejected} & {candidate.number for candidate in reached}
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 9, 17, 23, 30])
+def test_a_killed_search_goes_on_as_if_it_had_not_been(store, stop):
+    work(new_session(store, "whole", conditions="one"))
+    first = work(new_session(store, "killed", conditions="two"), stop_after=stop)
+    second = work(new_session(store, "killed", conditions="two"))
+    assert table(store, "whole") == table(store, "killed")
+    told_before = {c.number for c in first[:-1]}
+    assert not told_before & {c.number for c in second}, "no finished trial runs twice"
+
+
+@pytest.mark.parametrize("stop", [3, 12, 25])
+def test_with_more_workers_a_resume_still_loses_and_repeats_nothing(store, stop):
+    first = work(new_session(store, "a"), workers=4, stop_after=stop)
+    finished = {row[0]: row for row in table(store, "a") if row[3] is Status.COMPLETED}
+    second = work(new_session(store, "a"), workers=4)
+    assert not finished.keys() & {c.number for c in second}
+    after = {row[0]: row for row in table(store, "a")}
+    assert all(after[number] == row for number, row in finished.items())
+    assert len(first) + len(second) >= len(finished)
+
+
+def test_a_candidate_scored_before_under_the_same_conditions_is_answered_from_the_store(store):
+    work(new_session(store, "first"))
+    again = work(new_session(store, "second"))
+    reached = {c.distiller.key for c in again}
+    completed = {row[2] for row in table(store, "first") if row[3] is Status.COMPLETED}
+    assert not reached & completed
+    assert [row[4] for row in table(store, "second")] == [row[4] for row in table(store, "first")]
+    other = work(new_session(store, "third", conditions="other"))
+    assert {c.distiller.key for c in other} & completed
+
+
+def test_another_seed_or_space_is_no_resume(store):
+    session = new_session(store, "a")
+    work(session, stop_after=5)
+    with pytest.raises(WrongUse, match="--resume"):
+        Session(new_controller(seed=1), store, session.search_id, "same", 1, filter_out).resume()
+
+
+def test_trials_that_all_fail_end_the_search(store):
+    session = new_session(store, "a")
+    for _ in range(MAX_FAILURES):
+        session.tell(session.ask(), Outcome.failed("RuntimeError: no such image"))
+    assert session.done
+    assert session.ask() is None
+    assert "no such image" in session.failure.error
+
+
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_replay_rebuilds_the_state_at_every_point(workers):
+    events: list[list] = []
+    controller, live, told, rng = new_controller(), [], 0, random.Random(2)
+    while not controller.done:
+        while len(live) < workers and (candidate := controller.ask()) is not None:
+            events.append([candidate, told, None, None])
+            live.append(events[-1])
+        event = live.pop(rng.randrange(len(live)))
+        event[2:] = told, score(event[0])
+        controller.tell(event[0], event[3])
+        told += 1
+        rebuilt = new_controller()
+        snapshot = [Event(*e) if e[2] is not None else Event(*e[:2], None, None) for e in events]
+        still_open = replay(rebuilt, snapshot)
+        assert still_open == sorted((e[0] for e in live), key=lambda c: c.number)
+        assert rebuilt.best == controller.best
+    assert rebuilt.done
+
+
+def test_planned_counts_a_search_without_rejections():
+    controller = new_controller()
+    asked = 0
+    while not controller.done:
+        candidate = controller.ask()
+        controller.tell(candidate, Outcome(Status.COMPLETED, score=0.5))
+        asked += 1
+    assert asked == controller.planned == 5 * (3 + 2 * 2) + 6
+
+
+# Failures that are no candidate's fault
+
+
+def storm(session: Session, workers: int, seed: int) -> None:
+    """Works until everything fails, at a moment of its own, and the search gives up."""
+    rng, live, working = random.Random(seed), [], True
+    while not session.done or live:
+        while len(live) < workers and (candidate := session.ask()) is not None:
+            session.started(candidate, "host", "cpu")
+            live.append(candidate)
+        if not live:
+            continue
+        candidate = live.pop(rng.randrange(len(live)))
+        working = working and rng.random() > 0.08
+        well = working or (workers > 1 and rng.random() < 0.1)
+        session.tell(candidate, score(candidate) if well else Outcome.failed("no disk"))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_resume_tries_the_failures_that_ended_a_search_again(store, workers, seed):
+    broken = new_session(store, "a", conditions="one")
+    storm(broken, workers, seed)
+    before = store.trials(broken.search_id)
+    resumed = new_session(store, "a", conditions="one")  # its replay raises if it is not exact
+    rows = {row.number: row for row in store.trials(resumed.search_id)}
+    assert sorted(row.told for row in rows.values() if row.told is not None) == list(
+        range(resumed.told)
+    )
+    if broken.failure is not None:
+        queued = [row for row in rows.values() if row.status is Status.QUEUED]
+        first = min(row.told for row in before if row.number in {q.number for q in queued})
+        assert all(row.asked_after <= first for row in rows.values())
+        for row in before:
+            if row.status is Status.COMPLETED and row.asked_after <= first:
+                assert rows[row.number].outcome == row.outcome, "no score is lost"
+    work(resumed, workers)
+    assert new_session(store, "a", conditions="one").done
+    if workers == 1:
+        work(new_session(store, "whole", conditions="two"))
+        assert table(store, "a") == table(store, "whole")
+
+
+def test_a_failure_that_others_followed_stays(store):
+    session = new_session(store, "a")
+    for number in range(4):
+        candidate = session.ask()
+        session.started(candidate, "host", "cpu")
+        session.tell(candidate, Outcome.failed("x") if number == 1 else score(candidate))
+    before = table(store, "a")
+    new_session(store, "a")
+    assert table(store, "a") == before
+
+
+def test_a_search_that_gave_up_stays_so_whatever_is_told_late(store):
+    session = new_session(store, "a")
+    late, *candidates = [session.ask() for _ in range(MAX_FAILURES + 1)]
+    for candidate in candidates:
+        session.started(candidate, "host", "cpu")
+        session.tell(candidate, Outcome.failed("no disk", "node-7"))
+    session.tell(late, score(late))
+    assert session.done
+    assert session.failure.host == "node-7"
+
+
+def test_what_the_filter_rejects_does_not_interrupt_a_row_of_failures(store):
+    session = new_session(store, "a")
+    session.reject = lambda distiller: "shape error" if len(table(store, "a")) % 2 else None
+    for _ in range(MAX_FAILURES):
+        candidate = session.ask()
+        session.started(candidate, "host", "cpu")
+        session.tell(candidate, Outcome.failed("no disk"))
+    assert session.done
+    assert store.counts(session.search_id)[Status.REJECTED] >= MAX_FAILURES - 1
+    assert store.requeue_failures(session.search_id, MAX_FAILURES) == MAX_FAILURES

@@ -1,0 +1,165 @@
+"""Full trainings that are killed, and go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from detkds.data import make_shapes
+from detkds.detectors import build_detector, model_config
+from detkds.search.plans.plan import Plan, make_plan
+from detkds.settings import load_config
+from detkds.space import Distiller, Status
+from detkds.workers import resuming
+from detkds.workers.training import Training, train
+
+FORM = Distiller.parse(
+    """global: catt → scale_2 → norm_n, l1 × 5
+    localization: sigmoid, ciou × 0.5"""
+)
+EPOCHS, ITERATIONS = 2, 4  # an epoch
+
+
+class Killed(BaseException):
+    """Like a signal: no handler of exceptions catches it."""
+
+
+def training(folder: Path, distilled: bool) -> Training:
+    """Two epochs of four iterations, flips drawn at random, the learning rate on its way to 0."""
+    plan = make_plan(load_config("quickstart", tiny.OPTIONS), folder)
+    files = make_shapes(folder.parent / "shapes", train=32, val=1, test=4, size=64)
+    split = {"annotations": str(files.train), "images": str(files.images)}
+    schedule = plan.config.trial.model_dump(exclude={"warmup"})
+    warmup, cosine = schedule["param_scheduler"]
+    schedule["param_scheduler"] = [{**warmup, "end": 2}, {**cosine, "begin": 2}]
+    return Training(
+        name="found",
+        model=plan.task.student,
+        teacher=plan.task.teacher.model_copy(update={"checkpoint": weights(plan, folder)}),
+        distiller=FORM.to_dict() if distilled else None,
+        schedule=schedule | {"epochs": EPOCHS},
+        train=split,
+        test={**split, "annotations": str(files.test)},
+        data=plan.config.data,
+        seed=0,
+        folder=str(folder),
+    )
+
+
+def weights(plan: Plan, folder: Path) -> str:
+    """The teacher's, untrained."""
+    teacher = plan.task.teacher
+    torch.manual_seed(0)
+    model = build_detector(model_config(teacher.config, teacher.cfg_options))
+    torch.save({"state_dict": model.state_dict()}, folder.parent / "teacher.pth")
+    return str(folder.parent / "teacher.pth")
+
+
+def state(done: Training) -> dict[str, torch.Tensor]:
+    return torch.load(done.checkpoint, weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["alone", "distilled"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    unbroken = training(tmp_path_factory.mktemp("whole") / "run", request.param)
+    outcome = train(unbroken)
+    assert outcome.status is Status.COMPLETED, outcome.error
+    return unbroken
+
+
+def kill_before(patch: pytest.MonkeyPatch, iteration: int) -> None:
+    run_iter = resuming.Loop.run_iter
+
+    def killed(self: resuming.Loop, index: int, batch: object) -> None:
+        if self.iter == iteration:
+            raise Killed
+        run_iter(self, index, batch)
+
+    patch.setattr(resuming.Loop, "run_iter", killed)
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 4, 6, 7])
+def test_a_killed_training_ends_where_an_unbroken_one_does(
+    whole: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    """Flips and order of images included, from the last file written, two iterations apart."""
+    monkeypatch.setattr(resuming, "EVERY", 2)
+    killed = whole.model_copy(update={"folder": str(tmp_path)})
+    with monkeypatch.context() as patch:
+        kill_before(patch, killed_at)
+        with pytest.raises(Killed):
+            train(killed)
+    assert killed.finished() is None
+    kept = tmp_path / resuming.RESUME
+    if killed_at > 1:
+        meta = torch.load(kept, weights_only=False)["meta"]
+        expected = killed_at - killed_at % 2
+        assert (meta["iter"], meta["epoch"]) == (expected, expected // ITERATIONS)
+    torch.manual_seed(12345)
+    assert train(killed).status is Status.COMPLETED
+    assert not kept.exists()
+    assert killed.finished().metrics == whole.finished().metrics
+    expected, found = state(whole), state(killed)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        # The teacher sees images in other company after a resume: the last digit may differ.
+        tolerance = {"atol": 1e-4, "rtol": 0} if whole.distiller else {"atol": 0, "rtol": 0}
+        torch.testing.assert_close(found[name], value, **tolerance)
+
+
+def test_one_killed_while_it_was_scored_is_scored(
+    whole: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = whole.model_copy(update={"folder": str(tmp_path)})
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detkds.workers.runner.score", kill)
+        with pytest.raises(Killed):
+            train(killed)
+    assert train(killed).metrics == whole.finished().metrics
+
+
+def test_a_kill_while_the_file_is_written_leaves_the_one_before(
+    whole: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = whole.model_copy(update={"folder": str(tmp_path)})
+    replaced = []
+
+    def replace_once(source: Path, target: Path) -> None:
+        if replaced:
+            Path(source).write_bytes(b"half a file")
+            raise Killed
+        replaced.append(target)
+        Path(source).rename(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("detkds.workers.resuming.os.replace", replace_once)
+        with pytest.raises(Killed):
+            train(killed)
+    assert train(killed).metrics == whole.finished().metrics
+
+
+def test_a_finished_training_is_not_repeated(whole: Training) -> None:
+    stamp = whole.checkpoint.stat().st_mtime_ns
+    assert train(whole) == whole.finished()
+    assert whole.checkpoint.stat().st_mtime_ns == stamp
+    left = {path.name for path in Path(whole.folder).iterdir() if path.suffix == ".pth"}
+    assert left == {"student.pth"}
+
+
+def test_images_may_be_decoded_by_other_processes(tmp_path: Path) -> None:
+    """The same images in the same order; only flips are drawn elsewhere."""
+    plain = training(tmp_path / "run", distilled=False)
+    plain = plain.model_copy(update={"data": plain.data.model_copy(update={"flip": 0.0})})
+    data = plain.data.model_copy(update={"num_workers": 2})
+    beside = plain.model_copy(update={"data": data, "folder": str(tmp_path / "beside")})
+    outcomes = [train(plain), train(beside)]
+    assert [outcome.status for outcome in outcomes] == [Status.COMPLETED] * 2, outcomes
+    assert outcomes[0].metrics == outcomes[1].metrics
+    weights_beside = state(beside)
+    assert all(torch.equal(value, weights_beside[name]) for name, value in state(plain).items())

@@ -1,0 +1,184 @@
+"""A trial run by hand, without Ray and without a database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from detkds.search.plans.plan import make_data, make_plan
+from detkds.search.rejection import store_batch
+from detkds.settings import Model, load_config
+from detkds.space import Distiller, SearchSpace, Status
+from detkds.workers import trial
+from detkds.workers.training import train
+from detkds.workers.trial import TrialContext, evaluate
+
+ALL_FIVE = Distiller.parse(
+    """global: catt → scale_2 → norm_n, l1 × 5
+    fgbg: local_4 → norm_hw, l1 × 1
+    instance: mask → scale_1 → norm_c, smooth_l1 × 1
+    logits: norm_n, pearson × 2
+    localization: sigmoid, ciou × 0.5"""
+)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory) -> TrialContext:
+    """The quickstart's pair, cut down; the teacher is a student-sized one trained for an epoch."""
+    folder = tmp_path_factory.mktemp("trial")
+    plan = make_plan(load_config("quickstart", tiny.OPTIONS), folder)
+    make_data(plan)
+    assert train(plan.teacher).status is Status.COMPLETED
+    return TrialContext.build(plan.task, plan.config.trial, plan.proxy, seed=0)
+
+
+def test_the_same_seed_gives_the_same_score_to_the_last_digit(context):
+    first, second = evaluate(context, ALL_FIVE), evaluate(context, ALL_FIVE)
+    assert first.status is Status.COMPLETED, first.error
+    assert first.score == second.score
+    assert first.metrics == second.metrics
+    assert {"bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s"} <= first.metrics.keys()
+
+
+def weights_after(context: TrialContext, distiller: Distiller | None) -> torch.Tensor:
+    """The student's weights at the end of a trial: the score alone is coarse."""
+    kept = {}
+    original = trial.build_student
+
+    def keep(*args):
+        kept["student"] = original(*args)
+        return kept["student"]
+
+    trial.build_student = keep
+    try:
+        assert evaluate(context, distiller).status is Status.COMPLETED
+    finally:
+        trial.build_student = original
+    return torch.cat([p.detach().flatten() for p in kept["student"].parameters()])
+
+
+def test_the_same_seed_gives_the_same_weights_and_the_distiller_changes_them(context):
+    alone = weights_after(context, None)
+    distilled = weights_after(context, ALL_FIVE)
+    assert torch.equal(alone, weights_after(context, None))
+    assert torch.equal(distilled, weights_after(context, ALL_FIVE))
+    assert not torch.equal(alone, distilled)
+
+
+def test_a_remembered_teacher_is_the_teacher(context):
+    memory, context.memory = context.memory, None
+    try:
+        seen = weights_after(context, Distiller.parse("global: identity, pearson × 5"))
+    finally:
+        context.memory = memory
+    remembered = weights_after(context, Distiller.parse("global: identity, pearson × 5"))
+    assert torch.allclose(seen, remembered, atol=5e-3)
+    assert not memory._fits or memory._known
+
+
+def test_a_loss_above_100_or_nan_ends_the_trial_with_a_reason(context, monkeypatch):
+    assert "NaN" in trial.excessive("loss", float("nan"))
+    assert "infinite" in trial.excessive("loss", float("inf"))
+    assert "above 100" in trial.excessive("loss", 101.0)
+    assert trial.excessive("loss", 99.0) is None
+    monkeypatch.setattr(trial, "MAX_LOSS", 1e-3)
+    outcome = evaluate(context, ALL_FIVE)
+    assert outcome.status is Status.REJECTED
+    assert "above 0.001 at iteration 1" in outcome.reason
+
+
+def test_an_exception_is_a_failed_outcome_with_its_traceback(context, monkeypatch):
+    monkeypatch.setattr(context, "schedule", context.schedule.model_copy(
+        update={"optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "NoSuch"}}}
+    ))  # fmt: skip
+    outcome = evaluate(context, ALL_FIVE)
+    assert outcome.status is Status.FAILED
+    assert outcome.error.startswith("Traceback")
+    assert outcome.score is None
+
+
+@pytest.fixture(scope="module")
+def batch(context):
+    return store_batch(context)
+
+
+def test_the_filter_passes_a_sound_distiller(batch):
+    assert batch.reject(ALL_FIVE) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("logits: softmax_c, l2 × 0.1", None),
+        ("global: identity, l2 × 10", "above 100"),
+    ],
+)
+def test_the_filter_rejects_by_size(batch, text, reason, monkeypatch):
+    student = batch.student.map(lambda t: t * 1e4 if t.is_floating_point() else t)
+    huge = replace(batch, student=student)
+    said = huge.reject(Distiller.parse(text))
+    assert said is None if reason is None else reason in said
+
+
+@pytest.mark.parametrize("position", ["identity", "after_0", "after_1"])
+def test_the_filter_tries_what_goes_through_the_teachers_head(batch, position):
+    form = f"cross_logits: {position}, quality_focal; cross_localization: {position}, giou"
+    assert batch.reject(Distiller.parse(form)) is None
+
+
+def test_the_filter_tries_what_the_labels_teach(batch):
+    assert batch.reject(Distiller.parse("label: identity, jensen_shannon × 15 stepwise")) is None
+
+
+def test_the_filter_rejects_nan_and_zero_gradients(batch):
+    def changed(function):
+        student = batch.student.map(lambda t: function(t) if t.is_floating_point() else t)
+        return replace(batch, student=student)
+
+    form = Distiller.parse("logits: identity, l1 × 1")
+    assert "NaN" in changed(lambda t: t * float("nan")).reject(form)
+    none = [boxes[:0] for boxes in batch.boxes]
+    empty = replace(batch, boxes=none)
+    assert empty.reject(Distiller.parse("instance: identity, l1 × 1")) == "zero gradient"
+
+
+def test_most_of_the_space_survives_on_a_real_batch(batch):
+    import random
+
+    space, rng = SearchSpace.preset(), random.Random(0)
+    reasons = [
+        batch.reject(Distiller((space.random(knowledge, rng),)))
+        for knowledge in space.knowledge
+        for _ in range(8)
+    ]
+    assert sum(reason is None for reason in reasons) > 20
+    assert not [reason for reason in reasons if reason and "shape error" in reason]
+
+
+def test_the_filter_leaves_the_random_state_alone(batch):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    batch.reject(Distiller.parse("global: mask, l1 × 1"))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_filter_sees_boxes_where_the_student_does(context):
+    """A student of smaller images has its own; the encoding of labels reads those."""
+    sizes = {"image_size": (32, 32), "teacher_image_size": (64, 64)}
+    data = context.task.data.model_copy(update=sizes)
+    batch = store_batch(replace(context, task=context.task.model_copy(update={"data": data})))
+    for own, whole in zip(batch.own_boxes, batch.boxes, strict=True):
+        torch.testing.assert_close(own, whole / 2)
+    assert batch.reject(Distiller.parse("label: identity, jensen_shannon × 1")) is None
+
+
+def test_the_filter_runs_a_head_that_asks_for_the_epoch(context):
+    tood = Model(
+        config="mmdet::tood/tood_r50_fpn_1x_coco.py",
+        cfg_options={"model.backbone.init_cfg": None, "model.bbox_head.num_classes": 4},
+    )
+    batch = store_batch(replace(context, task=context.task.model_copy(update={"student": tood})))
+    assert batch.reject(Distiller.parse("global: identity, l2 × 1")) is None
