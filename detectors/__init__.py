@@ -17,17 +17,17 @@ from .build import (  # noqa: E402
     without_pretrained,
 )
 from .checkpoints import load_checkpoint, load_weights  # noqa: E402
-from .cross_head import Answers, CrossHead, HeadLayers, full  # noqa: E402
+from .cross_head import CrossHead, DensePredictions, HeadLayers, to_float32  # noqa: E402
 from .families import dense_head  # noqa: E402
 from .inherit import inherit  # noqa: E402
-from .maps import again, feature_maps, loss_of_maps  # noqa: E402
+from .maps import copy_samples, feature_maps, loss_of_maps  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
 from .responses import Levels, Regions, Responses  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 
 __all__ = [
-    "Answers",
     "CrossHead",
+    "DensePredictions",
     "HeadLayers",
     "Knowledge",
     "Levels",
@@ -36,13 +36,12 @@ __all__ = [
     "Signature",
     "Tap",
     "TeacherMemory",
-    "again",
     "build_detector",
     "config_path",
+    "copy_samples",
     "custom_imports",
     "dense_head",
     "feature_maps",
-    "full",
     "has_masks",
     "inherit",
     "load_checkpoint",
@@ -53,5 +52,6 @@ __all__ = [
     "register",
     "signature",
     "teacher_knowledge",
+    "to_float32",
     "without_pretrained",
 ]

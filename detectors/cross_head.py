@@ -33,7 +33,7 @@ class HeadLayers:
 
 
 @dataclass(frozen=True)
-class Answers:
+class DensePredictions:
     """What a dense head predicts, level by level, in the form in which any two compare.
 
     ``logits`` (N, K, M); ``sides`` (N, 4, M), left, top, right and bottom of their prior, in units
@@ -44,8 +44,8 @@ class Answers:
     sides: Levels
     bins: Levels = ()
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Answers:
-        return Answers(*(tuple(map(function, part)) for part in vars(self).values()))
+    def map(self, function: Callable[[Tensor], Tensor]) -> DensePredictions:
+        return DensePredictions(*(tuple(map(function, part)) for part in vars(self).values()))
 
 
 def head_layers(model: Any) -> HeadLayers | str:
@@ -97,9 +97,9 @@ def _keeper(levels: list[Tensor]) -> Callable[[nn.Module, tuple], None]:
     return keep
 
 
-def answers(head: Any, outputs: tuple) -> Answers:
+def dense_predictions(head: Any, outputs: tuple) -> DensePredictions:
     """Read what a dense head's forward returned, in float32 or wider."""
-    outputs = tuple([full(level) for level in part] for part in outputs)
+    outputs = tuple([to_float32(level) for level in part] for part in outputs)
     family = dense_family(head)
     assert family is not None
     logits, sides = dense_responses(head, outputs)
@@ -108,10 +108,10 @@ def answers(head: Any, outputs: tuple) -> Answers:
         bins = tuple(split_by_prior(level, 4 * (head.reg_max + 1)) for level in outputs[1])
     if family.sides == "deltas":
         sides = tuple(_decoded(head, level) for level in sides)
-    return Answers(logits, sides, bins)
+    return DensePredictions(logits, sides, bins)
 
 
-def full(tensor: Tensor) -> Tensor:
+def to_float32(tensor: Tensor) -> Tensor:
     """Half precision to float32: sums over a map overflow in it."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
@@ -163,9 +163,9 @@ class CrossHead:
             level = conv(level)
         return stack[self._position - 1](level, activate=False)
 
-    def after(self, branches: Branches) -> Answers:
+    def after(self, branches: Branches) -> DensePredictions:
         """The predictions that the remaining layers make of two branches' maps."""
-        return answers(self._head, self._rest(tuple(zip(*branches, strict=True))))
+        return dense_predictions(self._head, self._rest(tuple(zip(*branches, strict=True))))
 
 
 class _Entry(nn.Module):

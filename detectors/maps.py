@@ -58,7 +58,7 @@ def _twin(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
     return made[module]
 
 
-def again(samples: list) -> list:
+def copy_samples(samples: list) -> list:
     """Data samples for a second loss of the same batch: some heads write into those they get."""
     copies = [sample.new() for sample in samples]
     for sample in copies:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cross_head import BRANCHES, Answers, Branches, answers, listen
+from .cross_head import BRANCHES, Branches, DensePredictions, dense_predictions, listen
 from .families import dense_family, dense_head, encodes, first_stage, region_head
 from .maps import feature_maps, unflattened
 from .responses import (
@@ -32,7 +32,7 @@ class Knowledge:
     priors, in the order (H, W, A); for RoI heads there is one level, N counts regions and M is 1.
     Responses are empty where they were not asked for; positives and ``regions`` are a training
     student's only. So are, for CrossKD, ``hidden``, what both branches of the head hold after some
-    of its layers, before the activation; ``answers``, what it predicts.
+    of its layers, before the activation; ``predictions``, what it predicts.
     """
 
     features: Levels
@@ -41,7 +41,7 @@ class Knowledge:
     positives: Levels = ()
     regions: Regions | None = None
     hidden: Mapping[int, Branches] = field(default_factory=dict)
-    answers: Answers | None = None
+    predictions: DensePredictions | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Knowledge:
         """The same knowledge with ``function`` applied to every level."""
@@ -56,7 +56,7 @@ class Knowledge:
             each(self.positives),
             self.regions,
             {i: (each(first), each(second)) for i, (first, second) in self.hidden.items()},
-            self.answers and self.answers.map(function),
+            self.predictions and self.predictions.map(function),
         )
 
     def select(self, levels: tuple[int, ...]) -> Knowledge:
@@ -161,10 +161,12 @@ class Tap:
             if 0 in self._positions:
                 hidden[0] = features, features
             predicted = (
-                answers(self._dense, seen["head"]) if self._last in self._positions else None
+                dense_predictions(self._dense, seen["head"])
+                if self._last in self._positions
+                else None
             )
             return Knowledge(
-                features, logits, localization, positives, hidden=hidden, answers=predicted
+                features, logits, localization, positives, hidden=hidden, predictions=predicted
             )
         if self._region is not None:
             regions = Regions(rois=self._inputs["extractor"][1], labels=self._assigned[-1][0])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detectors import Answers, CrossHead, HeadLayers, Knowledge, Levels, full
+from ..detectors import CrossHead, DensePredictions, HeadLayers, Knowledge, Levels, to_float32
 from ..space import CROSS_KNOWLEDGE, Term
 from .distances import BOX_DISTANCES, DISTANCES, quality_focal
 
@@ -32,7 +32,7 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     Over N, H and W, as in the authors' release; no formula of the paper says so. Reckoned in
     float32 or wider, returned in the teacher's type, which its layers read.
     """
-    own, known = full(student), full(teacher)
+    own, known = to_float32(student), to_float32(teacher)
     ours, ours_mean = torch.var_mean(own, (0, 2, 3), correction=0, keepdim=True)
     theirs, theirs_mean = torch.var_mean(known, (0, 2, 3), correction=0, keepdim=True)
     scale = ((theirs + EPSILON) / (ours + EPSILON)).sqrt()
@@ -64,10 +64,12 @@ class CrossPredictions(nn.Module):
             }
         )
 
-    def forward(self, student: Knowledge, teacher: Knowledge) -> tuple[dict[int, Answers], Answers]:
+    def forward(
+        self, student: Knowledge, teacher: Knowledge
+    ) -> tuple[dict[int, DensePredictions], DensePredictions]:
         """By position what the teacher's layers make of the student, and the teacher's own."""
-        found: dict[int, Answers] = {}
-        own: Answers | None = None
+        found: dict[int, DensePredictions] = {}
+        own: DensePredictions | None = None
         for i, head in self._heads.items():
             with torch.no_grad():
                 theirs = head.before(teacher.features)
@@ -83,13 +85,16 @@ class CrossPredictions(nn.Module):
                 )
             )
             found[i] = head.after(branches)  # type: ignore[arg-type]
-        if student.answers is not None:
-            found[self._own] = student.answers
+        if student.predictions is not None:
+            found[self._own] = student.predictions
         assert own is not None
         return found, own
 
     def distance(
-        self, term: Term, predictions: tuple[dict[int, Answers], Answers] | None, positives: Levels
+        self,
+        term: Term,
+        predictions: tuple[dict[int, DensePredictions], DensePredictions] | None,
+        positives: Levels,
     ) -> Tensor:
         """D_pred of formula (3); ``positives``: where the student's assignment has one."""
         assert predictions is not None

@@ -17,8 +17,8 @@ from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet im
     Signature,
     Tap,
     TeacherMemory,
-    again,
     build_detector,
+    copy_samples,
     dense_head,
     inherit,
     load_weights,
@@ -124,7 +124,7 @@ class DistilledDetector(BaseDetector):
         if self.distillation is None:
             return self.student.loss(*own)
         loss = self.distillation
-        samples = again(own[1]) if loss.needs_labels else []
+        samples = copy_samples(own[1]) if loss.needs_labels else []
         # A student's positives come with its responses; CrossKD needs them too.
         responses = loss.needs_responses or bool(loss.positions)
         with Tap(self.student, responses=responses, positions=loss.positions) as tap:

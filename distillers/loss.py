@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detectors import Knowledge, Levels, Signature, full
+from ..detectors import Knowledge, Levels, Signature, to_float32
 from ..space import (
     CROSS_KNOWLEDGE,
     FEATURE_KNOWLEDGE,
@@ -133,7 +133,10 @@ class DistillationLoss(nn.Module):
         maps: list[Pair] = []
         if self.needs_features:
             adapted = self.adapter(ours.features, theirs.features)
-            maps = [(full(s), full(t)) for s, t in zip(adapted, theirs.features, strict=True)]
+            maps = [
+                (to_float32(s), to_float32(t))
+                for s, t in zip(adapted, theirs.features, strict=True)
+            ]
         predictions = self.cross(student, theirs) if self.positions else None
         losses = {}
         with torch.autocast(student.features[0].device.type, enabled=False):
@@ -142,7 +145,9 @@ class DistillationLoss(nn.Module):
                     loss = self.cross.distance(term, predictions, ours.positives)
                 elif term.knowledge == LABEL:
                     levels = zip(student.features, enhanced, strict=True)
-                    loss = _over_levels(term, [(full(s), full(e.detach())) for s, e in levels])
+                    loss = _over_levels(
+                        term, [(to_float32(s), to_float32(e.detach())) for s, e in levels]
+                    )
                 else:
                     loss = self._term(term, maps, ours, theirs, boxes)
                 weight = self.weight(term)
@@ -219,7 +224,7 @@ def _transformed(names: Iterable[str], pair: Pair) -> Pair:
 
 def _respond(term: Term, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> Pair:
     """All levels side by side, (N, C, M), after the one response transform."""
-    student, teacher = full(torch.cat(ours, dim=2)), full(torch.cat(theirs, dim=2))
+    student, teacher = to_float32(torch.cat(ours, dim=2)), to_float32(torch.cat(theirs, dim=2))
     return RESPONSE_TRANSFORMS[term.transforms[0]](student, teacher)
 
 

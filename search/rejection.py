@@ -71,8 +71,8 @@ def _leaf(tensor: Tensor) -> Tensor:
 def _gradient_fault(total: Tensor, leaves: Knowledge) -> str | None:
     inputs = [*leaves.features, *leaves.logits, *leaves.localization]
     inputs += [level for pair in leaves.hidden.values() for branch in pair for level in branch]
-    if leaves.answers is not None:
-        inputs += [*leaves.answers.logits, *leaves.answers.sides, *leaves.answers.bins]
+    if leaves.predictions is not None:
+        inputs += [*leaves.predictions.logits, *leaves.predictions.sides, *leaves.predictions.bins]
     if not total.requires_grad:
         return "zero gradient"
     gradients = [g for g in torch.autograd.grad(total, inputs, allow_unused=True) if g is not None]

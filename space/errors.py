@@ -7,13 +7,20 @@ from collections.abc import Iterable
 
 
 class WrongUse(ValueError):
-    """A wrong use: one line that names the file or option, what is wrong and what would be right.
+    """A wrong use, in one line: what is wrong and what would be right.
 
-    The command line prints it and exits with code 2; nothing has been started by then.
+    ``setting`` names what the user set, as a path in the config (``proxy.train_images``) or as one
+    of the names that are in no config (``storage``, ``work_dir``, ``name``); the line begins with
+    the setting. A command that has an option for the setting shows the option in its place. The
+    command line prints the line and exits with code 2; nothing has been started by then.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+    def __init__(self, message: str, setting: str | None = None) -> None:
+        self.message, self.setting = " ".join(str(message).split()), setting
+        super().__init__(self.message if setting is None else f"{setting}: {self.message}")
+
+    def __reduce__(self) -> tuple:
+        return WrongUse, (self.message, self.setting)
 
 
 class SearchFailed(RuntimeError):
