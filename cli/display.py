@@ -18,7 +18,7 @@ from ..data.proxy import ProxyFiles
 from ..search.run import Result
 from ..search.session import Session
 from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
-from ..space import CROSS_KNOWLEDGE, Outcome, SearchSpace, Status, WrongUse
+from ..space import Outcome, SearchSpace, Status, WrongUse
 from ..workers.training import Training
 
 # A file or a pipe has no width of its own; tables should not be folded in a log.
@@ -236,8 +236,7 @@ def space_listing(space: SearchSpace) -> None:
     """Every option of a search space, a line a slot."""
     for knowledge, options in space.options.items():
         console.print(f"{knowledge} ({len(options)} terms)", highlight=False)
-        kind = "hand over" if knowledge in CROSS_KNOWLEDGE else "transform"
-        slots = [(kind, slot) for slot in options.transforms]
+        slots = list(zip(options.slot_names, options.transforms, strict=True))
         slots += [
             ("distance", options.distances),
             ("weight", tuple(map("{:g}".format, options.weights))),

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Pair = tuple[Tensor, Tensor]
+#: The student's and the teacher's tensor.
+TensorPair = tuple[Tensor, Tensor]
 
 #: Attention temperature τ of formula (9); the authors' release uses the same.
 TEMPERATURE = 0.5
@@ -47,7 +48,7 @@ def spatial_attention(f: Tensor) -> Tensor:
     return f * attention.view(n, 1, h, w)
 
 
-def mask(student: Tensor, teacher: Tensor) -> Pair:
+def mask(student: Tensor, teacher: Tensor) -> TensorPair:
     """``mask``, formula (10): hide positions at random, the same ones from both.
 
     One mask for the pair is what the formula's ⟨f_S, f_T⟩ says; the authors' release draws two.
@@ -100,11 +101,11 @@ def _reshape_c(p: Tensor) -> Tensor:
     return p.transpose(0, 1).flatten(1).unsqueeze(-1)
 
 
-def _alike(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Pair]:
+def _alike(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], TensorPair]:
     return lambda student, teacher: (function(student), function(teacher))
 
 
-FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
+FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], TensorPair]] = {
     "identity": _alike(_identity),
     "catt": _alike(channel_attention),
     "satt": _alike(spatial_attention),
@@ -117,7 +118,7 @@ FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
     "min_max": _alike(min_max),
 }
 
-RESPONSE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
+RESPONSE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], TensorPair]] = {
     "identity": _alike(_identity),
     "norm_n": _alike(lambda p: normalise(p, (0,))),
     "norm_c": _alike(lambda p: normalise(p, (1,))),

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import files
 from .errors import WrongUse, nearest
-from .options import CONSTANT, CROSS_KNOWLEDGE, EXTENDED, IDENTITY, LABEL, STEPWISE
+from .options import CONSTANT, EXTENDED, IDENTITY, STEPWISE
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,6 @@ class Term:
                 f"unknown schedule '{self.schedule}' for {self.knowledge}: "
                 + nearest(self.schedule, options.schedules)
             )
-
-    @property
-    def position(self) -> int | None:
-        """CrossKD's i: the layer after which the student's head hands over; None: the default."""
-        if self.knowledge not in CROSS_KNOWLEDGE or self.transforms[0] == IDENTITY:
-            return None
-        return int(self.transforms[0].removeprefix("after_"))
 
     def __str__(self) -> str:
         """The papers' arrow notation: ``global: catt → scale_2 → norm_n, l1 × 5``."""
@@ -159,7 +152,7 @@ class Distiller:
     @property
     def needs_teacher(self) -> bool:
         """Whether anything but the labels is learned from."""
-        return any(term.knowledge != LABEL for term in self.active)
+        return any(EXTENDED[term.knowledge].teacher for term in self.active)
 
     @property
     def stepwise(self) -> bool:

@@ -45,12 +45,20 @@ CONSTANT, STEPWISE = "constant", "stepwise"
 
 @dataclass(frozen=True)
 class KnowledgeOptions:
-    """What one kind of knowledge may be combined with: a tuple of choices per slot."""
+    """What one kind of knowledge may be combined with."""
 
+    #: The choices of each transform slot, in the order in which the transforms are applied.
     transforms: tuple[tuple[str, ...], ...]
+    #: The choices of the distance.
     distances: tuple[str, ...]
+    #: The choices of the weight.
     weights: tuple[float, ...] = WEIGHTS
+    #: The choices of the weight's schedule.
     schedules: tuple[str, ...] = (CONSTANT,)
+    #: The name of each transform slot, for listings.
+    slot_names: tuple[str, ...] = ("transform",)
+    #: Whether a teacher gives the knowledge. SSSD's comes from the labels.
+    teacher: bool = True
 
     def __len__(self) -> int:
         size = len(self.distances) * len(self.weights) * len(self.schedules)
@@ -59,7 +67,9 @@ class KnowledgeOptions:
         return size
 
 
-_FEATURES = KnowledgeOptions((ATTENTION, SCALE, NORMALISE), FEATURE_DISTANCES)
+_FEATURES = KnowledgeOptions(
+    (ATTENTION, SCALE, NORMALISE), FEATURE_DISTANCES, slot_names=("transform",) * 3
+)
 
 DETKDS: dict[str, KnowledgeOptions] = {
     "global": _FEATURES,
@@ -69,26 +79,31 @@ DETKDS: dict[str, KnowledgeOptions] = {
     "localization": KnowledgeOptions((LOCALIZATION_TRANSFORMS,), LOCALIZATION_DISTANCES),
 }
 
-_MORE_FEATURES = replace(_FEATURES, distances=(*FEATURE_DISTANCES, "kl_hw", "jensen_shannon"))
-_MORE_LOGITS = (*LOGITS_DISTANCES, "jensen_shannon", "quality_focal")
+_MORE_DISTANCES = {
+    _FEATURES.distances: (*FEATURE_DISTANCES, "kl_hw", "jensen_shannon"),
+    LOGITS_DISTANCES: (*LOGITS_DISTANCES, "jensen_shannon", "quality_focal"),
+}
 
-#: Everything a term may be made of.
+
+def _more(options: KnowledgeOptions) -> KnowledgeOptions:
+    distances = _MORE_DISTANCES.get(options.distances, options.distances)
+    return replace(options, distances=distances, schedules=(CONSTANT, STEPWISE))
+
+
+#: Everything a term may be made of. The names of all kinds of knowledge are written here, once.
 EXTENDED: dict[str, KnowledgeOptions] = {
-    knowledge: replace(options, schedules=(CONSTANT, STEPWISE))
+    knowledge: _more(options)
     for knowledge, options in {
-        **dict.fromkeys(("global", "fgbg", "instance"), _MORE_FEATURES),
-        "logits": replace(DETKDS["logits"], distances=_MORE_LOGITS),
-        "localization": DETKDS["localization"],
-        "cross_logits": KnowledgeOptions((POSITIONS,), _MORE_LOGITS),
-        "cross_localization": KnowledgeOptions((POSITIONS,), CROSS_LOCALIZATION_DISTANCES),
-        "label": replace(_MORE_FEATURES, weights=LABEL_WEIGHTS),
+        **DETKDS,
+        "cross_logits": KnowledgeOptions((POSITIONS,), LOGITS_DISTANCES, slot_names=("hand over",)),
+        "cross_localization": KnowledgeOptions(
+            (POSITIONS,), CROSS_LOCALIZATION_DISTANCES, slot_names=("hand over",)
+        ),
+        "label": replace(_FEATURES, weights=LABEL_WEIGHTS, teacher=False),
     }.items()
 }
 
 PRESETS: dict[str, dict[str, KnowledgeOptions]] = {"detkds": DETKDS, "extended": EXTENDED}
 
-FEATURE_KNOWLEDGE = ("global", "fgbg", "instance")
-RESPONSE_KNOWLEDGE = ("logits", "localization")
-CROSS_KNOWLEDGE = ("cross_logits", "cross_localization")
-LABEL = "label"
-KNOWLEDGE = (*FEATURE_KNOWLEDGE, *RESPONSE_KNOWLEDGE, *CROSS_KNOWLEDGE, LABEL)
+#: The kinds of knowledge, in the order in which a distiller's terms stand.
+KNOWLEDGE = tuple(EXTENDED)

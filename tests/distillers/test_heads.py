@@ -20,7 +20,8 @@ from detkds.detectors import (
     without_pretrained,
 )
 from detkds.distillers import DistilledDetector, available_knowledge, check_pair, excluded
-from detkds.space import CROSS_KNOWLEDGE, LABEL, RESPONSE_KNOWLEDGE, Distiller, WrongUse
+from detkds.space import Distiller, WrongUse
+from kinds import CROSS_KNOWLEDGE, LABEL, RESPONSE_KNOWLEDGE
 from mmdet.structures.mask import BitmapMasks
 from mmengine.logging import MessageHub
 from thin_detectors import batch, still, thin_detector, total

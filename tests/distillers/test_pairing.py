@@ -7,13 +7,8 @@ from dataclasses import replace
 import pytest
 from detkds.detectors import Responses, Signature
 from detkds.distillers import available_knowledge, check_pair, mismatch, pair_levels
-from detkds.space import (
-    FEATURE_KNOWLEDGE,
-    KNOWLEDGE,
-    RESPONSE_KNOWLEDGE,
-    Distiller,
-    WrongUse,
-)
+from detkds.space import KNOWLEDGE, Distiller, WrongUse
+from kinds import FEATURE_KNOWLEDGE, RESPONSE_KNOWLEDGE
 
 DENSE = Responses("dense", 4, (9,) * 4, "sigmoid", "deltas to anchors")
 ONE_STAGE = Signature("student", (8, 16, 32, 64), (16,) * 4, DENSE)
@@ -30,9 +25,9 @@ def other(**responses: object) -> Signature:
 def test_levels_are_paired_by_stride() -> None:
     pairing = pair_levels(ONE_STAGE, FINER)
     assert pairing.strides == (8, 16, 32, 64)
-    assert pairing.student_levels == (0, 1, 2, 3)
-    assert pairing.teacher_levels == (1, 2, 3, 4)
-    assert pair_levels(FINER, ONE_STAGE).student_levels == (1, 2, 3, 4)
+    assert pairing.student == (0, 1, 2, 3)
+    assert pairing.teacher == (1, 2, 3, 4)
+    assert pair_levels(FINER, ONE_STAGE).student == (1, 2, 3, 4)
 
 
 def test_levels_without_a_common_stride_are_refused() -> None:
