@@ -10,6 +10,7 @@ from .cross import CrossLocalization, CrossLogits
 from .features import ForegroundBackground, Global, Instance
 from .kind import Kind
 from .label import Label
+from .mgd import MGD
 from .observe import Needs
 from .pairing import Pair
 from .responses import Localization, Logits
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Kind]] = {
     "cross_logits": CrossLogits,
     "cross_localization": CrossLocalization,
     "label": Label,
+    "mgd": MGD,
 }
 
 

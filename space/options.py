@@ -4,7 +4,7 @@
 ``norm_n``, printed there as "norm_batch", for logits); ``identity`` stands in every slot.
 ``EXTENDED`` adds what hand-made distillers need: ``kl_hw``, the distance of CWD (ICCV 2021); the
 knowledge of CrossKD (CVPR 2024) with its ``quality_focal``; SSSD's ``label`` with its
-``jensen_shannon``; and weights that change with the learning rate.
+``jensen_shannon``; MGD's ``mgd`` (ECCV 2022); and weights that change with the learning rate.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ LOCALIZATION_DISTANCES = ("iou", "giou", "diou", "ciou", "eiou")
 POSITIONS = (IDENTITY, "after_0", "after_1", "after_2", "after_3", "after_4", "after_5")
 #: Boxes of any prior compare by these, or by their bins' distributions (``kl``).
 CROSS_LOCALIZATION_DISTANCES = ("giou", "iou", "kl")
+
+#: MGD's λ, the share of positions of the student's map that are hidden; ``identity`` hides none.
+HIDDEN = (IDENTITY, "hide_25", "hide_45", "hide_65", "hide_85")
 
 WEIGHTS = (0.1, 0.5, 1.0, 2.0, 5.0, 8.0, 10.0)
 #: SSSD's are larger: its distance is bounded and small.
@@ -100,6 +103,7 @@ EXTENDED: dict[str, KnowledgeOptions] = {
             (POSITIONS,), CROSS_LOCALIZATION_DISTANCES, slot_names=("hand over",)
         ),
         "label": replace(_FEATURES, weights=LABEL_WEIGHTS, teacher=False),
+        "mgd": KnowledgeOptions((HIDDEN,), ("l2",), slot_names=("mask",)),
     }.items()
 }
 

@@ -12,4 +12,4 @@ def _of(base: type) -> tuple[str, ...]:
 
 FEATURE_KNOWLEDGE, RESPONSE_KNOWLEDGE = _of(FeatureKind), _of(ResponseKind)
 CROSS_KNOWLEDGE = _of(CrossKind)
-LABEL = "label"
+LABEL, MGD = "label", "mgd"

@@ -43,7 +43,7 @@ TINY = {
     "model.bbox_head.in_channels": 32,
     "model.bbox_head.feat_channels": 32,
 }
-FEATURES = ("global", "fgbg", "instance")
+FEATURES = ("global", "fgbg", "instance", "mgd")
 TEACHER_OF_LD = str(config_path("mmdet::gfl/gfl_r50_fpn_1x_coco.py"))
 
 LOGITS = ("logits", "cross_logits")
@@ -157,6 +157,7 @@ FORMS = {
     "cross_logits": "identity, {}",
     "cross_localization": "identity, giou",
     "label": "identity, jensen_shannon",
+    "mgd": "hide_65, l2",
 }
 
 

@@ -15,7 +15,7 @@ from detkds.detectors import Knowledge, Regions, Responses, Signature
 from detkds.detectors import signature as detector_signature
 from detkds.distillers import DistillationLoss, Observation, Pair
 from detkds.space import Distiller, SearchSpace, Term
-from kinds import FEATURE_KNOWLEDGE, RESPONSE_KNOWLEDGE
+from kinds import FEATURE_KNOWLEDGE, MGD, RESPONSE_KNOWLEDGE
 from thin_detectors import thin_detector
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -68,7 +68,7 @@ def loss_of(term: Term, kind: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["dense", "region"])
-@pytest.mark.parametrize("name", FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE)
+@pytest.mark.parametrize("name", [*FEATURE_KNOWLEDGE, *RESPONSE_KNOWLEDGE, MGD])
 def test_the_loss_asks_for_no_value(name: str, kind: str) -> None:
     for term in covering(name):
         if (term.distance, kind) == ("quality_focal", "region"):
