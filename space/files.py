@@ -43,7 +43,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def validated(document: Any, source: str) -> dict[str, Any]:
-    """A document that the schema holds of; ``source`` names it in errors."""
+    """The document, if it fits the schema. Errors name ``source``."""
     if not isinstance(document, Mapping):
         raise WrongUse(f"{source}: a distiller is a JSON object, not {type(document).__name__}")
     version = document.get("schema")

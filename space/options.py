@@ -1,7 +1,8 @@
-"""The options of the search space, as data: what each kind of knowledge may be put through.
+"""The options of the search space, as data: transforms, distances and weights by knowledge.
 
-``DETKDS`` is Table 2 of DetKDS (ICML 2024), with what its Table 5 uses besides (``softmax_c`` and
-``norm_n``, printed there as "norm_batch", for logits); ``identity`` stands in every slot.
+``DETKDS`` is Table 2 of DetKDS (ICML 2024) with two transforms of logits that Table 5 uses and
+Table 2 lacks: ``softmax_c``, and ``norm_n``, which Table 5 prints as "norm_batch". Every slot also
+has ``identity``.
 ``EXTENDED`` adds what hand-made distillers need: ``kl_hw``, the distance of CWD (ICCV 2021); the
 knowledge of CrossKD (CVPR 2024) with its ``quality_focal``; SSSD's ``label`` with its
 ``jensen_shannon``; MGD's ``mgd`` (ECCV 2022); and weights that change with the learning rate.
@@ -40,7 +41,7 @@ CROSS_LOCALIZATION_DISTANCES = ("giou", "iou", "kl")
 HIDDEN = (IDENTITY, "hide_25", "hide_45", "hide_65", "hide_85")
 
 WEIGHTS = (0.1, 0.5, 1.0, 2.0, 5.0, 8.0, 10.0)
-#: SSSD's are larger: its distance is bounded and small.
+#: SSSD's weights are larger, since its distance is bounded and small.
 LABEL_WEIGHTS = (1.0, 2.0, 5.0, 8.0, 10.0, 15.0, 20.0)
 
 CONSTANT, STEPWISE = "constant", "stepwise"
