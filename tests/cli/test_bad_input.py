@@ -104,6 +104,10 @@ def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
         ("trail.epochs=3", "did you mean trial?"),
         ("trial.epochs=0", "trial.epochs"),
         ("search.space=detkd", "search.space"),
+        (
+            "search.algorithm=algorithm",
+            "search.algorithm: unknown algorithm 'algorithm': did you mean algorithm1?",
+        ),
         ("student.config=mmdet::retinanet/retinanet_r51.py", "did you mean"),
         ("student.config=nowhere.py", "nowhere.py"),
         ("resources.gpus=2", "resources.gpus: a training runs on one GPU"),
