@@ -66,7 +66,7 @@ class Controller:
         return None
 
     def _in_turn(self) -> list[str]:
-        """The stages, beginning with the one after the last asked: each ask moves the turn on."""
+        """The stages, beginning with the stage whose turn it is; each ask passes the turn on."""
         names = list(self.stages)
         start = self._turn % len(names)
         self._turn += 1

@@ -45,12 +45,16 @@ CONSTANT, STEPWISE = "constant", "stepwise"
 
 @dataclass(frozen=True)
 class KnowledgeOptions:
-    """What one kind of knowledge may be combined with: a tuple of choices per slot."""
+    """What one kind of knowledge may be combined with: a tuple of choices per slot.
+
+    ``slot_names``: what the transform slots are called in listings.
+    """
 
     transforms: tuple[tuple[str, ...], ...]
     distances: tuple[str, ...]
     weights: tuple[float, ...] = WEIGHTS
     schedules: tuple[str, ...] = (CONSTANT,)
+    slot_names: tuple[str, ...] = ("transform",)
 
     def __len__(self) -> int:
         size = len(self.distances) * len(self.weights) * len(self.schedules)
@@ -59,7 +63,9 @@ class KnowledgeOptions:
         return size
 
 
-_FEATURES = KnowledgeOptions((ATTENTION, SCALE, NORMALISE), FEATURE_DISTANCES)
+_FEATURES = KnowledgeOptions(
+    (ATTENTION, SCALE, NORMALISE), FEATURE_DISTANCES, slot_names=("transform",) * 3
+)
 
 DETKDS: dict[str, KnowledgeOptions] = {
     "global": _FEATURES,
@@ -79,8 +85,10 @@ EXTENDED: dict[str, KnowledgeOptions] = {
         **dict.fromkeys(("global", "fgbg", "instance"), _MORE_FEATURES),
         "logits": replace(DETKDS["logits"], distances=_MORE_LOGITS),
         "localization": DETKDS["localization"],
-        "cross_logits": KnowledgeOptions((POSITIONS,), _MORE_LOGITS),
-        "cross_localization": KnowledgeOptions((POSITIONS,), CROSS_LOCALIZATION_DISTANCES),
+        "cross_logits": KnowledgeOptions((POSITIONS,), _MORE_LOGITS, slot_names=("hand over",)),
+        "cross_localization": KnowledgeOptions(
+            (POSITIONS,), CROSS_LOCALIZATION_DISTANCES, slot_names=("hand over",)
+        ),
         "label": replace(_MORE_FEATURES, weights=LABEL_WEIGHTS),
     }.items()
 }
