@@ -92,7 +92,7 @@ HEADS: dict[str, tuple[dict, tuple[str, ...], str]] = {
         ALL,
         "",
     ),
-    "vfnet/vfnet_r50_fpn_1x_coco": (TINY, DENSE, "of whose branches one reads the other"),
+    "vfnet/vfnet_r50_fpn_1x_coco": (TINY, DENSE, "one of whose branches reads the other"),
     "autoassign/autoassign_r50-caffe_fpn_1x_coco": (TINY, LOGITS, "assigns no label"),
     "condinst/condinst_r50_fpn_ms-poly-90k_coco_instance": (
         {**TINY, "model.mask_head.mask_feature_head.in_channels": 32},
@@ -101,14 +101,14 @@ HEADS: dict[str, tuple[dict, tuple[str, ...], str]] = {
     ),
     "nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco": (TINY, ALL, ""),
     "pisa/retinanet-r50_fpn_pisa_1x_coco": (TINY, ALL, ""),
-    "reppoints/reppoints-moment_r50_fpn_1x_coco": (TINY, DENSE, "one reads the other"),
-    "ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco": ({}, DENSE, "SSDHead, which has not one"),
+    "reppoints/reppoints-moment_r50_fpn_1x_coco": (TINY, DENSE, "branches reads the other"),
+    "ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco": ({}, DENSE, "SSDHead, which lacks a"),
     "retinanet/retinanet_r18_fpn_1x_coco": (
         {**TINY, "model.bbox_head.type": "RetinaSepBNHead", "model.bbox_head.num_ins": 5},
         DENSE,
-        "RetinaSepBNHead, which has not one stack of convolutions for each branch",
+        "RetinaSepBNHead, which lacks a stack of convolutions for each branch",
     ),
-    "rtmdet/rtmdet_tiny_8xb32-300e_coco": ({}, DENSE, "RTMDetSepBNHead, which has not one stack"),
+    "rtmdet/rtmdet_tiny_8xb32-300e_coco": ({}, DENSE, "RTMDetSepBNHead, which lacks a stack"),
     "rtmdet/rtmdet-ins_tiny_8xb32-300e_coco": (
         {},
         (),
