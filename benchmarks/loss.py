@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from detkds.detectors import Knowledge, Signature
-from detkds.distillers import DistillationLoss
+from detkds.distillers import DistillationLoss, Observation, Pair
 from detkds.space import Distiller
 from rich.console import Console
 from rich.table import Table
@@ -60,12 +60,12 @@ def random_boxes(number: int, device: str) -> list[Tensor]:
 
 def detkds_loss(device: str, compiled: bool = False) -> Loss:
     signature = Signature("model", STRIDES, (CHANNELS,) * len(STRIDES), None)
-    module = DistillationLoss(DISTILLER, signature, signature).to(device)
+    module = DistillationLoss(DISTILLER, Pair(signature, signature)).to(device)
     if compiled:
         module.compile()
 
     def loss(student: Maps, teacher: Maps, boxes: list[Tensor]) -> Tensor:
-        losses = module(Knowledge(student), Knowledge(teacher), boxes)
+        losses = module(Observation(Knowledge(student), (Knowledge(teacher),), boxes))
         return torch.stack(list(losses.values())).sum()
 
     return loss

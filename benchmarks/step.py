@@ -28,7 +28,7 @@ from detkds.detectors import (  # first: it makes mmcv.ops importable, which mmd
     without_pretrained,
 )
 from detkds.distillers import DistilledDetector
-from detkds.space import RESPONSE_KNOWLEDGE, Distiller
+from detkds.space import Distiller
 from rich.console import Console
 from rich.table import Table
 from spread import spread
@@ -127,8 +127,8 @@ def step_pairs(
     pairs: dict[str, tuple[Step, Step]] = {"the alternative itself": (features, features)}
     for text in (*ONE_TERM, ALL_FIVE):
         distiller = Distiller.parse(text)
-        responses = any(term.knowledge in RESPONSE_KNOWLEDGE for term in distiller.terms)
         model = DistilledDetector(student, teacher, distiller).to(inputs.device).train()
+        responses = model.distillation.needs.responses
         name = "all five" if text == ALL_FIVE else text
         pairs[name] = (
             partial(train_step, model, inputs, samples, bf16),

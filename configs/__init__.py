@@ -1,4 +1,4 @@
-"""What is shipped: search configs and distiller files, found by name or by path."""
+"""The configs and distiller files that come with detkds, found by name or by path."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ FOLDER = Path(__file__).parent
 
 
 def search_config(reference: str) -> tuple[Path, dict[str, Any]]:
-    """The file of a search config, and what is merged into it.
+    """The file of a search config, and the values to merge into it.
 
-    ``reference``: a path, the name of a shipped one (``quickstart``), or ``coco/STUDENT__TEACHER``
-    for a pair of ``coco/pairs.json``.
+    ``reference``: a path, the name of a shipped config (``quickstart``), or
+    ``coco/STUDENT__TEACHER`` for a pair of ``coco/pairs.json``. Raises :class:`WrongUse`, with the
+    nearest name, if there is no such config or pair.
     """
     folder, _, name = reference.partition("/")
     if folder == "coco" and not Path(reference).is_file():
@@ -26,11 +27,13 @@ def search_config(reference: str) -> tuple[Path, dict[str, Any]]:
 
 @cache
 def coco_pairs() -> dict[str, dict[str, Any]]:
-    """The teacher-student pairs of the papers, by name: student, teacher (two models, each with its
+    """The student-teacher pairs of the papers, by name (``STUDENT__TEACHER``).
 
-    ``config``, ``cfg_options`` and, if the model zoo has one, ``checkpoint``), the ``distiller``
-    that was found for their kind, the paper's ``source`` and, where it is not COCO's usual size,
-    what it sets of ``data``.
+    Each pair is a dictionary. ``student`` and ``teacher`` are models: ``config``; ``cfg_options``;
+    ``checkpoint``, if the model zoo has the model; ``optim_wrapper``, if the model does not train
+    by base.py's. ``distiller`` names the distiller that was found for such pairs; ``source`` lists
+    the papers' tables with the pair. ``data`` is there if the paper uses another image size than
+    COCO's usual one.
     """
     document = json.loads((FOLDER / "coco" / "pairs.json").read_text("utf-8"))
     models = document["models"]
@@ -45,7 +48,10 @@ def coco_pairs() -> dict[str, dict[str, Any]]:
 
 
 def _coco_pair(name: str) -> dict[str, Any]:
-    """What a pair sets of a search config. Its student starts from a backbone's weights alone."""
+    """The sections of a search config that a pair sets.
+
+    The student's checkpoint is left out: the student starts from its backbone's weights alone.
+    """
     pairs = coco_pairs()
     if name not in pairs:
         raise WrongUse(f"coco/{name}: no such pair: {nearest(name, pairs)}")
@@ -62,7 +68,10 @@ def _coco_pair(name: str) -> dict[str, Any]:
 
 
 def distiller_file(reference: str) -> Path:
-    """The file of a distiller: a path, or the name of a shipped one (``pkd``)."""
+    """The file of a distiller. ``reference``: a path, or the name of a shipped distiller (``pkd``).
+
+    Raises :class:`WrongUse`, with the nearest name, if there is no such file.
+    """
     return _find(reference, "distillers", ".json", "distiller")
 
 

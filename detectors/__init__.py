@@ -1,8 +1,8 @@
-"""mmdet made easy to hold: build, checkpoints, taps, families, and mmcv's operators."""
+"""mmdet's detectors: building them, their checkpoints, and reading their knowledge by hooks."""
 
 from . import operators
 
-operators.install()  # mmdet imports mmcv.ops
+operators.install()  # before any import of mmdet, which imports mmcv.ops
 
 from .build import (  # noqa: E402
     Signature,

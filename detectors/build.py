@@ -1,13 +1,13 @@
-"""Detectors from stock configs: resolve, build, and say what of them must line up."""
+"""Detectors from configs: find the config, build the detector, read the detector's signature."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -18,18 +18,21 @@ from ..configs import FOLDER
 from ..space import WrongUse, nearest
 from . import operators
 from .cross_head import HeadLayers, head_layers
-from .families import NO_HEAD, encodes, image_size, levels_read, unread
+from .families import NO_HEAD, Unreadable, fixed_image_size, has_encoder_maps, head_strides
 from .maps import feature_maps
 from .responses import Responses, responses_of
 
-#: Side of the blank image on which a model's levels are read off, in pixels.
+#: Side in pixels of the blank image whose maps show a detector's strides and channels.
 PROBE_SIZE = 256
+
+T = TypeVar("T")
 
 
 def register() -> None:
-    """Make mmdet's registries whole, on torchvision's operators where mmcv has none compiled.
+    """Register all of mmdet's models, data sets and metrics in mmengine's registries.
 
-    mmengine's own logger is told to warn only: it prints every initialised parameter otherwise.
+    Operators that mmcv has not compiled come from torchvision. mmengine's logger prints warnings
+    only: at its own level it prints every parameter that is initialised.
     """
     operators.install()
     if not MMLogger.check_instance_created("mmengine"):
@@ -40,9 +43,11 @@ def register() -> None:
 
 
 def config_path(reference: str) -> Path:
-    """The file behind ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``, ``detkds::…`` or a path.
+    """The file of a config.
 
-    Raises :class:`WrongUse` naming the nearest stock config of that folder.
+    ``reference``: a path, ``mmdet::<folder>/<name>.py`` for one of mmdet's configs, or
+    ``detkds::<name>.py`` for one of ours. Raises :class:`WrongUse`, with the nearest name in the
+    folder, if there is no such file.
     """
     owner, separator, name = reference.partition("::")
     if not separator:
@@ -70,21 +75,23 @@ def _mmdet_configs() -> Path:
 def model_config(
     reference: str | Mapping[str, Any], options: Mapping[str, Any] | None = None
 ) -> ConfigDict:
-    """The ``model`` of a stock or own config, with ``a.b.c=value`` options merged into the config.
+    """The ``model`` of a config, after ``options`` are merged into the config.
 
-    Pre-trained backbone weights that the config names are kept; set ``model.backbone.init_cfg``
-    to None to go without.
+    ``reference``: as for :func:`config_path`, or the model itself as a dictionary. ``options``:
+    values by path (``model.bbox_head.num_classes``). The model keeps the pre-trained weights that
+    the config names; the option ``model.backbone.init_cfg`` = None leaves the backbone's out.
+    Raises :class:`WrongUse` for a config that is missing, can't be read or has no ``model``.
     """
     config = _whole_config(reference)
     for key, value in (options or {}).items():
-        config.merge_from_dict({key: value})  # one by one: "a.b" and "a" are merged, too
+        config.merge_from_dict({key: value})  # one at a time: keys "a" and "a.b" may both be there
     if "model" not in config:
-        raise WrongUse(f"{reference}: the config has no `model`")
+        raise WrongUse(f"{reference}: the config has no `model`; give a config of a detector")
     return config.model
 
 
 def custom_imports(reference: str | Mapping[str, Any]) -> list[str]:
-    """The modules that a config imports to register what it names; reading it imports them."""
+    """The modules in a config's ``custom_imports``. Reading the config imports these modules."""
     found = _whole_config(reference).get("custom_imports") or {}
     names = found.get("imports", [])
     return [names] if isinstance(names, str) else list(names)
@@ -95,7 +102,7 @@ def _whole_config(reference: str | Mapping[str, Any]) -> Config:
         return Config({"model": dict(reference)})
     path = config_path(reference)
     try:
-        with warnings.catch_warnings():  # mmengine finds mmdet:: bases by pkg_resources
+        with warnings.catch_warnings():  # mmengine looks up mmdet:: bases with pkg_resources
             warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
             return Config.fromfile(path)
     except (SyntaxError, OSError, KeyError, AttributeError, ImportError) as error:
@@ -103,30 +110,38 @@ def _whole_config(reference: str | Mapping[str, Any]) -> Config:
 
 
 def build_detector(config: Mapping[str, Any], name: str = "model") -> Any:
-    """Build an mmdet detector; raises :class:`WrongUse` naming ``name`` for a wrong config."""
+    """Build an mmdet detector from the ``model`` of a config.
+
+    Raises :class:`WrongUse` that names the detector by ``name`` if mmdet can't build it.
+    """
     register()
     from mmdet.registry import MODELS
 
     try:
         return MODELS.build(ConfigDict(config))
     except (KeyError, TypeError, AssertionError, ValueError) as error:
-        raise WrongUse(f"{name}: mmdet can't build this model: {error}") from None
+        raise WrongUse(
+            f"{name}: mmdet can't build the model: {error}; correct the model's config or options"
+        ) from None
 
 
 def has_masks(config: Mapping[str, Any]) -> bool:
-    """Whether a model's config has a mask head: then its data need outlines."""
+    """Whether a model's config has a mask head, which trains on the objects' outlines."""
     return bool((config.get("roi_head") or {}).get("mask_head"))
 
 
 def without_pretrained(config: Mapping[str, Any]) -> ConfigDict:
-    """The same model without weights to fetch: for a model whose own checkpoint follows."""
+    """A copy of a model's config that names no pre-trained weights, so that none are downloaded.
+
+    For a model whose weights come from a checkpoint of the whole model.
+    """
     stripped = ConfigDict(copy.deepcopy(dict(config)))
     _strip(stripped)
     return stripped
 
 
 def _strip(part: Any) -> None:
-    """Wherever it stands: a DetectoRS neck has a backbone of its own."""
+    """Remove pre-trained weights at every depth: DetectoRS's neck contains a second backbone."""
     if isinstance(part, list | tuple):
         for inner in part:
             _strip(inner)
@@ -142,42 +157,51 @@ def _strip(part: Any) -> None:
 
 @dataclass(frozen=True)
 class Signature:
-    """What of a detector must line up with another's.
+    """The properties of a detector that decide which knowledge it can share with another."""
 
-    ``strides`` and ``channels`` per level of its maps; ``responses`` None where they are not read;
-    ``layers`` of a dense head that another can continue; ``classes`` that it tells apart;
-    ``encoded``: its maps are an encoder's; ``unread`` and ``unlayered``: why there are no responses
-    and no layers, in words that follow the name.
-    """
-
+    #: How messages name the detector: ``student``, ``teacher``.
     name: str
+    #: Stride of each level of the detector's maps, in pixels of the input.
     strides: tuple[int, ...]
+    #: Channels of each level of the detector's maps.
     channels: tuple[int, ...]
+    #: The form of the detector's responses; None if ``unread`` says why there are none.
     responses: Responses | None
+    #: The layers of the head, for CrossKD; None if ``unlayered`` says why there are none.
     layers: HeadLayers | None = None
+    #: The number of classes; None for a detector without a head that classifies.
     classes: int | None = None
+    #: The detector's maps are the memory of its encoder, not the neck's maps.
     encoded: bool = False
+    #: Why ``responses`` is None: a predicate whose subject is the name. Unused with responses.
     unread: str = NO_HEAD
+    #: Why ``layers`` is None: a predicate whose subject is the name. Unused with layers.
     unlayered: str = NO_HEAD
 
     @property
     def features_only(self) -> Signature:
-        """The same detector where it sees images of another size: its answers can't line up."""
-        why = "sees images of another size"
-        return replace(self, responses=None, layers=None, unread=why, unlayered=why)
+        """The signature of a detector that sees the images at another size than its partner.
+
+        Responses at two sizes have different positions, so the pair can share features only.
+        """
+        reason = "sees images of another size"
+        return replace(self, responses=None, layers=None, unread=reason, unlayered=reason)
 
 
 @torch.no_grad()
 def signature(model: Any, name: str) -> Signature:
-    """Read a detector's signature off one forward of a blank image, its mode left as it was.
+    """Read a detector's signature from one forward of a blank image.
 
-    Raises :class:`WrongUse` for a detector without a neck, and for a neck that gives other levels
-    than the head reads.
+    The detector's modules keep their training or evaluation mode. Raises :class:`WrongUse` for a
+    detector without a neck, and for a neck whose levels are not the levels that the head reads.
     """
     if getattr(model, "neck", None) is None:
-        raise WrongUse(f"{name}: {type(model).__name__} has no neck to read features from")
+        raise WrongUse(
+            f"{name}: {type(model).__name__} has no neck to read features from; "
+            "give a detector with a neck"
+        )
     parameter = next(model.parameters())
-    side = image_size(model) or PROBE_SIZE
+    side = fixed_image_size(model) or PROBE_SIZE
     blank = parameter.new_zeros(1, 3, side, side)
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -187,30 +211,42 @@ def signature(model: Any, name: str) -> Signature:
         for module, training in modes.items():
             module.training = training
     strides = tuple(side // level.shape[-1] for level in maps)
-    read = levels_read(model)
-    if read is not None and not _alike(strides, read):
+    expected = head_strides(model)
+    if expected is not None and not _same_levels(strides, expected):
         raise WrongUse(
-            f"{name}: its neck gives levels of stride {list(strides)}, its head reads {list(read)}:"
-            " set neck.num_outs and the head's strides alike"
+            f"{name}: its neck gives levels of stride {list(strides)}, its head reads "
+            f"{list(expected)}: set neck.num_outs and the head's strides alike"
         )
-    layers = head_layers(model)
+    responses, unread = _value_or_reason(responses_of, model)
+    layers, unlayered = _value_or_reason(head_layers, model)
     return Signature(
         name,
-        read or strides,
+        expected or strides,
         tuple(level.shape[1] for level in maps),
-        responses_of(model),
-        None if isinstance(layers, str) else layers,
+        responses,
+        layers,
         num_classes(model),
-        encodes(model),
-        unread(model) or "",
-        layers if isinstance(layers, str) else "",
+        has_encoder_maps(model),
+        unread,
+        unlayered,
     )
 
 
-def _alike(strides: tuple[int, ...], read: tuple[int, ...]) -> bool:
-    """Whether levels are those that are read: each within a factor of two, as padding has it."""
-    pairs = zip(strides, read, strict=False)
-    return len(strides) == len(read) and all(a < 2 * b and b < 2 * a for a, b in pairs)
+def _value_or_reason(read: Callable[[Any], T], model: Any) -> tuple[T | None, str]:
+    """What ``read`` reads of the model, and the reason if detkds can't read it, else ""."""
+    try:
+        return read(model), ""
+    except Unreadable as reason:
+        return None, str(reason)
+
+
+def _same_levels(strides: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether strides measured on maps are the expected ones.
+
+    Padding changes the size of a map, so each stride may be wrong by a factor below two.
+    """
+    pairs = zip(strides, expected, strict=False)
+    return len(strides) == len(expected) and all(a < 2 * b and b < 2 * a for a, b in pairs)
 
 
 def _blank_sample(side: int) -> Any:
@@ -221,7 +257,7 @@ def _blank_sample(side: int) -> Any:
 
 
 def num_classes(model: Any) -> int | None:
-    """The classes of the head that classifies: the dense head's or the RoI head's."""
+    """The number of classes of a detector's dense head or RoI head; None without such a head."""
     head = getattr(model, "bbox_head", None)
     if head is None and getattr(model, "roi_head", None) is not None:
         head = model.roi_head.bbox_head

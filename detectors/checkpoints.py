@@ -1,8 +1,8 @@
-"""Reading checkpoints of mmengine and mmdet without running code that a file brings along.
+"""Reading checkpoints of mmengine and mmdet without running code that a file contains.
 
-torch's weights-only unpickler does the reading. What such checkpoints hold beyond tensors
-(numpy values, mmengine's log histories) is read into inert records, and made into real objects
-only once the unpickler is done.
+torch's weights-only unpickler reads the file. Checkpoints also hold numpy values and mmengine's log
+histories. The unpickler reads these into inert records; when it is done, the records become real
+objects.
 """
 
 from __future__ import annotations
@@ -27,38 +27,42 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..space import WrongUse
 
+#: How messages say what a checkpoint file must be.
+SAVED = "a file as torch.save writes it, downloaded to its end"
 MapLocation = str | torch.device | Callable[..., Any] | dict[str, str] | None
 
 
 def load_checkpoint(
     path: str | os.PathLike[str], *, trust: bool = False, map_location: MapLocation = "cpu"
 ) -> dict[str, Any]:
-    """Read a checkpoint file, or download one from an http(s) address and read it.
+    """Read a checkpoint from a file, or from an http(s) address after downloading it.
 
-    ``trust`` lets the file run any code it holds: for files of one's own that need more than
-    tensors, plain Python and numpy values and mmengine's log histories.
-    Raises :class:`WrongUse` for a file that is missing, no checkpoint or not whole, and for one
-    that needs ``trust``.
+    ``trust`` lets the file run any code it contains. It is for files whose source you trust and
+    that hold other objects than tensors, plain Python and numpy values and mmengine's log
+    histories. Raises :class:`WrongUse` for a file that is missing, is not a checkpoint, is not
+    whole or needs ``trust``.
     """
     source = str(path)
     file = _download(source) if source.startswith(("http://", "https://")) else Path(source)
     checkpoint = _read(file.expanduser(), trust, map_location)
     if not isinstance(checkpoint, dict):
-        raise WrongUse(f"{path}: holds a {type(checkpoint).__name__}, a checkpoint is a dictionary")
+        kind = type(checkpoint).__name__
+        raise WrongUse(f"{path}: holds a {kind}; give a checkpoint, which is a dictionary")
     return checkpoint
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str], *, trust: bool = False) -> None:
     """Load a checkpoint's weights into ``model``, strictly.
 
-    Takes ``state_dict`` or a bare state dict, with or without ``module.`` before every name;
-    only ``num_batches_tracked`` may be absent. Raises :class:`WrongUse` if a weight is missing,
-    left over or of another shape, and for whatever :func:`load_checkpoint` refuses.
+    The checkpoint is a dictionary with a ``state_dict``, or a state dict itself. Its names may all
+    begin with ``module.``. Only ``num_batches_tracked`` may be missing. Raises :class:`WrongUse` if
+    a weight is missing, left over or of another shape, and for every file that
+    :func:`load_checkpoint` refuses.
     """
     checkpoint = load_checkpoint(path, trust=trust)
     weights = checkpoint.get("state_dict", checkpoint)
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise WrongUse(f"{path}: holds no weights by name, neither under state_dict nor bare")
+        raise WrongUse(f"{path}: holds no weights by name; give a checkpoint with a `state_dict`")
     consume_prefix_in_state_dict_if_present(weights, "module.")
     reshaped = _reshaped(weights, model.state_dict())
     for name in reshaped:
@@ -86,10 +90,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, trust: bool 
 
 @contextmanager
 def allow_runner_resume(*, trust: bool = False) -> Iterator[None]:
-    """While open, mmengine's Runner loads and resumes through :func:`load_checkpoint`.
+    """Inside of the ``with``, mmengine's Runner loads and resumes by :func:`load_checkpoint`.
 
-    On its own mmengine 0.10 can't resume with torch 2.6 or newer, and runs whatever code a
-    checkpoint holds with an older one.
+    mmengine 0.10 can't resume with torch 2.6 or newer by itself. With an older torch it runs all
+    code that a checkpoint contains.
     """
 
     schemes = CheckpointLoader._schemes.copy()
@@ -101,12 +105,12 @@ def allow_runner_resume(*, trust: bool = False) -> Iterator[None]:
 
 
 def use_safe_loading(*, trust: bool = False) -> None:
-    """From now on mmengine loads every checkpoint of this process by :func:`load_checkpoint`."""
+    """Make mmengine load every checkpoint of this process by :func:`load_checkpoint`."""
 
     def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str, Any]:
         checkpoint = load_checkpoint(filename, trust=trust, map_location=map_location)
         if not trust:
-            # Runner.resume executes this text as Python, to compare the number of GPUs.
+            # Runner.resume would execute this text as Python, to compare the number of GPUs.
             (checkpoint.get("meta") or {}).pop("config", None)
         return checkpoint
 
@@ -114,7 +118,7 @@ def use_safe_loading(*, trust: bool = False) -> None:
 
 
 def _reshaped(weights: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:
-    """The names whose shapes differ, each with both shapes in words."""
+    """The weights whose shapes differ from the model's ``own``: name, and both shapes in words."""
     shapes = {
         name: (getattr(value, "shape", None), getattr(own[name], "shape", None))
         for name, value in weights.items()
@@ -132,7 +136,7 @@ def _shape(shape: torch.Size | None) -> str:
 
 
 def _download(url: str) -> Path:
-    """The file of ``url`` in torch.hub's cache, fetched if it is not there yet."""
+    """The file of ``url`` in torch.hub's cache; a missing file is downloaded into the cache."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / Path(urlparse(url).path).name
     if not file.exists():
@@ -140,7 +144,9 @@ def _download(url: str) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(file), progress=False)
         except OSError as error:
-            raise WrongUse(f"{url}: can't download the checkpoint: {error}") from None
+            raise WrongUse(
+                f"{url}: can't download the checkpoint: {error}; give another address or a file"
+            ) from None
     return file
 
 
@@ -148,23 +154,25 @@ def _read(path: Path, trust: bool, map_location: MapLocation) -> Any:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise WrongUse(f"{path}: can't read the checkpoint: {error.strerror}") from None
+        raise WrongUse(
+            f"{path}: can't read the checkpoint: {error.strerror}; give a checkpoint file"
+        ) from None
     try:
         with file:
             return _unpickle(file, trust, map_location)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted is None:
-            raise WrongUse(f"{path}: not a whole checkpoint file as torch.save writes it") from None
+            raise WrongUse(f"{path}: not a whole checkpoint; give {SAVED}") from None
         raise WrongUse(
             f"{path}: the checkpoint asks for {wanted[1]}, which may run code; if you trust its "
-            "source, load it on purpose with trust=True (trust_checkpoint=True in a config)"
+            "source, set trust_checkpoint=True in the config (trust=True in a call)"
         ) from None
     except torch.cuda.OutOfMemoryError:
         raise
-    except Exception as error:  # a broken file can make a reader stumble anywhere
+    except Exception as error:  # a broken file can make the unpickler raise any exception
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise WrongUse(f"{path}: can't be read as a checkpoint: {reason}") from None
+        raise WrongUse(f"{path}: can't be read as a checkpoint: {reason}; give {SAVED}") from None
 
 
 def _unpickle(file: BinaryIO, trust: bool, map_location: MapLocation) -> Any:
@@ -174,13 +182,14 @@ def _unpickle(file: BinaryIO, trust: bool, map_location: MapLocation) -> Any:
         return _real(torch.load(file, map_location=map_location, weights_only=True))
 
 
+#: The inert records, under the names by which a pickle calls the real objects.
 _STAND_INS: list[Any] = []
 _allowing = threading.Lock()
 
 
 @contextmanager
 def _only_inert_records() -> Iterator[None]:
-    """Let torch's weights-only unpickler know the stand-ins below, and nothing else."""
+    """Allow torch's weights-only unpickler the stand-ins below, and no other global."""
     with _allowing:
         before = list(torch.serialization.get_safe_globals())
         torch.serialization.clear_safe_globals()
@@ -193,11 +202,11 @@ def _only_inert_records() -> Iterator[None]:
 
 
 def _stands_for(*paths: str) -> Callable[[Any], Any]:
-    """What a pickle calls ``module.name`` is the decorated class or function instead."""
+    """Let the decorated class or function stand in for each ``module.name`` of ``paths``."""
 
     def register(value: Any) -> Any:
         for path in paths:
-            # torch 2.4 goes by the object's own name: each path needs an object of its own.
+            # torch 2.4 looks a global up by the object's own name: each path needs its own object.
             stand_in: Any = value if isinstance(value, type) else partial(value)
             stand_in.__module__, stand_in.__name__ = path.rsplit(".", 1)
             stand_in.__qualname__ = stand_in.__name__
@@ -209,7 +218,7 @@ def _stands_for(*paths: str) -> Callable[[Any], Any]:
 
 @_stands_for("numpy.dtype")
 class _Dtype:
-    # numpy's own type takes any flags from a pickle, and would then follow numbers as pointers.
+    # numpy's own type takes any flags from a pickle. With some flags it takes bytes for pointers.
 
     def __init__(self, code: str, *_: Any) -> None:
         self.real = np.dtype(code)
@@ -248,14 +257,14 @@ def _scalar(dtype: _Dtype, content: bytes) -> Any:
 def _numbers(
     shape: tuple[int, ...], dtype: _Dtype, content: bytes, order: Literal["C", "F"] = "C"
 ) -> np.ndarray:
-    if type(dtype) is not _Dtype:  # anything else could smuggle in an array of pointers
+    if type(dtype) is not _Dtype:  # any other dtype could make an array of pointers
         raise pickle.UnpicklingError(f"GLOBAL numpy.dtype({type(dtype).__name__})")
     return np.ndarray(shape, dtype.real, buffer=content, order=order).copy()
 
 
 @_stands_for("_codecs.encode")
 def _bytes(text: str, *_: Any) -> bytes:
-    return text.encode("latin-1")  # how pickle writes bytes at torch.save's protocol
+    return text.encode("latin-1")  # at torch.save's protocol, pickle writes bytes as such text
 
 
 @_stands_for("builtins.bytes")
@@ -265,12 +274,12 @@ def _no_bytes() -> bytes:
 
 @_stands_for("builtins.getattr")
 def _no_attribute(*_: Any) -> None:
-    # A log history names the methods it offers; the real one has its own.
+    # A pickled log history refers to its methods by getattr. The real object has them already.
     return None
 
 
 def _real(value: Any) -> Any:
-    """``value`` with the records in its dictionaries, lists and tuples replaced, in place."""
+    """Replace every record in ``value`` by its real object; dictionaries and lists in place."""
     if isinstance(value, _Dtype | _Array | _HistoryBuffer):
         return value.real
     if isinstance(value, dict):

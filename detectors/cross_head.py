@@ -1,4 +1,4 @@
-"""One head continued by another's layers (CrossKD, Section 3.2)."""
+"""A student's head continued by the layers of a teacher's head (CrossKD, Section 3.2)."""
 
 from __future__ import annotations
 
@@ -10,76 +10,83 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .families import dense_family, dense_head, unread
+from .families import Unreadable, check_readable, dense_family, dense_head
 from .responses import Levels, dense_responses, split_by_prior
 
-#: A branch each, classification first: feature maps (N, C, H, W) level by level.
+#: The maps (N, C, H, W) of a head's classification branch and of its regression branch.
 Branches = tuple[Levels, Levels]
+#: The names of the two branches' stacks of convolutions in mmdet's heads, in the same order.
 BRANCHES = ("cls_convs", "reg_convs")
 
 
 @dataclass(frozen=True)
 class HeadLayers:
-    """A dense head's layers as CrossKD counts them.
+    """The layers of a dense head, counted as in CrossKD."""
 
-    ``count``: the paper's n, a branch's stacked convolutions and the one that predicts.
-    ``channels``: of f_0, the neck's map, to f_(n-1). ``bins``: of the distribution that it answers
-    for each side, 0 if it answers none.
-    """
-
+    #: The paper's n: the stacked convolutions of a branch, and the convolution that predicts.
     count: int
+    #: Channels of the paper's maps f_0 (the neck's map) to f_(n-1).
     channels: tuple[int, ...]
+    #: Bins of the distribution that the head predicts for each side of a box; 0 for a head that
+    #: predicts no distribution.
     bins: int
 
 
 @dataclass(frozen=True)
 class DensePredictions:
-    """What a dense head predicts, level by level, in the form in which any two compare.
+    """The predictions of a dense head, level by level, for M priors."""
 
-    ``logits`` (N, K, M); ``sides`` (N, 4, M), left, top, right and bottom of their prior, in units
-    of an anchor or in the head's distances; ``bins`` (N, 4·R, M), a distribution head's logits.
-    """
-
+    #: Class logits (N, K, M).
     logits: Levels
+    #: Distances (N, 4, M) from a prior to the left, top, right and bottom side of its box: in units
+    #: of the anchor, or, for a head without anchors, in strides.
     sides: Levels
+    #: Logits (N, 4·R, M) of a distribution over R bins for each side. No level for a head that
+    #: predicts no distribution.
     bins: Levels = ()
 
     def map(self, function: Callable[[Tensor], Tensor]) -> DensePredictions:
+        """The same predictions with ``function`` applied to each level."""
         return DensePredictions(*(tuple(map(function, part)) for part in vars(self).values()))
 
 
-def head_layers(model: Any) -> HeadLayers | str:
-    """The layers of a dense head with two stacks of convolutions, ``cls_convs`` and ``reg_convs``.
+def head_layers(model: Any) -> HeadLayers:
+    """The layers of a detector's dense head.
 
-    Of any other head why it has none to be counted, in words that follow the detector's name.
+    Raises :class:`Unreadable` for a head that has not two separate stacks of convolutions,
+    ``cls_convs`` and ``reg_convs``, with equal widths.
     """
     head = dense_head(model)
-    family = dense_family(head) if head is not None else None
-    if family is None:
-        return unread(model) or "has no dense head, one that answers at every position"
-    name = type(head).__name__
+    if head is None:
+        check_readable(model)
+        raise Unreadable("has no dense head, which predicts at every position")
+    name, family = type(head).__name__, dense_family(head)
     if family.refined:
-        return f"has the {name}, of whose branches one reads the other"
+        raise Unreadable(f"has the {name}, one of whose branches reads the other branch")
     stacks: list[Any] = [getattr(head, branch, None) for branch in BRANCHES]
     layers: list[Any] = [
         list(stack) if isinstance(stack, nn.ModuleList) else [None] for stack in stacks
     ]
     if not all(hasattr(layer, "activate") for stack in layers for layer in stack):
-        return (
-            f"has the {name}, which has not one stack of convolutions for each branch, "
+        raise Unreadable(
+            f"has the {name}, which lacks a stack of convolutions for each branch, "
             f"{' and '.join(BRANCHES)}"
         )
     first, second = (tuple(layer.out_channels for layer in stack) for stack in layers)
     if first != second:
-        return f"has the {name}, whose branches are {list(first)} and {list(second)} wide"
-    bins = head.reg_max + 1 if family.sides == "distribution" else 0
+        raise Unreadable(
+            f"has the {name}, whose branches have {list(first)} and {list(second)} channels"
+        )
+    bins = head.reg_max + 1 if family.regression == "distribution" else 0
     return HeadLayers(len(first) + 1, (head.in_channels, *first), bins)
 
 
-def listen(head: Any, positions: Iterable[int], kept: dict[int, Any]) -> list[Any]:
-    """Hooks that keep what both branches hold after these layers, before the activation.
+def keep_maps(head: Any, positions: Iterable[int], kept: dict[int, Any]) -> list[Any]:
+    """Add hooks to a dense head that keep the maps of both branches behind the named layers.
 
-    ``kept[i]`` becomes two lists of maps, one map a level. Returns the hooks' handles.
+    A map is kept as it is before the layer's activation. The head's next forward fills ``kept[i]``
+    for each position i with two lists of maps, one map for each level. Returns the handles that
+    remove the hooks.
     """
     handles = []
     for position in positions:
@@ -98,26 +105,28 @@ def _keeper(levels: list[Tensor]) -> Callable[[nn.Module, tuple], None]:
 
 
 def dense_predictions(head: Any, outputs: tuple) -> DensePredictions:
-    """Read what a dense head's forward returned, in float32 or wider."""
+    """Read the return value of a dense head's forward, in float32 or wider."""
     outputs = tuple([to_float32(level) for level in part] for part in outputs)
     family = dense_family(head)
-    assert family is not None
     logits, sides = dense_responses(head, outputs)
     bins: Levels = ()
-    if family.sides == "distribution":
+    if family.regression == "distribution":
         bins = tuple(split_by_prior(level, 4 * (head.reg_max + 1)) for level in outputs[1])
-    if family.sides == "deltas":
+    if family.regression == "deltas":
         sides = tuple(_decoded(head, level) for level in sides)
     return DensePredictions(logits, sides, bins)
 
 
 def to_float32(tensor: Tensor) -> Tensor:
-    """Half precision to float32: sums over a map overflow in it."""
+    """The tensor in float32 if it is in half precision, where sums over a map overflow."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _decoded(head: Any, level: Tensor) -> Tensor:
-    """Deltas (N, 4, M) as sides in units of the anchor: ratios of areas are the same in them."""
+    """Deltas (N, 4, M) decoded to the four sides, in units of the anchor.
+
+    Ratios of areas, such as the IoU, are the same in units of the anchor as in pixels.
+    """
     n, _, m = level.shape
     deltas = level.transpose(1, 2).reshape(n * m, 4)
     half = deltas.new_full((n * m, 2), 0.5)
@@ -127,15 +136,15 @@ def _decoded(head: Any, level: Tensor) -> Tensor:
 
 
 class CrossHead:
-    """A frozen head from one of its layers on; what goes through it keeps its gradient.
+    """The layers of a frozen dense head behind its layer i. Gradients reach the layers' input.
 
-    ``position``: the paper's i, 0 to n - 1: layers 1 to i are left out.
+    ``position``: the paper's i, from 0 (all layers remain) to n - 1 (the last layer remains).
     """
 
     def __init__(self, head: Any, position: int) -> None:
         self._head = head
         self._position = position
-        #: The same head, its first layers replaced by a choice between two maps.
+        #: A copy of the head whose stacks begin with an :class:`_Entry` instead of layers 1 to i.
         self._rest = copy.copy(head)
         self._rest._modules = dict(head._modules)
         for branch, name in enumerate(BRANCHES):
@@ -144,12 +153,15 @@ class CrossHead:
             self._rest._modules[name] = nn.ModuleList([first, *stack[position:]])
 
     def __deepcopy__(self, memo: dict) -> CrossHead:
-        """Frozen, so that a copy of a model, an average of it say, shares it."""
+        """The same object: the head is frozen, so copies of a model (an average of it) share it."""
         return self
 
     @torch.no_grad()
     def before(self, maps: Levels) -> Branches:
-        """What the head's own branches hold after layer i, before the activation."""
+        """The maps of the head's own branches behind layer i, before the activation.
+
+        ``maps``: the head's input (N, C, H, W), level by level; position 0 returns it unchanged.
+        """
         if not self._position:
             return maps, maps
         first, second = (
@@ -164,12 +176,12 @@ class CrossHead:
         return stack[self._position - 1](level, activate=False)
 
     def after(self, branches: Branches) -> DensePredictions:
-        """The predictions that the remaining layers make of two branches' maps."""
+        """The predictions of the remaining layers for the maps of both branches."""
         return dense_predictions(self._head, self._rest(tuple(zip(*branches, strict=True))))
 
 
 class _Entry(nn.Module):
-    """Takes one branch's map out of the pair, and activates it."""
+    """Takes a branch's map out of the maps of both branches, and activates the map."""
 
     def __init__(self, branch: int, activation: nn.Module | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Inheriting: a student that starts from its teacher's neck and head."""
+"""Inheriting: a student starts from the weights of its teacher's neck and head."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ PARTS = ("neck", "rpn_head", "bbox_head", "roi_head")
 
 @torch.no_grad()
 def inherit(student: Any, teacher: Any) -> list[str]:
-    """Copy the teacher's neck and head into the student, where they are built alike.
+    """Copy the weights of the teacher's neck and head into the student, where both are alike.
 
-    A part is taken over if both are of one class with parameters of the same names (so that a
-    level's weights do not end up at another level), and of it every layer whose tensors have the
-    same shapes. Returns the names of what was copied. The "inheriting strategy" of FGD (CVPR 2022).
+    A part (neck, RPN head, dense head, RoI head) is copied only if the student's part and the
+    teacher's are of the same class and name their weights alike: otherwise the weights of one level
+    could end up at another level. Within a part, a layer is copied only if all its tensors have the
+    same shapes in both. Returns the names of the weights copied. This is the "inheriting strategy"
+    of FGD (CVPR 2022).
     """
     copied: list[str] = []
     for part in PARTS:
@@ -33,4 +35,5 @@ def inherit(student: Any, teacher: Any) -> list[str]:
 
 
 def _layer(name: str) -> str:
+    """The layer to which a weight belongs: ``cls_convs.0.conv`` of ``cls_convs.0.conv.weight``."""
     return name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""A detector's maps: read without its head, or given to it in place of its own."""
+"""A detector's maps: computed without the head, or given to the head instead of the neck's maps."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .families import encodes
+from .families import has_encoder_maps
 from .responses import Levels
 
 
 def feature_maps(model: Any, inputs: Tensor, samples: list) -> Levels:
-    """A detector's maps of ``inputs`` (N, 3, H, W), level by level, without its head."""
+    """A detector's maps (N, C, H, W) of ``inputs`` (N, 3, H, W), level by level.
+
+    The maps are the neck's, or for a DETR the encoder's memory. The head does not run. ``samples``:
+    mmdet's data samples of the images.
+    """
     maps = tuple(model.extract_feat(inputs))
-    if not encodes(model):
+    if not has_encoder_maps(model):
         return maps
     encoder_inputs, _ = model.pre_transformer(maps, samples)
-    return unflattened(model.forward_encoder(**encoder_inputs)["memory"], maps)
+    return memory_as_maps(model.forward_encoder(**encoder_inputs)["memory"], maps)
 
 
-def unflattened(memory: Tensor, like: Levels) -> Levels:
-    """An encoder's memory (N, Σ H·W, C) as maps (N, C, H, W) of the sizes of the neck's."""
-    sizes = [level.shape[-2:] for level in like]
+def memory_as_maps(memory: Tensor, neck_maps: Levels) -> Levels:
+    """An encoder's memory (N, Σ H·W, C) as maps (N, C, H, W) of the same sizes as the neck's."""
+    sizes = [level.shape[-2:] for level in neck_maps]
     parts = memory.split([h * w for h, w in sizes], dim=1)
     return tuple(
         part.transpose(1, 2).unflatten(2, tuple(size))
@@ -31,9 +35,11 @@ def unflattened(memory: Tensor, like: Levels) -> Levels:
 
 
 def loss_of_maps(model: Any, maps: Levels, inputs: Tensor, samples: list) -> dict[str, Any]:
-    """A training detector's own losses of other maps (N, C, H, W) than its neck's.
+    """The losses that a training detector's head gives for ``maps`` instead of the neck's maps.
 
-    It is left as it was, running statistics and counters too: they are to tell of its own maps.
+    ``maps``: (N, C, H, W), level by level. The call changes nothing in the detector: running
+    statistics and counters keep describing the neck's maps. Gradients reach ``maps`` and the
+    detector's parameters.
     """
     unused = model.backbone, model.neck
     twin: Any = _twin(model, {part: part for part in unused})
@@ -42,9 +48,10 @@ def loss_of_maps(model: Any, maps: Levels, inputs: Tensor, samples: list) -> dic
 
 
 def _twin(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
-    """The same layers with the same parameters, and a state of their own: buffers, attributes.
+    """A copy of the module: with the same parameters, and with copies of buffers and attributes.
 
-    ``made``: by module the twins there are by now; a layer that is shared is shared there, too.
+    ``made``: the twins made so far, by module. A layer that stands in several places of the module
+    has one twin, which stands in the same places of the copy.
     """
     if module not in made:
         twin = made[module] = copy.copy(module)
@@ -59,7 +66,7 @@ def _twin(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:
 
 
 def copy_samples(samples: list) -> list:
-    """Data samples for a second loss of the same batch: some heads write into those they get."""
+    """Copies of data samples, for a second loss: some heads write into the samples they get."""
     copies = [sample.new() for sample in samples]
     for sample in copies:
         sample.gt_instances = sample.gt_instances.new()

@@ -1,4 +1,4 @@
-"""A frozen teacher that sees every image once: its knowledge of a small set, remembered."""
+"""Remembering a frozen teacher's knowledge of a small set, so that it sees each image once."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from torch import Tensor
 
 from .families import dense_head
 from .responses import Regions
-from .taps import Knowledge, at_regions, teacher_knowledge
+from .taps import Knowledge, add_responses, teacher_knowledge
 
 
 class TeacherMemory:
-    """Remembers a teacher's knowledge of each image, as it lies and flipped, over many epochs.
+    """Remembers a teacher's knowledge of each image, flipped and not flipped, over many epochs.
 
-    Used where ``images`` of them fit into ``megabytes``, judged by the first one; elsewhere every
-    batch goes through the teacher. Where they turn out larger (an image padded to the others of
-    its batch comes in several shapes) nothing is added once the megabytes are full. The images of
-    a batch that are new are seen together, so what is remembered depends, in its last digits, on
-    which batch an image first came in: that is the same for all trainings with one seed, and so
-    for all trials of a search.
+    The first image shows how much memory an image takes. If all ``images``, each in both forms,
+    would not fit into ``megabytes``, the memory stays empty and every batch goes through the
+    teacher. Images may take more than the first one: an image that is padded to the size of its
+    batch comes in several shapes. Once the megabytes are full, no more images are added.
+
+    The teacher sees the new images of a batch together. So the last digits of its knowledge depend
+    on the batch in which an image comes first. That batch is the same in all trainings with the
+    same seed, and so in all trials of a search.
     """
 
     def __init__(self, teacher: Any, *, images: int, megabytes: int) -> None:
+        """``images``: the number of images in the set. ``megabytes``: units of 2^20 bytes."""
         self.teacher = teacher
         self._dense = dense_head(teacher) is not None
         self._images, self._free = images, megabytes * 2**20
@@ -35,33 +38,35 @@ class TeacherMemory:
     def __call__(
         self, inputs: Tensor, samples: list, *, responses: bool, regions: Regions | None = None
     ) -> Knowledge:
-        """As :func:`teacher_knowledge`; answers for ``regions`` are given anew every time."""
+        """As :func:`teacher_knowledge`. Responses for ``regions`` are never remembered."""
         if self._fits is None:
             first = self._see(inputs[:1], samples[:1])
-            self._fits = 2 * self._images * _size(first) <= self._free  # as it lies, and flipped
+            forms = 2  # an image and its mirror image
+            self._fits = forms * self._images * _size(first) <= self._free
         if not self._fits:
             return teacher_knowledge(
                 self.teacher, inputs, samples, responses=responses, regions=regions
             )
         known = self._recall(inputs, samples, responses and self._dense)
-        return at_regions(self.teacher, known, regions) if responses and regions else known
+        return add_responses(self.teacher, known, regions) if responses and regions else known
 
     def _recall(self, inputs: Tensor, samples: list, responses: bool) -> Knowledge:
+        """The teacher's knowledge of a batch. The teacher sees only the images that are new."""
         keys = [_key(image, sample) for image, sample in zip(inputs, samples, strict=True)]
         known = {key: self._known[key] for key in keys if key in self._known}
         new = [i for i, key in enumerate(keys) if key not in known]
         if new:
             seen = self._see(inputs[new], [samples[i] for i in new])
             for place, i in enumerate(new):
-                known[keys[i]] = one = seen.map(partial(_one, place))
-                if _size(one) <= self._free:
-                    self._free -= _size(one)
-                    self._known[keys[i]] = one
+                known[keys[i]] = image = seen.map(partial(_image_of, place))
+                if _size(image) <= self._free:
+                    self._free -= _size(image)
+                    self._known[keys[i]] = image
         found = [known[key] for key in keys]
         return Knowledge(
-            _batch([one.features for one in found]),
-            _batch([one.logits for one in found]) if responses else (),
-            _batch([one.localization for one in found]) if responses else (),
+            _batch([image.features for image in found]),
+            _batch([image.logits for image in found]) if responses else (),
+            _batch([image.localization for image in found]) if responses else (),
         )
 
     def _see(self, images: Tensor, samples: list) -> Knowledge:
@@ -73,16 +78,17 @@ def _key(image: Tensor, sample: Any) -> tuple:
     return meta["img_path"], meta.get("flip", False), tuple(image.shape)
 
 
-def _one(place: int, level: Tensor) -> Tensor:
-    """One image's part of a level, with memory of its own."""
+def _image_of(place: int, level: Tensor) -> Tensor:
+    """One image's part of a level, as a copy, so that the batch's memory can be freed."""
     return level[place : place + 1].clone()
 
 
 def _size(knowledge: Knowledge) -> int:
+    """Bytes that the knowledge takes."""
     levels = (*knowledge.features, *knowledge.logits, *knowledge.localization)
     return sum(level.nbytes for level in levels)
 
 
 def _batch(images: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """From levels per image to images per level."""
+    """From a tuple of levels for each image to one batch for each level."""
     return tuple(torch.cat(level) for level in zip(*images, strict=True))

@@ -1,4 +1,4 @@
-"""``mmcv.ops`` where mmcv is not compiled: a stand-in module ``mmcv._ext``."""
+"""``mmcv.ops`` without a compiled mmcv: a stand-in for the module ``mmcv._ext``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _EXTENSION = "mmcv._ext"
 
 
 def install() -> bool:
-    """Make ``import mmcv.ops`` work with mmcv-lite; call it before anything imports ``mmcv.ops``.
+    """Make ``import mmcv.ops`` work with mmcv-lite. Call it before the first such import.
 
-    Where the compiled ``mmcv._ext`` can't be found, a stand-in built on torchvision takes its
-    place. It provides non-maximum suppression, soft non-maximum suppression, RoIAlign (average),
+    If there is no compiled ``mmcv._ext``, a stand-in built on torchvision takes its place. The
+    stand-in provides non-maximum suppression, soft non-maximum suppression, RoIAlign (average),
     deformable convolution 1 and 2, multi-scale deformable attention and the sigmoid focal loss,
     with their gradients. Any other operator raises :class:`NotImplementedError` when it is called.
 
-    Returns True if the stand-in is in use. A compiled extension is never touched.
+    Returns True if the stand-in is in use. A compiled extension stays as it is.
     """
     if _EXTENSION not in sys.modules and find_spec(_EXTENSION) is None:
         sys.modules[_EXTENSION] = _stand_in()
@@ -33,7 +33,7 @@ def install() -> bool:
 
 
 class _StandIn(ModuleType):
-    """A module that has every operator by name; those not provided raise when called."""
+    """A module that has every name. A name that stands for no operator here raises when called."""
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
         if name.startswith("__"):
@@ -41,8 +41,8 @@ class _StandIn(ModuleType):
 
         def missing_operator(*args: Any, **options: Any) -> NoReturn:
             raise NotImplementedError(
-                f"mmcv's operator '{name}' is not among those that torchvision stands in for: "
-                "install the compiled mmcv (`pip uninstall mmcv-lite`, then "
+                f"mmcv's operator '{name}' needs the compiled mmcv, which is not installed here: "
+                "install it (`pip uninstall mmcv-lite`, then "
                 f"`pip install mmcv=={mmcv.__version__}`)"
             )
 
@@ -50,7 +50,7 @@ class _StandIn(ModuleType):
 
 
 class _StandInLoader(Loader):
-    # mmengine takes mmcv.ops for available only if the extension's spec has a loader.
+    # Only if the extension's spec has a loader does mmengine consider mmcv.ops available.
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _StandIn(spec.name)

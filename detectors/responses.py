@@ -1,4 +1,4 @@
-"""Responses: what heads answer, brought into one form whatever their family."""
+"""Responses: class scores and boxes of every family of heads, read into one form."""
 
 from __future__ import annotations
 
@@ -8,45 +8,58 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families import dense_family, dense_head, first_stage, region_family, region_head
+from .families import (
+    check_readable,
+    dense_family,
+    dense_head,
+    first_stage,
+    region_family,
+    region_head,
+)
 
+#: One tensor for each level of a detector's maps, finest first.
 Levels = tuple[Tensor, ...]
 
-#: What makes a prior generator's anchors: base sizes, in strides, and what each is multiplied by.
-SHAPES = ("sizes", "scales", "ratios")
+#: The numbers that shape a prior generator's anchors: base sizes in strides, and their factors.
+ANCHOR_NUMBERS = ("sizes", "scales", "ratios")
 
 
 @dataclass(frozen=True)
 class Responses:
-    """What of a detector's responses must line up with another's.
+    """The form of a detector's responses. Two detectors' responses compare if their forms agree."""
 
-    ``kind``: ``dense``, an answer at every position, or ``region``, one for each RoI. ``priors``:
-    per position, level by level (empty for regions). ``scores`` and ``boxes`` say in words how
-    classes and the four regression channels are meant. ``unlabelled``: why no positives are told of
-    a student that answers so, in words that follow its name.
-    """
-
+    #: ``dense`` for a head that predicts at every position, ``region`` for a head that predicts for
+    #: regions (RoIs).
     kind: str
+    #: The number of classes, without background.
     classes: int
+    #: Priors at each position, level by level; empty for regions.
     priors: tuple[int, ...]
+    #: How logits become class scores, in words.
     scores: str
+    #: What the four regression channels mean, in words.
     boxes: str
+    #: Why the head has no positives: a predicate whose subject is the detector's name. None for a
+    #: head that labels its priors or regions.
     unlabelled: str | None = None
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions a student's RoI head trained on: ``rois`` (R, 5) as image, x1, y1, x2, y2 in
+    """The regions that a student's RoI head trains on in one batch."""
 
-    pixels of the input, and their assigned ``labels`` (R,), the number of classes for background.
-    """
-
+    #: (R, 5): the index of the image, then x1, y1, x2, y2 in pixels of the input.
     rois: Tensor
+    #: (R,): the class assigned to each region; the number of classes stands for background.
     labels: Tensor
 
 
-def responses_of(model: Any) -> Responses | None:
-    """How a detector answers; None if that is not read."""
+def responses_of(model: Any) -> Responses:
+    """The form of a detector's responses.
+
+    Raises :class:`Unreadable` if detkds does not read the responses of the detector's head.
+    """
+    check_readable(model)
     head = dense_head(model)
     if head is not None:
         priors = head.prior_generator.num_base_priors
@@ -59,40 +72,33 @@ def responses_of(model: Any) -> Responses | None:
             _dense_boxes(head),
             _unlabelled(head),
         )
-    head = region_head(model)
-    if head is not None:
-        box_head = first_stage(head)[1]
-        deltas = _deltas(box_head.bbox_coder)
-        return Responses("region", box_head.num_classes, (), "softmax with background", deltas)
-    return None
+    box_head = first_stage(region_head(model))[1]
+    deltas = _deltas(box_head.bbox_coder)
+    return Responses("region", box_head.num_classes, (), "softmax with background", deltas)
 
 
 def _unlabelled(head: Any) -> str | None:
-    family = dense_family(head)
-    assert family is not None
-    if family.labels is not None:
+    if dense_family(head).labels is not None:
         return None
     return f"has the {type(head).__name__}, which assigns no label to its priors"
 
 
 def _dense_boxes(head: Any) -> str:
-    family = dense_family(head)
-    assert family is not None
     generator = head.prior_generator
-    if family.sides == "deltas":
+    if dense_family(head).regression == "deltas":
         sizes = [
             base / min(stride)
             for base, stride in zip(generator.base_sizes, generator.strides, strict=True)
         ]
         parts = {"sizes": list(dict.fromkeys(sizes)), **vars(generator)}
-        shapes = ", ".join(f"{name} {_rounded(parts[name])}" for name in SHAPES)
+        shapes = ", ".join(f"{name} {_rounded(parts[name])}" for name in ANCHOR_NUMBERS)
         return f"{_deltas(head.bbox_coder)} to anchors of {shapes}"
     offset = getattr(generator, "center_offset", getattr(generator, "offset", 0))
     return f"distances in strides from {offset:g} of the cell"
 
 
 def _rounded(values: Any) -> Any:
-    """Numbers, one by one or level by level (SSD's)."""
+    """Two decimals of each number; the numbers are in a list, or in a list for each level (SSD)."""
     if isinstance(values, Tensor):
         values = values.tolist()
     return [_rounded(v) for v in values] if isinstance(values, list) else round(float(values), 2)
@@ -104,54 +110,55 @@ def _deltas(coder: Any) -> str:
 
 
 def dense_responses(head: Any, outputs: tuple) -> tuple[Levels, Levels]:
-    """Logits (N, K, M) and localization (N, 4, M) per level of what a dense head's forward returned
+    """Logits (N, K, M) and localization (N, 4, M) of each level.
 
-    for maps (N, C, H, W); M = H·W·A priors in the order in which the head lays them out.
+    ``outputs``: the return value of the dense head's forward on maps (N, C, H, W). M = H·W·A
+    priors, in the order of the head's prior generator.
     """
     family = dense_family(head)
-    assert family is not None
     scores, boxes = outputs[0], outputs[-1 if family.refined else 1]
     logits = tuple(split_by_prior(level, head.cls_out_channels) for level in scores)
-    return logits, tuple(_sides(head, family.sides, level, i) for i, level in enumerate(boxes))
+    read = [_localization(head, family.regression, i, level) for i, level in enumerate(boxes)]
+    return logits, tuple(read)
 
 
-def _sides(head: Any, sides: str, level: Tensor, index: int) -> Tensor:
-    """The four regression channels of one level: (N, 4, M)."""
-    if sides == "deltas":
+def _localization(head: Any, regression: str, index: int, level: Tensor) -> Tensor:
+    """The four regression channels (N, 4, M) of one level."""
+    if regression == "deltas":
         return split_by_prior(level, 4)
-    if sides == "distribution":
+    if regression == "distribution":
         flat = split_by_prior(level, 4 * (head.reg_max + 1))
         n, _, m = flat.shape
         expected = head.integral(flat.transpose(1, 2).reshape(n * m, -1))
         return expected.view(n, m, 4).transpose(1, 2)
-    if sides == "points":
+    if regression == "points":
         box = head.points2bbox(level) if head.training else level
         return split_by_prior(torch.cat([-box[:, :2], box[:, 2:]], dim=1), 4)
-    in_strides = sides == "distances" and head.norm_on_bbox and head.training
+    in_strides = regression == "distances" and head.norm_on_bbox and head.training
     stride = 1 if in_strides else head.prior_generator.strides[index][0]
     return split_by_prior(level / stride, 4)
 
 
 def split_by_prior(level: Tensor, channels: int) -> Tensor:
-    """(N, A·channels, H, W) to (N, channels, H·W·A): the order in which priors are laid out."""
+    """From (N, A·channels, H, W) to (N, channels, H·W·A), the order of a prior generator."""
     n, _, h, w = level.shape
     split = level.view(n, -1, channels, h * w)
     return split.permute(0, 2, 3, 1).reshape(n, channels, -1)
 
 
 def dense_positives(head: Any, assigned: list[tuple], logits: Levels) -> Levels:
-    """Where a dense head's own assignment has a positive: (N, M), per level as its ``logits``.
+    """True where a dense head's own assignment has a positive: (N, M) for each level.
 
-    ``assigned``: what its family's ``assigns`` returned, call by call. Empty without labels.
+    ``assigned``: the return value of each call of the family's ``assign_method``. ``logits``:
+    (N, K, M) for each level. Returns no level for a head that gives no labels to its priors.
     """
     family = dense_family(head)
-    assert family is not None
     if family.labels is None:
         return ()
     images = len(logits[0])
     labels = assigned[-1][family.labels]
-    if isinstance(labels, Tensor):  # of one image, the levels in a row
-        labels = torch.stack([one[family.labels] for one in assigned[-images:]])
+    if isinstance(labels, Tensor):  # each call is for one image, all levels in a row
+        labels = torch.stack([image[family.labels] for image in assigned[-images:]])
     else:
         labels = torch.cat([level.view(images, -1) for level in labels], dim=1)
     return _positive(labels, head.num_classes).split([level.shape[2] for level in logits], dim=1)
@@ -160,9 +167,10 @@ def dense_positives(head: Any, assigned: list[tuple], logits: Levels) -> Levels:
 def region_responses(
     box_head: Any, outputs: tuple, regions: Regions
 ) -> tuple[Levels, Levels, Levels]:
-    """Logits (R, K + 1, 1), localization (R, 4, 1) and positives (R, 1) of regions, as one level.
+    """Logits (R, K + 1, 1), localization (R, 4, 1) and positives (R, 1) of R regions, as one level.
 
-    Of a head that regresses each class apart, the assigned class's four channels are read.
+    ``outputs``: the box head's scores and deltas. Where the head regresses every class apart, the
+    localization is the four channels of the class that is assigned to the region.
     """
     scores, deltas = outputs[0], outputs[1]
     labels = regions.labels
@@ -173,10 +181,12 @@ def region_responses(
     return (scores.unsqueeze(2),), (deltas.unsqueeze(2),), (positives.unsqueeze(1),)
 
 
-def ask_regions(head: Any, maps: Levels, regions: Regions) -> tuple[Levels, Levels]:
-    """A RoI head's logits and localization, on its own maps, at somebody else's regions."""
+def responses_at_regions(head: Any, maps: Levels, regions: Regions) -> tuple[Levels, Levels]:
+    """A teacher's logits (R, K + 1, 1) and localization (R, 4, 1) for the student's regions.
+
+    ``head``: the teacher's RoI head. ``maps``: the teacher's own maps.
+    """
     family = region_family(head)
-    assert family is not None
     stage = (0,) if family.cascade else ()
     semantic = {}
     if family.semantic and head.with_semantic:

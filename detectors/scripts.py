@@ -1,11 +1,11 @@
-"""For mmdet's own scripts, where mmcv has no compiled operators or torch is 2.6 or newer.
+"""Lets mmdet's own scripts run without a compiled mmcv, and with torch 2.6 or newer.
 
-Imported, it puts torchvision's operators where mmcv has none compiled and lets mmengine load its
-checkpoints without executing what they hold. A config may name it:
+Importing this module puts torchvision's operators in the place of operators that mmcv has not
+compiled, and makes mmengine load checkpoints without running code in them. A config may import it:
 
     custom_imports = dict(imports=["detkds.detectors.scripts"])
 
-and a script that imports mmcv's operators before it reads its config is run through it:
+A script that imports mmcv's operators before it reads its config is started by this module:
 
     python -m detkds.detectors.scripts tools/test.py config.py student.pth
 """
@@ -21,6 +21,6 @@ use_safe_loading()
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
-        sys.exit("give a script of mmdet's and its arguments: tools/test.py config.py student.pth")
+        sys.exit("give a script of mmdet and its arguments: tools/test.py config.py student.pth")
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,4 +1,4 @@
-"""Taps: features and responses of a detector read off a forward that runs anyway."""
+"""Taps: hooks that read a detector's knowledge from a forward that runs anyway."""
 
 from __future__ import annotations
 
@@ -10,41 +10,45 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cross_head import BRANCHES, Branches, DensePredictions, dense_predictions, listen
-from .families import dense_family, dense_head, encodes, first_stage, region_head
-from .maps import feature_maps, unflattened
+from .cross_head import BRANCHES, Branches, DensePredictions, dense_predictions, keep_maps
+from .families import dense_family, dense_head, first_stage, has_encoder_maps, region_head
+from .maps import feature_maps, memory_as_maps
 from .responses import (
     Levels,
     Regions,
-    ask_regions,
     dense_positives,
     dense_responses,
     region_responses,
+    responses_at_regions,
 )
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What one detector knows of one batch, level by level.
+    """The knowledge that one detector has of one batch, level by level.
 
-    ``features``: (N, C, H, W); ``logits``: (N, K, M); ``localization``: (N, 4, M); ``positives``:
-    (N, M), true where the detector's own assignment has a positive. For dense heads M counts
-    priors, in the order (H, W, A); for RoI heads there is one level, N counts regions and M is 1.
-    Responses are empty where they were not asked for; positives and ``regions`` are a training
-    student's only. So are, for CrossKD, ``hidden``, what both branches of the head hold after some
-    of its layers, before the activation; ``predictions``, what it predicts.
+    Responses of a dense head: N counts images and M counts priors, in the order (H, W, A).
+    Responses of a RoI head: there is one level, N counts regions and M is 1.
     """
 
+    #: The detector's maps (N, C, H, W).
     features: Levels
+    #: Class logits (N, K, M). No level if responses were not asked for.
     logits: Levels = ()
+    #: The four regression channels (N, 4, M). No level if responses were not asked for.
     localization: Levels = ()
+    #: True where the assignment of a training student has a positive: (N, M). A teacher has none.
     positives: Levels = ()
+    #: The student's regions, for which the RoI heads of student and teacher predict.
     regions: Regions | None = None
+    #: For CrossKD: maps of the student's head behind some of its layers, before the activation, by
+    #: number of the layer. Layer 0 stands for the head's input.
     hidden: Mapping[int, Branches] = field(default_factory=dict)
+    #: For CrossKD: the student's own predictions.
     predictions: DensePredictions | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Knowledge:
-        """The same knowledge with ``function`` applied to every level."""
+        """The same knowledge with ``function`` applied to the tensor of each level."""
 
         def each(levels: Levels) -> Levels:
             return tuple(map(function, levels))
@@ -60,7 +64,10 @@ class Knowledge:
         )
 
     def select(self, levels: tuple[int, ...]) -> Knowledge:
-        """The named levels, in that order; responses of regions are of no level and stay."""
+        """The knowledge of some levels, by place and in this order.
+
+        Responses for regions belong to no level of the maps: all of them stay.
+        """
 
         def pick(tensors: Levels) -> Levels:
             return tuple(tensors[i] for i in levels) if tensors else ()
@@ -77,7 +84,7 @@ class Knowledge:
 
 
 class Tap:
-    """Reads a student's knowledge from its training forward, by hooks, while it is entered.
+    """Reads a student's knowledge from the training forward that runs inside of the ``with``.
 
     >>> with Tap(student, responses=True) as tap:           # doctest: +SKIP
     ...     losses = student.loss(inputs, data_samples)
@@ -85,7 +92,11 @@ class Tap:
     """
 
     def __init__(self, model: Any, *, responses: bool, positions: Iterable[int] = ()) -> None:
-        """``positions``: layers of a dense head whose maps, or its last one's answers, are kept."""
+        """Prepare hooks for the neck; with ``responses``, for the head too.
+
+        ``positions``: the layers of a dense head, by CrossKD's numbers, whose maps are kept. Number
+        0 keeps the head's input; the number of the last layer keeps the head's predictions.
+        """
         self._model = model
         self._positions = set(positions)
         self._hidden: dict[int, tuple[list, list]] = {}
@@ -98,21 +109,19 @@ class Tap:
         self._outputs: dict[str, Any] = {}
 
     def __enter__(self) -> Tap:
-        self._listen("neck", self._model.neck)
-        if encodes(self._model):
-            self._listen("encoder", self._model.encoder)
+        self._keep_call("neck", self._model.neck)
+        if has_encoder_maps(self._model):
+            self._keep_call("encoder", self._model.encoder)
         if self._dense is not None:
-            self._listen("head", self._dense)
-            family = dense_family(self._dense)
-            assert family is not None
-            self._record(self._dense, family.assigns)
+            self._keep_call("head", self._dense)
+            self._keep_assigned(self._dense, dense_family(self._dense).assign_method)
             inner = self._positions - {0, self._last}
-            self._handles += listen(self._dense, inner, self._hidden)
+            self._handles += keep_maps(self._dense, inner, self._hidden)
         if self._region is not None:
             extractor, head = first_stage(self._region)
-            self._listen("extractor", extractor)
-            self._listen("head", head)
-            self._record(head, "get_targets")
+            self._keep_call("extractor", extractor)
+            self._keep_call("head", head)
+            self._keep_assigned(head, "get_targets")
         return self
 
     def __exit__(
@@ -126,14 +135,16 @@ class Tap:
         for head, method in self._wrapped:
             object.__delattr__(head, method)
 
-    def _listen(self, name: str, module: nn.Module) -> None:
+    def _keep_call(self, name: str, module: nn.Module) -> None:
+        """Keep the inputs and the output of the module's forward."""
+
         def keep(module: nn.Module, args: tuple, output: Any) -> None:
             self._inputs[name], self._outputs[name] = args, output
 
         self._handles.append(module.register_forward_hook(keep))
 
-    def _record(self, head: Any, method: str) -> None:
-        """Keep what each call of the method that assigns labels returns."""
+    def _keep_assigned(self, head: Any, method: str) -> None:
+        """Keep the return value of each call of the head's method that assigns labels."""
         assign = getattr(head, method)
 
         def recorded(*args: Any, **kwargs: Any) -> tuple:
@@ -145,15 +156,16 @@ class Tap:
 
     @property
     def _last(self) -> int:
-        """The layer that predicts, as CrossKD counts them."""
+        """CrossKD's number of the layer that predicts."""
         return len(getattr(self._dense, BRANCHES[0], ())) + 1
 
     @property
     def knowledge(self) -> Knowledge:
+        """The student's knowledge, with its gradient. To be read after the forward."""
         seen = self._outputs
         features = tuple(seen["neck"])
         if "encoder" in seen:
-            features = unflattened(seen["encoder"], features)
+            features = memory_as_maps(seen["encoder"], features)
         if self._dense is not None:
             logits, localization = dense_responses(self._dense, seen["head"])
             positives = dense_positives(self._dense, self._assigned, logits)
@@ -179,20 +191,21 @@ class Tap:
 def teacher_knowledge(
     model: Any, inputs: Tensor, samples: list, *, responses: bool, regions: Regions | None = None
 ) -> Knowledge:
-    """A frozen teacher's knowledge of ``inputs`` (N, 3, H, W): its head runs only if asked for.
+    """A frozen teacher's knowledge of ``inputs`` (N, 3, H, W).
 
-    ``samples``: mmdet's data samples of the images. ``regions``: a student's, for RoI heads.
+    The teacher's head runs only if ``responses`` are asked for. ``samples``: mmdet's data samples
+    of the images. ``regions``: the student's regions; a RoI head predicts only if they are given.
     """
     maps = feature_maps(model, inputs, samples)
     head = dense_head(model) if responses else None
     if head is not None:
         return Knowledge(maps, *dense_responses(head, head(maps)))
     knowledge = Knowledge(maps)
-    return at_regions(model, knowledge, regions) if responses and regions else knowledge
+    return add_responses(model, knowledge, regions) if responses and regions else knowledge
 
 
 @torch.no_grad()
-def at_regions(model: Any, knowledge: Knowledge, regions: Regions) -> Knowledge:
-    """The knowledge of a RoI-headed teacher with its answers for a student's regions."""
-    logits, localization = ask_regions(region_head(model), knowledge.features, regions)
+def add_responses(model: Any, knowledge: Knowledge, regions: Regions) -> Knowledge:
+    """A teacher's features, together with its RoI head's responses for the student's regions."""
+    logits, localization = responses_at_regions(region_head(model), knowledge.features, regions)
     return Knowledge(knowledge.features, logits, localization, regions=regions)

@@ -1,6 +1,6 @@
-"""Operators of ``mmcv._ext`` in plain torch, under mmcv 2.1's names and signatures.
+"""Operators of ``mmcv._ext`` in plain torch, with the names and signatures of mmcv 2.1.
 
-Like the compiled operators they write into the tensors they are given.
+Like the compiled operators, they write their results into tensors that the caller gives.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = [
 
 
 def get_compiler_version() -> str:
-    """What mmcv's environment report says of the compiler: there was none."""
+    """The compiler in mmcv's environment report: none."""
     return "n/a"
 
 
 def get_compiling_cuda_version() -> str:
-    """What mmcv's environment report says of the CUDA compiler: there was none."""
+    """The CUDA compiler in mmcv's environment report: none."""
     return "n/a"
 
 
@@ -42,11 +42,11 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Indices of the kept boxes (N, 4) in the order they were chosen (Soft-NMS, Bodla 2017).
+    """Indices of the boxes (N, 4) that are kept, in the order of choice (Soft-NMS, Bodla 2017).
 
-    The first rows of ``dets`` (N, 5) become the kept boxes with their lowered scores.
-    ``method`` is 0 for a hard threshold, 1 for linear and 2 for Gaussian decay; with ``offset``
-    1 a box is x2 - x1 + 1 wide.
+    Writes the kept boxes and their lowered scores into the first rows of ``dets`` (N, 5).
+    ``method`` is 0 for a hard threshold, 1 for linear decay and 2 for Gaussian decay. A box is
+    x2 - x1 + ``offset`` wide.
     """
     extents, scores = boxes + boxes.new_tensor([0, 0, offset, offset]), scores.clone()
     left = torch.arange(len(boxes), device=boxes.device)
@@ -83,7 +83,7 @@ def ms_deform_attn_forward(
     ``value`` is (N, keys, heads, channels), ``sampling_locations`` (N, queries, heads, levels,
     points, 2), x and y in [0, 1].
     """
-    # mmcv has this in plain torch, for the CPU; mmcv.ops imports only once the stand-in is there.
+    # mmcv's own version in plain torch. Imported late: mmcv.ops needs the stand-in to import.
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     return multi_scale_deformable_attn_pytorch(
@@ -116,16 +116,16 @@ def ms_deform_attn_backward(
         target.copy_(gradient)
 
 
-# Sigmoid focal loss (Lin 2017, formula 5): -a q^gamma log p, p the probability of the truth,
-# q = 1 - p, a = alpha for the target's class and 1 - alpha for every other.
+# Sigmoid focal loss (Lin 2017, formula 5): -a q^gamma log p. p is the probability of the truth and
+# q = 1 - p; a is alpha for the target's class and 1 - alpha for every other class.
 
 
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float, alpha: float
 ) -> None:
-    """Write the loss of each logit (N, C); a target of C is background.
+    """Write the loss of each logit (N, C) into ``output``. A target of C stands for background.
 
-    ``weight`` has one factor per class, applied to the rows of that class, or is empty.
+    ``weight``: one factor for each class, which multiplies the rows of that class; or empty.
     """
     sign = _sign_of_truth(input, target)
     towards_truth = sign * input
@@ -136,7 +136,10 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, *, gamma: float, alpha: float
 ) -> None:
-    """Write the loss's derivative by each logit: a q^gamma (q - gamma p log p), away from truth."""
+    """Write the derivative of the loss by each logit (N, C) into ``grad_input``.
+
+    Its absolute value is a q^gamma (q - gamma p log p), its sign points away from the truth.
+    """
     sign = _sign_of_truth(input, target)
     towards_truth = sign * input
     p, q = torch.sigmoid(towards_truth), torch.sigmoid(-towards_truth)
@@ -145,8 +148,8 @@ def sigmoid_focal_loss_backward(
 
 
 def _sign_of_truth(input: Tensor, target: Tensor) -> Tensor:
-    """1 where the column is the row's class, -1 elsewhere: (N, C), at least single precision."""
-    # Powers and logarithms of half precision would lose what the focal loss is about.
+    """1 where the column is the row's class, -1 elsewhere: (N, C), in float32 or wider."""
+    # In half precision, powers and logarithms would lose the small losses of easy samples.
     precise = torch.promote_types(input.dtype, torch.float32)
     classes = torch.arange(input.size(1), device=input.device)
     return (target[:, None] == classes).to(precise) * 2 - 1
@@ -157,6 +160,6 @@ def _focal_factor(sign: Tensor, target: Tensor, weight: Tensor, alpha: float) ->
     factor = 0.5 + sign * (alpha - 0.5)
     if weight.numel() == 0:
         return factor
-    # Background has no class weight; the compiled operator reads past the end of `weight` there.
+    # Background has no class weight: 1. The compiled operator reads past the end of `weight`.
     of_row = torch.cat((weight, weight.new_ones(1)))[target]
     return factor * of_row[:, None]

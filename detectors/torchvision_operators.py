@@ -1,7 +1,7 @@
-"""Operators of ``mmcv._ext`` that torchvision has, under mmcv 2.1's names and signatures.
+"""Operators of ``mmcv._ext`` by torchvision, with the names and signatures of mmcv 2.1.
 
-Like the compiled operators they write into the tensors they are given. RoIPool is not among
-them: torchvision rounds the boxes to whole pixels first, mmcv does not.
+Like the compiled operators, they write their results into tensors that the caller gives. RoIPool is
+missing: torchvision rounds the boxes to whole pixels first, mmcv does not.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ __all__ = [
 
 
 def nms(boxes: Tensor, scores: Tensor, *, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes (N, 4) that no better box overlaps by more, best score first."""
-    # Offset 1 counts the last pixel in: a box is x2 - x1 + 1 wide.
+    """Indices of the boxes (N, 4) that are kept, best score first.
+
+    A box is kept if its IoU with every kept box of higher score is at most ``iou_threshold``. A box
+    is x2 - x1 + ``offset`` wide.
+    """
     extents = boxes + boxes.new_tensor([0, 0, offset, offset])
     return torchvision.ops.nms(extents, scores, iou_threshold)
 
 
-#: Pixels further than any map reaches.
+#: A coordinate in pixels that lies outside of every map.
 FAR = 1e6
 
 
@@ -92,12 +95,15 @@ def roi_align_backward(
 
 
 def _readable(places: Tensor) -> Tensor:
-    """Places to read at, NaN moved out of every map: torchvision reads there without looking, and
-    ends the process. A model that has diverged shall end its trial instead."""
+    """The coordinates ``places`` with :data:`FAR` instead of NaN and infinity.
+
+    torchvision reads memory at NaN without a check, which ends the process. With FAR, a model that
+    has diverged ends its own trial only.
+    """
     return places.nan_to_num(nan=FAR, posinf=FAR, neginf=-FAR)
 
 
-# The two deformable convolutions' names for their geometry, in torchvision's order.
+# mmcv's names for the geometry of the two deformable convolutions, in torchvision's order.
 _PLAIN = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
 _MODULATED = (
     *("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w"),
@@ -114,7 +120,7 @@ def deform_conv_forward(
     ones: Tensor,
     **geometry: int,
 ) -> None:
-    """Deformable convolution (Dai 2017) of (N, C, H, W) into ``output``."""
+    """Write the deformable convolution (Dai 2017) of ``input`` (N, C, H, W) into ``output``."""
     numbers = [geometry[name] for name in _PLAIN]
     output.copy_(_deform_conv(input, weight, offset, None, None, numbers))
 
@@ -147,7 +153,7 @@ def deform_conv_backward_parameters(
 ) -> None:
     """Write the gradient with respect to the weight."""
     numbers = [geometry[name] for name in _PLAIN]
-    # A linear map's gradient does not depend on its weight: any tensor of that shape will do.
+    # A convolution is linear: the gradient of its weight does not depend on the weight's value.
     weight = torch.zeros_like(grad_weight)
     gradients = _deform_conv_gradients(grad_output, input, weight, offset, None, None, numbers)
     grad_weight.copy_(gradients[1])
@@ -166,7 +172,7 @@ def modulated_deform_conv_forward(
     with_bias: bool,
     **geometry: int,
 ) -> None:
-    """Modulated deformable convolution (Zhu 2019) of (N, C, H, W) into ``output``."""
+    """Write the modulated deformable convolution (Zhu 2019) of (N, C, H, W) into ``output``."""
     numbers = [geometry[name] for name in _MODULATED]
     offset, mask = (_as_read(places, output) for places in (offset, mask))
     output.copy_(_deform_conv(input, weight, offset, mask, bias if with_bias else None, numbers))
@@ -204,10 +210,11 @@ def modulated_deform_conv_backward(
 
 
 def _as_read(places: Tensor, output: Tensor) -> Tensor:
-    """A view of offsets or a mask as the compiled operator reads them.
+    """A view of offsets or of a mask, in the output's size, as the compiled operator reads them.
 
-    DyHead gives those of a finer level: it takes the first numbers of each image, in a row, as if
-    they were of the output's size. What DyHeads have learned depends on it.
+    DyHead gives offsets and masks of a finer level than the output. The compiled operator then
+    takes the first numbers of each image, in memory order, for a map of the output's size. Trained
+    DyHeads depend on this order.
     """
     channels, size = places.shape[1], output.shape[-2:]
     read = places.flatten(1)[:, : channels * size.numel()]
@@ -245,7 +252,7 @@ def _deform_conv_gradients(
 def _mask_and_bias(
     input: Tensor, weight: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The mask and the bias as torchvision wants them: tensors, even where there are none."""
+    """The mask and the bias as tensors, which torchvision requires: zeros for None."""
     mask = input.new_zeros(len(input), 1) if mask is None else mask
     bias = input.new_zeros(len(weight)) if bias is None else bias
     return mask, bias

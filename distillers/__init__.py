@@ -1,27 +1,41 @@
-"""What a distiller does: transforms, distances, the loss, and ``DistilledDetector`` for mmdet."""
+"""What a distiller does: transforms, distances, a class for each kind of knowledge, the loss, and
+``DistilledDetector`` for mmdet."""
 
-from .detector import DistilledDetector, Renormalise, boxes_of, shrunk
+from .detector import DistilledDetector
 from .distances import BOX_DISTANCES, DISTANCES
 from .hooks import DistillationHook
+from .kinds import (
+    KINDS,
+    available_knowledge,
+    check_pair,
+    excluded,
+    mismatch,
+    possible_needs,
+)
 from .loss import DistillationLoss
-from .pairing import available_knowledge, check_pair, excluded, label_fault, mismatch, pair_levels
+from .observe import FrozenTeacher, Needs, Observation, observe, shrunk
+from .pairing import Pair, pair_levels
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
 
 __all__ = [
     "BOX_DISTANCES",
     "DISTANCES",
     "FEATURE_TRANSFORMS",
+    "KINDS",
     "RESPONSE_TRANSFORMS",
     "DistillationHook",
     "DistillationLoss",
     "DistilledDetector",
-    "Renormalise",
+    "FrozenTeacher",
+    "Needs",
+    "Observation",
+    "Pair",
     "available_knowledge",
-    "boxes_of",
     "check_pair",
     "excluded",
-    "label_fault",
     "mismatch",
+    "observe",
     "pair_levels",
+    "possible_needs",
     "shrunk",
 ]

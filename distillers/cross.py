@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detectors import CrossHead, DensePredictions, HeadLayers, Knowledge, Levels, to_float32
-from ..space import CROSS_KNOWLEDGE, Term
-from .distances import BOX_DISTANCES, DISTANCES, quality_focal
+from ..detectors import CrossHead, DensePredictions, to_float32
+from ..space import IDENTITY, POSITIONS, Term
+from .distances import BOX_DISTANCES
+from .kind import Kind
+from .observe import Needs, Observation
+from .pairing import Pair, response_mismatch, useless_quality_focal
+from .responses import classification
 
 EPSILON = 1e-6
+#: What the student's map becomes behind the teacher's layers, and what the teacher predicts.
+CrossedPair = tuple[DensePredictions, DensePredictions]
 
 
-def position_of(term: Term, student: HeadLayers, teacher: HeadLayers) -> int:
-    """The layer i after which a term hands over.
+def position_of(term: Term, pair: Pair) -> int:
+    """The paper's i: the layer of the student's head after which a term hands over.
 
     By default the last stacked convolution but one that both heads have: the paper's i = 3 of
-    four. n, the count of both heads' layers, stands for their own predictions.
+    four. n, the number of both heads' layers, stands for their own predictions.
     """
-    if term.position is not None:
-        return term.position
-    return max(min(student.count, teacher.count) - 2, 0)
+    (name,) = term.transforms
+    if name != IDENTITY:
+        return _after(name)
+    student, teacher = pair.both
+    assert student.layers is not None
+    assert teacher.layers is not None
+    return max(min(student.layers.count, teacher.layers.count) - 2, 0)
+
+
+def _after(name: str) -> int:
+    """The layer that an option such as ``after_3`` names."""
+    return int(name.removeprefix("after_"))
 
 
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
 
-    Over N, H and W, as in the authors' release; no formula of the paper says so. Reckoned in
-    float32 or wider, returned in the teacher's type, which its layers read.
+    Mean and deviation are over N, H and W, as in the authors' release; no formula of the paper says
+    so. They are computed in float32 or wider; the result has the teacher's type, which the
+    teacher's layers read.
     """
     own, known = to_float32(student), to_float32(teacher)
     ours, ours_mean = torch.var_mean(own, (0, 2, 3), correction=0, keepdim=True)
@@ -39,88 +56,136 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     return ((own - ours_mean) * scale + theirs_mean).to(teacher.dtype)
 
 
-class CrossPredictions(nn.Module):
-    """Cross-head and teacher's predictions for every position that a distiller's terms ask for.
+class Crossing(nn.Module):
+    """The student's head up to layer i, the teacher's layers after it.
 
     Between heads of unequal widths r(·), a 1x1 convolution for each branch, comes first. The
-    teacher's head is no submodule: it is frozen and in no checkpoint.
+    teacher's head is no submodule: it is frozen and in no checkpoint. At i = n, behind the last
+    layer, the student's own predictions are compared.
     """
 
-    def __init__(
-        self, terms: list[Term], student: HeadLayers, teacher: HeadLayers, head: Any
-    ) -> None:
+    def __init__(self, pair: Pair, position: int) -> None:
         super().__init__()
-        self.positions = {term: position_of(term, student, teacher) for term in terms}
-        self._own = student.count
-        inner = sorted(set(self.positions.values()) - {self._own})
-        self._heads = {i: CrossHead(head, i) for i in [*inner, *([] if inner else [0])]}
-        self.adapters: Any = nn.ModuleDict(
-            {
-                str(i): nn.ModuleList(
-                    nn.Identity() if s == t else nn.Conv2d(s, t, kernel_size=1) for _ in range(2)
-                )
-                for i in inner
-                for s, t in [(student.channels[i], teacher.channels[i])]
-            }
-        )
+        student, teacher = pair.both
+        assert student.layers is not None
+        assert teacher.layers is not None
+        self._position = position
+        self._inside = position < student.layers.count
+        self._head = CrossHead(pair.head, position if self._inside else 0)
+        self.adapters = nn.ModuleList()
+        if self._inside:
+            s, t = student.layers.channels[position], teacher.layers.channels[position]
+            for _branch in range(2):
+                self.adapters.append(nn.Identity() if s == t else nn.Conv2d(s, t, kernel_size=1))
 
-    def forward(
-        self, student: Knowledge, teacher: Knowledge
-    ) -> tuple[dict[int, DensePredictions], DensePredictions]:
-        """By position what the teacher's layers make of the student, and the teacher's own."""
-        found: dict[int, DensePredictions] = {}
-        own: DensePredictions | None = None
-        for i, head in self._heads.items():
-            with torch.no_grad():
-                theirs = head.before(teacher.features)
-                own = own or head.after(theirs)
-            if i not in self.positions.values():
-                continue
-            branches = tuple(
-                tuple(
-                    aligned(adapter(level), known) for level, known in zip(ours, their, strict=True)
-                )
-                for adapter, ours, their in zip(
-                    self.adapters[str(i)], student.hidden[i], theirs, strict=True
-                )
+    def forward(self, observation: Observation) -> CrossedPair:
+        """What the teacher's layers predict from the student's maps, and from the teacher's own."""
+        with torch.no_grad():
+            before = self._head.before(observation.teacher.features)
+            teacher = self._head.after(before)
+        if not self._inside:
+            assert observation.student.predictions is not None
+            return observation.student.predictions, teacher
+        first, second = (
+            tuple(aligned(adapter(ours), theirs) for ours, theirs in zip(*branches, strict=True))
+            for adapter, *branches in zip(
+                self.adapters, observation.student.hidden[self._position], before, strict=True
             )
-            found[i] = head.after(branches)  # type: ignore[arg-type]
-        if student.predictions is not None:
-            found[self._own] = student.predictions
-        assert own is not None
-        return found, own
+        )
+        return self._head.after((first, second)), teacher
 
-    def distance(
-        self,
-        term: Term,
-        predictions: tuple[dict[int, DensePredictions], DensePredictions] | None,
-        positives: Levels,
-    ) -> Tensor:
-        """D_pred of formula (3); ``positives``: where the student's assignment has one."""
-        assert predictions is not None
-        cross, teacher = predictions[0][self.positions[term]], predictions[1]
-        if term.knowledge == CROSS_KNOWLEDGE[0]:
-            ours, theirs = (torch.cat(side.logits, dim=2) for side in (cross, teacher))
-            return classification(term.distance, ours, theirs, positives)
-        if term.distance == "kl":
+
+class CrossKind(Kind):
+    """Knowledge of cross-head predictions, which dense heads with stacked convolutions share."""
+
+    def __init__(self, term: Term, pair: Pair) -> None:
+        super().__init__(term, pair)
+        self.position = position_of(term, pair)
+        self.needs = Needs(positives=True, positions=frozenset({self.position}))
+
+    @classmethod
+    def cross_mismatch(cls, pair: Pair, boxes: bool) -> str | None:
+        """Why the pair can't be compared by cross-head predictions, or None."""
+        student, teacher = pair.both
+        for side in (student, teacher):
+            if side.layers is None:
+                return f"{side.name} {side.unlayered}"
+        if student.strides != teacher.strides:
+            return (
+                f"{student.name} has levels of stride {list(student.strides)} and {teacher.name} "
+                f"of {list(teacher.strides)}"
+            )
+        return response_mismatch(pair, boxes)
+
+    @classmethod
+    def excluded(cls, pair: Pair) -> dict[str, str]:
+        found = useless_quality_focal(pair)
+        student, teacher = pair.both
+        if student.layers is None or teacher.layers is None:
+            return found
+        ours, theirs = student.layers.count, teacher.layers.count
+        least = min(ours, theirs)
+        for name in POSITIONS[1:]:
+            if _after(name) >= least and not _after(name) == ours == theirs:
+                found[name] = (
+                    f"the heads of {student.name} and {teacher.name} have {ours} and {theirs} "
+                    f"layers: give after_0 to after_{least - 1}"
+                )
+        return found
+
+    @property
+    def _part(self) -> str:
+        return f"cross_{self.position}"
+
+    def parts(self) -> Mapping[str, Callable[[], nn.Module]]:
+        return {self._part: lambda: Crossing(self.pair, self.position)}
+
+
+class CrossLogits(CrossKind):
+    """``cross_logits``: class scores, D_pred of formula (3)."""
+
+    @classmethod
+    def mismatch(cls, pair: Pair) -> str | None:
+        return cls.cross_mismatch(pair, boxes=False)
+
+    def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
+        ours, theirs = (torch.cat(side.logits, dim=2) for side in seen[self._part])
+        return classification(self.term.distance, ours, theirs, observation.student.positives)
+
+
+class CrossLocalization(CrossKind):
+    """``cross_localization``: boxes, where the student has positives, or bins (formula 6)."""
+
+    @classmethod
+    def mismatch(cls, pair: Pair) -> str | None:
+        return cls.cross_mismatch(pair, boxes=True)
+
+    @classmethod
+    def excluded(cls, pair: Pair) -> dict[str, str]:
+        found = super().excluded(pair)
+        student, teacher = pair.both
+        if student.layers is None or teacher.layers is None:
+            return found
+        bins = student.layers.bins, teacher.layers.bins
+        if not bins[0] == bins[1] > 0:
+            found["kl"] = (
+                f"it compares the bins of distributions, and {student.name}'s head answers "
+                f"{bins[0]} and {teacher.name}'s {bins[1]} of them"
+                if any(bins)
+                else "it compares the bins of distributions, and the heads answer none"
+            )
+        return found
+
+    def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
+        cross, teacher = seen[self._part]
+        if self.term.distance == "kl":
             confidence = torch.cat(teacher.logits, dim=2).sigmoid().amax(dim=1)
-            return _bins_kl(torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, 2), confidence)
+            bins = torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, dim=2)
+            return _bins_kl(*bins, confidence)
         ours, theirs = (torch.cat(side.sides, dim=2).transpose(1, 2) for side in (cross, teacher))
-        losses = BOX_DISTANCES[term.distance](ours, theirs)
-        weight = torch.cat(positives, dim=1).to(losses.dtype)
+        losses = BOX_DISTANCES[self.term.distance](ours, theirs)
+        weight = torch.cat(observation.student.positives, dim=1).to(losses.dtype)
         return (losses * weight).sum() / weight.sum().clamp(min=1)
-
-
-def classification(distance: str, student: Tensor, teacher: Tensor, positives: Levels) -> Tensor:
-    """A distance of logits on all positions (N, K, M).
-
-    Quality focal loss is summed and divided by the number of positives, as dense detectors train
-    with it; formula (3), read to the letter, would divide by all positions, mostly background.
-    """
-    if distance == "quality_focal":
-        count = torch.cat(positives, dim=1).to(student.dtype).sum().clamp(min=1)
-        return quality_focal(student, teacher).sum() / count
-    return DISTANCES[distance](student, teacher)
 
 
 def _bins_kl(student: Tensor, teacher: Tensor, confidence: Tensor) -> Tensor:

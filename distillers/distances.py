@@ -1,9 +1,10 @@
 """The distances of DetKDS Table 2 and Appendix D.
 
-Each is 0 where student and teacher agree; the teacher comes second. Those of ``DISTANCES`` take
-the transformed knowledge of both in one shape, (N, C, *), and return a scalar: "channels" are axis
-1, "observations" all other axes. Those of ``BOX_DISTANCES`` take boxes as distances left, top,
-right, bottom from one prior point, (..., 4) and non-negative, and return one number a box, (...).
+A distance takes the student's tensor first and the teacher's second, and is 0 where both agree.
+The distances of ``DISTANCES`` take transformed knowledge of one shape, (N, C, *), and return a
+scalar: axis 1 is the channels, all other axes together are the observations. The distances of
+``BOX_DISTANCES`` take boxes as non-negative distances left, top, right, bottom from one prior
+point, (..., 4), and return a number a box, (...).
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-6
-#: Squared length below which a vector counts as none.
+#: Added to squared lengths, so that the cosine of vectors that vanish is defined.
 LEAST_SQUARE = 1e-10
-#: α of formula (11); the paper prints none, its source (information-theoretic representation
-#: distillation) uses 1.01.
+#: α of formula (11). The paper prints no value; the formula's source (information-theoretic
+#: representation distillation) uses 1.01.
 CORRELATION_ALPHA = 1.01
-#: Divergence below which the Jensen-Shannon distance has no more slope than here.
+#: Divergence below which the Jensen-Shannon distance goes on to 0 in a straight line.
 JS_LEAST = 1e-12
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 SSIM_LEAST_RANGE = 1e-2
-#: Positions of a map that is blurred by one matrix.
+#: Positions up to which one matrix blurs a map; larger maps are blurred row by row.
 SSIM_SMALL = 64
 
 
@@ -39,8 +40,8 @@ def l1(student: Tensor, teacher: Tensor) -> Tensor:
 def l2(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference.
 
-    Appendix D prints the root of the sum; its gradient is undefined where both agree and its size
-    grows with the map, so the mean of squares stands here, as in FitNets and PKD.
+    Appendix D prints the root of the sum. The root's gradient is undefined where both agree, and
+    its size grows with the map; the mean of squares of FitNets and PKD has neither fault.
     """
     return F.mse_loss(student, teacher)
 
@@ -53,7 +54,7 @@ def smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
 def kl(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher ‖ student) of the softmax over channels, mean over positions.
 
-    Appendix D defines it on probabilities of classes; a softmax over axis 1 makes them.
+    Appendix D takes probabilities of classes; a softmax over axis 1 makes them.
     """
     log_p, log_q = teacher.log_softmax(dim=1), student.log_softmax(dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
@@ -62,7 +63,8 @@ def kl(student: Tensor, teacher: Tensor) -> Tensor:
 def kl_hw(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher ‖ student) of each channel's softmax over its positions, mean over channels.
 
-    CWD (Shu et al. 2021), formulas 3 and 4 at a temperature of 1: where a channel is active.
+    CWD (Shu et al. 2021), formulas 3 and 4 at a temperature of 1: the loss compares where each
+    channel is active.
     """
     log_p, log_q = (side.flatten(2).log_softmax(dim=2) for side in (teacher, student))
     return (log_p.exp() * (log_p - log_q)).sum(dim=2).mean()
@@ -71,8 +73,8 @@ def kl_hw(student: Tensor, teacher: Tensor) -> Tensor:
 def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
     """Jensen-Shannon distance of the softmax over channels, mean over positions (SSSD).
 
-    The root of the divergence, at most sqrt(ln 2) a position. Where both all but agree the root's
-    slope would be infinite; it goes on to 0 in a straight line.
+    The distance is the root of the divergence, at most sqrt(ln 2) a position. Near a divergence of
+    0 the root's slope is infinite; a straight line to 0 replaces the root there.
     """
     log_q, log_p = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
     log_m = torch.logaddexp(log_q, log_p) - math.log(2)
@@ -83,9 +85,9 @@ def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:
-    """Quality focal loss of every logit at γ = 1, the teacher's score its soft label.
+    """Quality focal loss of every logit at γ = 1, with the teacher's score as the soft label.
 
-    CrossKD, formula (7); of the shape of the logits, not yet a mean.
+    CrossKD, formula (7). The result has the shape of the logits: it is not yet a mean.
     """
     label = teacher.sigmoid()
     difference = (student.sigmoid() - label).abs()
@@ -120,7 +122,7 @@ def pearson(student: Tensor, teacher: Tensor) -> Tensor:
 def correlation(student: Tensor, teacher: Tensor) -> Tensor:
     """Formula (11) on the diagonal v of the cross-correlation matrix: log2(1 + Σ|v - 1|^2α).
 
-    The 1 is ours: without it the loss goes to -∞, and its gradient to ∞, as both agree.
+    The 1 is ours: without the 1 the loss goes to -∞, and its gradient to ∞, as both agree.
     """
     v = _channel_correlation(student, teacher)
     return torch.log2(1 + (1 - v).clamp(min=0).pow(2 * CORRELATION_ALPHA).sum())
@@ -129,9 +131,9 @@ def correlation(student: Tensor, teacher: Tensor) -> Tensor:
 def _blur(maps: Tensor) -> Tensor:
     """Gaussian mean of (B, H, W) under the window, renormalised where it leaves the map.
 
-    As products with band matrices whose rows sum to 1, two for a large map and their Kronecker
-    product for a small one: many small maps at once are what a convolution of one channel, or a
-    batch of small products, is slowest at.
+    The blur is a product with two band matrices whose rows sum to 1. For small maps the Kronecker
+    product of both matrices is used: a convolution of one channel, and a batch of small products,
+    are slow on many small maps.
     """
     rows, columns = (_band(length, maps) for length in maps.shape[-2:])
     if maps[0].numel() <= SSIM_SMALL:
@@ -151,13 +153,13 @@ def _band(length: int, like: Tensor) -> Tensor:
 def ssim(student: Tensor, teacher: Tensor) -> Tensor:
     """(1 - SSIM) / 2, in [0, 1], of each channel map under an 11 x 11 Gaussian window (SKD).
 
-    Windows are renormalised where they leave the map, so a map may be smaller than the window.
-    L, the dynamic range, is the teacher's.
+    A window that leaves the map is renormalised, so a map may be smaller than the window. L, the
+    dynamic range, is the teacher's.
     """
     h, w = student.shape[-2:]
     s, t = student.reshape(-1, h, w), teacher.reshape(-1, h, w)
     centre_s, centre_t = s.mean(dim=(1, 2), keepdim=True), t.mean(dim=(1, 2), keepdim=True)
-    s, t = s - centre_s, t - centre_t  # variances of centred maps do not cancel
+    s, t = s - centre_s, t - centre_t  # without large means, variances lose no digits
     mean_s, mean_t, ss, tt, st = _blur(torch.cat([s, t, s * s, t * t, s * t])).chunk(5)
     variances = (ss - mean_s**2).clamp(min=0) + (tt - mean_t**2).clamp(min=0)
     covariance = st - mean_s * mean_t
@@ -172,7 +174,7 @@ def ssim(student: Tensor, teacher: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Overlap:
-    """What the IoU family shares."""
+    """What all losses of the IoU family are made of, (...) or (..., 2) each."""
 
     iou: Tensor
     union: Tensor
@@ -186,7 +188,7 @@ def _overlap(student: Tensor, teacher: Tensor) -> _Overlap:
     s_low, s_high = student.split(2, dim=-1)
     t_low, t_high = teacher.split(2, dim=-1)
     size_s, size_t = s_low + s_high, t_low + t_high
-    # Boxes around one prior overlap there; those of CrossKD may lie apart.
+    # Boxes around one prior overlap; CrossKD's boxes may lie apart.
     sides = (torch.minimum(s_low, t_low) + torch.minimum(s_high, t_high)).clamp(min=0)
     enclosing = torch.maximum(s_low, t_low) + torch.maximum(s_high, t_high)
     intersection = sides.prod(dim=-1)

@@ -1,7 +1,8 @@
-"""A hook for mmengine's Runner: what a distillation needs of the training it is part of."""
+"""A hook that ties a distillation to mmengine's Runner."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -20,7 +21,7 @@ DISTILLATION = "distillation"
 class DistillationHook(Hook):
     """Keeps what the distillation has learned in the checkpoint, so that a training can resume.
 
-    And tells ``stepwise`` weights which of the learning rate's milestones have passed.
+    The hook also tells ``stepwise`` weights how many milestones the learning rate has passed.
     """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -38,12 +39,15 @@ class DistillationHook(Hook):
 
     def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         model = _distilled(runner)
-        if model is not None and model.distillation is not None and model.distillation.stepwise:
-            model.distillation.milestones = milestones_passed(runner)
+        if model is not None and model.distillation is not None:
+            model.distillation.follow(partial(milestones_passed, runner))
 
 
 def milestones_passed(runner: Runner) -> int:
-    """At how many the learning rate has changed. Raises :class:`WrongUse` if it has none."""
+    """How many milestones the learning rate has passed.
+
+    Raises :class:`WrongUse` if no scheduler of the learning rate has milestones.
+    """
     schedulers: Any = runner.param_schedulers or []
     if isinstance(schedulers, dict):  # by optimizer
         schedulers = [scheduler for group in schedulers.values() for scheduler in group]

@@ -1,34 +1,55 @@
-"""Pairing: which levels and responses of a student and a teacher can be compared."""
+"""Pairs of detectors: which levels and which responses of the two can be compared."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from ..detectors import Signature
-from ..space import (
-    CROSS_KNOWLEDGE,
-    FEATURE_KNOWLEDGE,
-    KNOWLEDGE,
-    LABEL,
-    POSITIONS,
-    RESPONSE_KNOWLEDGE,
-    Distiller,
-    WrongUse,
-)
+from ..space import WrongUse
 
-KINDS = {"dense": "at every position", "region": "for regions"}
+RESPONDS = {"dense": "at every position", "region": "for regions"}
 
 
 @dataclass(frozen=True)
-class Pairing:
-    """Levels of the student and of the teacher that share a stride, finest first."""
+class PairedLevels:
+    """The levels of student and teacher that share a stride, finest first."""
 
     strides: tuple[int, ...]
-    student_levels: tuple[int, ...]
-    teacher_levels: tuple[int, ...]
+    #: Places of the levels among the student's levels.
+    student: tuple[int, ...]
+    #: Places of the levels among the teacher's levels.
+    teacher: tuple[int, ...]
 
 
-def pair_levels(student: Signature, teacher: Signature) -> Pairing:
+@dataclass(frozen=True)
+class Pair:
+    """A student and the teacher that it learns from."""
+
+    student: Signature
+    #: None for a student that learns from the labels alone.
+    teacher: Signature | None = None
+    #: The teacher's dense head, which CrossKD continues the student's head by.
+    head: Any = None
+
+    @cached_property
+    def levels(self) -> PairedLevels:
+        """The levels of both; without a teacher, all levels of the student."""
+        return pair_levels(self.student, self.teacher or self.student)
+
+    @property
+    def both(self) -> tuple[Signature, Signature]:
+        """Student and teacher, for knowledge that a teacher gives."""
+        assert self.teacher is not None
+        return self.student, self.teacher
+
+    def __deepcopy__(self, memo: dict) -> Pair:
+        """The pair itself: nothing of it changes, and the teacher's head is never copied."""
+        return self
+
+
+def pair_levels(student: Signature, teacher: Signature) -> PairedLevels:
     """Pair levels by stride; raises :class:`WrongUse` naming both sides if they share none."""
     strides = tuple(stride for stride in student.strides if stride in teacher.strides)
     if not strides:
@@ -36,62 +57,32 @@ def pair_levels(student: Signature, teacher: Signature) -> Pairing:
             f"{student.name} has levels of stride {list(student.strides)} and {teacher.name} of "
             f"{list(teacher.strides)}: they share none, so no feature can be compared"
         )
-    return Pairing(
+    return PairedLevels(
         strides,
         tuple(student.strides.index(stride) for stride in strides),
         tuple(teacher.strides.index(stride) for stride in strides),
     )
 
 
-def mismatch(knowledge: str, student: Signature, teacher: Signature) -> str | None:
-    """Why a pair can't be compared by a kind of knowledge, or None if it can; names both sides."""
-    if knowledge == LABEL:
-        return label_fault(student)
-    if knowledge in FEATURE_KNOWLEDGE:
-        return None
-    if knowledge in CROSS_KNOWLEDGE:
-        return _cross_mismatch(knowledge, student, teacher)
-    return _response_mismatch(knowledge == "localization", student, teacher)
-
-
-def label_fault(student: Signature) -> str | None:
-    """Why a student can't be its own teacher (SSSD), or None."""
-    if student.classes is None:
-        return f"{student.name} has no head that tells classes apart"
-    if student.encoded:
-        return f"{student.name}'s head reads its encoder's memory, not the neck's maps"
-    if len(set(student.channels)) > 1:
-        return f"{student.name} has levels of unlike channels {list(student.channels)}"
-    return None
-
-
-def _cross_mismatch(knowledge: str, student: Signature, teacher: Signature) -> str | None:
-    for side in (student, teacher):
-        if side.layers is None:
-            return f"{side.name} {side.unlayered}"
-    if student.strides != teacher.strides:
-        return (
-            f"{student.name} has levels of stride {list(student.strides)} and {teacher.name} of "
-            f"{list(teacher.strides)}"
-        )
-    return _response_mismatch(knowledge == CROSS_KNOWLEDGE[1], student, teacher)
-
-
-def _response_mismatch(boxes: bool, student: Signature, teacher: Signature) -> str | None:
+def response_mismatch(pair: Pair, boxes: bool) -> str | None:
+    """Why the class scores of a pair can't be compared, or None; with ``boxes``, the boxes too."""
+    student, teacher = pair.both
     ours, theirs = student.responses, teacher.responses
     if ours is None or theirs is None:
         side = student if ours is None else teacher
         return f"{side.name} {side.unread}"
     if ours.kind != theirs.kind:
-        return f"{student.name} answers {KINDS[ours.kind]} and {teacher.name} {KINDS[theirs.kind]}"
+        return (
+            f"{student.name} answers {RESPONDS[ours.kind]} and {teacher.name} "
+            f"{RESPONDS[theirs.kind]}"
+        )
     if ours.classes != theirs.classes:
         return f"{student.name} has {ours.classes} classes and {teacher.name} has {theirs.classes}"
     if ours.scores != theirs.scores:
         return f"{student.name} scores by {ours.scores} and {teacher.name} by {theirs.scores}"
     if ours.kind == "dense":
-        pairing = pair_levels(student, teacher)
-        priors = [ours.priors[i] for i in pairing.student_levels]
-        others = [theirs.priors[i] for i in pairing.teacher_levels]
+        priors = [ours.priors[i] for i in pair.levels.student]
+        others = [theirs.priors[i] for i in pair.levels.teacher]
         if priors != others:
             return f"{student.name} has {priors} priors a position and {teacher.name} has {others}"
     if boxes and ours.unlabelled:
@@ -101,64 +92,15 @@ def _response_mismatch(boxes: bool, student: Signature, teacher: Signature) -> s
     return None
 
 
-def available_knowledge(student: Signature, teacher: Signature | None) -> tuple[str, ...]:
-    """The kinds of knowledge that this pair, or a student without a teacher, can be compared by."""
-    if teacher is None:
-        return () if label_fault(student) else (LABEL,)
-    pair_levels(student, teacher)
-    return tuple(name for name in KNOWLEDGE if mismatch(name, student, teacher) is None)
-
-
-def excluded(knowledge: str, student: Signature, teacher: Signature | None) -> dict[str, str]:
-    """Options of one kind of knowledge that a pair has no use for, and why."""
-    found: dict[str, str] = {}
-    if teacher is None:
-        return found
-    if knowledge in RESPONSE_KNOWLEDGE + CROSS_KNOWLEDGE:
-        scores = student.responses.scores if student.responses else ""
-        if not scores.startswith("sigmoid"):
-            found["quality_focal"] = f"scores are by {scores}, not by sigmoid"
-        elif student.responses and student.responses.unlabelled:
-            found["quality_focal"] = (
-                f"it is divided by the number of positives, and {student.name} "
-                f"{student.responses.unlabelled}"
-            )
-    if knowledge in CROSS_KNOWLEDGE and student.layers and teacher.layers:
-        counts = student.layers.count, teacher.layers.count
-        for name in POSITIONS[1:]:
-            i = int(name.removeprefix("after_"))
-            if i >= min(counts) and not i == counts[0] == counts[1]:
-                found[name] = (
-                    f"the heads of {student.name} and {teacher.name} have {counts[0]} and "
-                    f"{counts[1]} layers: give after_0 to after_{min(counts) - 1}"
-                )
-        bins = student.layers.bins, teacher.layers.bins
-        if knowledge == CROSS_KNOWLEDGE[1] and not bins[0] == bins[1] > 0:
-            found["kl"] = (
-                f"it compares the bins of distributions, and {student.name}'s head answers "
-                f"{bins[0]} and {teacher.name}'s {bins[1]} of them"
-                if any(bins)
-                else "it compares the bins of distributions, and the heads answer none"
-            )
-    return found
-
-
-def check_pair(distiller: Distiller, student: Signature, teacher: Signature | None) -> None:
-    """Raise :class:`WrongUse` if the distiller asks for knowledge that the pair can't share."""
-    if teacher is not None:
-        pair_levels(student, teacher)
-    for term in distiller.active:
-        if teacher is None and term.knowledge != LABEL:
-            raise WrongUse(f"'{term.knowledge}' is learned from a teacher: give `teacher`")
-        reason = (
-            label_fault(student) if teacher is None else mismatch(term.knowledge, student, teacher)
-        )
-        if reason:
-            others = ", ".join(available_knowledge(student, teacher))
-            who = student.name if teacher is None else "the pair"
-            use = f"use {others}" if others else "give `teacher`"
-            raise WrongUse(f"{who} has no knowledge '{term.knowledge}': {reason}; {use}")
-        useless = excluded(term.knowledge, student, teacher)
-        for name in (*term.transforms, term.distance):
-            if name in useless:
-                raise WrongUse(f"{term.knowledge}: '{name}': {useless[name]}")
+def useless_quality_focal(pair: Pair) -> dict[str, str]:
+    """``quality_focal`` and why, if class scores of this pair can't be compared by it."""
+    responses = pair.student.responses
+    scores = responses.scores if responses else ""
+    if not scores.startswith("sigmoid"):
+        return {"quality_focal": f"scores are by {scores}, not by sigmoid"}
+    if responses and responses.unlabelled:
+        return {
+            "quality_focal": f"it is divided by the number of positives, and {pair.student.name} "
+            f"{responses.unlabelled}"
+        }
+    return {}

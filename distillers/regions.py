@@ -1,4 +1,4 @@
-"""Regions of maps that ground-truth boxes mark: the foreground's mask and the boxes' crops."""
+"""What ground-truth boxes mark on maps: the mask of the foreground, and crops of the boxes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import roi_align
 
-#: Side of the RoIAlign grid of instance features, and samples a bin and axis, as in two-stage
-#: detectors.
+#: Side of the RoIAlign grid, and samples a bin and axis, as in two-stage detectors.
 CROP_SIZE, SAMPLES = 7, 2
 
 
 def foreground(boxes: list[Tensor], size: tuple[int, int], stride: int) -> Tensor:
     """1 in every cell of a level that a ground-truth box touches, else 0: (N, 1, H, W).
 
-    ``boxes``: per image (n, 4) as x1, y1, x2, y2 in pixels of the input. Two interval tests and
-    one product over all boxes; no loop.
+    ``boxes``: (n, 4) an image, as x1, y1, x2, y2 in pixels of the input.
     """
     padded = pad_sequence(boxes, batch_first=True)
     rows, columns = touched(padded, size, stride)
@@ -26,9 +24,9 @@ def foreground(boxes: list[Tensor], size: tuple[int, int], stride: int) -> Tenso
 
 
 def touched(boxes: Tensor, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
-    """Rows (N, n, H) and columns (N, n, W) of a level that boxes (N, n, 4) touch: 1, else 0.
+    """1 for the rows (N, n, H) and columns (N, n, W) of a level that boxes (N, n, 4) touch, else 0.
 
-    Padding, a box of zeros, touches none.
+    A box of zeros, which pads a batch, touches no row and no column.
     """
     x1, y1, x2, y2 = boxes.unbind(dim=-1)
 
@@ -49,10 +47,10 @@ def crops(maps: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
 
 
 def _weighted_rows(maps: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
-    """RoIAlign as what it is, weighted sums of positions.
+    """RoIAlign as weighted sums of positions, for a CPU.
 
-    On a CPU, whole rows of channels are added at once, five times as fast as torchvision's
-    operator, forward and backward (``benchmarks/loss.py``).
+    All channels of a position are added at once: five times as fast as torchvision's operator,
+    forward and backward (``benchmarks/loss.py``).
     """
     n, c, h, w = maps.shape
     flat = torch.cat(boxes).to(maps.dtype) / stride - 0.5  # the centre of cell 0 is at 0
@@ -70,10 +68,10 @@ def _weighted_rows(maps: Tensor, boxes: list[Tensor], stride: int) -> Tensor:
 
 
 def _samples(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Along one axis, the cells that each of a box's 7 bins is made of, and their weights:
+    """Along one axis, the cells of a box's 7 bins and the cells' weights: (boxes, 7, 4) each.
 
-    (boxes, 7, 4) each, for two samples a bin between two cells each. A sample further than one
-    cell from the map counts as 0, as RoIAlign has it.
+    A bin has two samples, and a sample lies between two cells. A sample further than one cell from
+    the map counts as 0, as in RoIAlign.
     """
     steps = CROP_SIZE * SAMPLES
     places = (torch.arange(steps, dtype=low.dtype) + 0.5) / steps

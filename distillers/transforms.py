@@ -1,4 +1,4 @@
-"""The transforms of DetKDS Table 2, each applied alike to the student's and the teacher's side.
+"""The transforms of DetKDS Table 2. A transform is applied alike to student and teacher.
 
 A feature transform takes maps (N, C, H, W); a response transform takes responses (N, C, M): N
 images, C channels (classes or the four sides of a box), M positions (priors) of one level.
@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Pair = tuple[Tensor, Tensor]
+#: The student's and the teacher's tensor.
+TensorPair = tuple[Tensor, Tensor]
 
-#: Attention temperature τ of formula (9); the authors' release uses the same.
+#: Attention temperature τ of formula (9), as in the authors' release.
 TEMPERATURE = 0.5
-#: λ of formula (10): a position whose random number is below it is hidden. The paper gives no
+#: λ of formula (10): positions whose random number is below λ are hidden. The paper gives no
 #: value; the authors' release uses 0.65.
 MASK_THRESHOLD = 0.65
 EPSILON = 1e-6
@@ -31,7 +32,7 @@ def _identity(x: Tensor) -> Tensor:
 def channel_attention(f: Tensor) -> Tensor:
     """``catt``, formulas (4) and (9): C · softmax_C(mean_HW |f| / τ) times f.
 
-    Formula (4) prints the factor HW; (9) prints C, which keeps the mean factor at 1, and is used.
+    Formula (4) prints the factor HW, formula (9) C. With C, used here, the mean factor is 1.
     """
     n, c, h, w = f.shape
     strength = torch.linalg.vector_norm(f, ord=1, dim=(2, 3)) / (h * w)
@@ -47,10 +48,10 @@ def spatial_attention(f: Tensor) -> Tensor:
     return f * attention.view(n, 1, h, w)
 
 
-def mask(student: Tensor, teacher: Tensor) -> Pair:
-    """``mask``, formula (10): hide positions at random, the same ones from both.
+def mask(student: Tensor, teacher: Tensor) -> TensorPair:
+    """``mask``, formula (10): hide random positions, the same positions of both.
 
-    One mask for the pair is what the formula's ⟨f_S, f_T⟩ says; the authors' release draws two.
+    The formula's ⟨f_S, f_T⟩ says one mask for the pair; the authors' release draws two masks.
     """
     n, _, h, w = student.shape
     keep = torch.rand(n, 1, h, w, device=student.device) >= MASK_THRESHOLD
@@ -65,7 +66,7 @@ def scale(f: Tensor, n: int) -> Tensor:
 def local(f: Tensor, n: int) -> Tensor:
     """``local_n``, formula (5): n x n patches become samples, (n² N, C, ⌈H/n⌉, ⌈W/n⌉).
 
-    A size that n does not divide is padded with zeros at the bottom and right.
+    Zeros at the bottom and right pad a size that n does not divide.
     """
     if n == 1:
         return f
@@ -79,32 +80,32 @@ def local(f: Tensor, n: int) -> Tensor:
 def normalise(f: Tensor, dims: tuple[int, ...]) -> Tensor:
     """``norm_*``, formula (6): (f - μ) / σ, μ and σ over the named axis (population variance)."""
     if dims == (2, 3):
-        return F.layer_norm(f, f.shape[2:], eps=EPSILON)  # the same in one pass
+        return F.layer_norm(f, f.shape[2:], eps=EPSILON)  # one pass instead of three
     centred = f - f.mean(dim=dims, keepdim=True)
     return centred * (centred.square().mean(dim=dims, keepdim=True) + EPSILON).rsqrt()
 
 
 def min_max(f: Tensor) -> Tensor:
-    """``min_max``: the whole tensor moved to [0, 1]."""
+    """``min_max``: the whole tensor is moved and scaled into [0, 1]."""
     low, high = torch.aminmax(f)
     return (f - low) / (high - low + EPSILON)
 
 
 def _reshape_n(p: Tensor) -> Tensor:
-    """``reshape_n``: images stay samples, all else is one vector: (N, C·M, 1)."""
+    """``reshape_n``: each image is a sample, and all its numbers are one vector: (N, C·M, 1)."""
     return p.flatten(1).unsqueeze(-1)
 
 
 def _reshape_c(p: Tensor) -> Tensor:
-    """``reshape_c``: channels become samples, all else is one vector: (C, N·M, 1)."""
+    """``reshape_c``: each channel is a sample, and all its numbers one vector: (C, N·M, 1)."""
     return p.transpose(0, 1).flatten(1).unsqueeze(-1)
 
 
-def _alike(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Pair]:
+def _alike(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], TensorPair]:
     return lambda student, teacher: (function(student), function(teacher))
 
 
-FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
+FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], TensorPair]] = {
     "identity": _alike(_identity),
     "catt": _alike(channel_attention),
     "satt": _alike(spatial_attention),
@@ -117,7 +118,7 @@ FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
     "min_max": _alike(min_max),
 }
 
-RESPONSE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Pair]] = {
+RESPONSE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], TensorPair]] = {
     "identity": _alike(_identity),
     "norm_n": _alike(lambda p: normalise(p, (0,))),
     "norm_c": _alike(lambda p: normalise(p, (1,))),

@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..settings import Search
-from ..space import WEIGHTS_STAGE, Candidate, Outcome, SearchSpace, Term, WrongUse
-from .algorithms import Algorithm, TermEvolution, WeightEvolution
+from ..space import WEIGHTS_STAGE, Candidate, Distiller, Outcome, SearchSpace, Term, WrongUse
+from .algorithms import Algorithm, Scored, Stage, TermStage, WeightStage, make_algorithm, rank
 
 
 class Controller:
-    """The same two calls as an algorithm's, over all stages.
+    """The ask and tell of an algorithm, over all stages; ``search.algorithm`` runs each stage.
 
-    Its state is a pure function of (space, settings, seed, start, the asks and outcomes in their
-    order), so a search is resumed by replaying what the store remembers. Candidates are numbered
-    from 0 in the order they are asked for. Stages take turns. ``start``: terms that populations
-    start from.
+    The controller's state is a pure function of (space, settings, seed, start, the asks and
+    outcomes in their order), so a search is resumed by replaying what the store remembers.
+    Candidates are numbered from 0 in the order they are asked for. Stages take turns. ``start``:
+    terms that the stages try before others. Raises :class:`WrongUse` for an unknown algorithm.
     """
 
     def __init__(
@@ -29,25 +29,33 @@ class Controller:
     ) -> None:
         start = tuple(start)
         self._space, self._settings, self._seed = space, settings, seed
-        self.stages: dict[str, Algorithm] = {
-            knowledge: TermEvolution(
-                space,
-                knowledge,
-                settings,
-                self._rng(knowledge),
-                tuple(term for term in start if term.knowledge == knowledge),
-            )
-            for knowledge in space.knowledge
-        }
+        self.stages: dict[str, Algorithm] = {}
+        for knowledge in space.knowledge:
+            first = tuple(term for term in start if term.knowledge == knowledge)
+            self._add(TermStage(space, knowledge, first))
+        #: Candidates of a search without rejections and failures: what progress is measured by.
+        self.planned = sum(algorithm.planned for algorithm in self.stages.values())
+        if len(self.stages) > 1:
+            self.planned += self._planned_weights()
         self._turn = 0
         self._number = 0
         self._asked: dict[int, tuple[str, Candidate]] = {}
-        self._best: tuple[Candidate, Outcome] | None = None
+        self._best: Scored | None = None
 
-    def _rng(self, stage: str) -> random.Random:
-        return random.Random(f"{self._seed}/{stage}")
+    def _add(self, stage: Stage) -> None:
+        self.stages[stage.name] = self._algorithm(stage)
+
+    def _algorithm(self, stage: Stage) -> Algorithm:
+        return make_algorithm(stage, self._settings, random.Random(f"{self._seed}/{stage.name}"))
+
+    def _planned_weights(self) -> int:
+        """What the weights stage plans, whichever terms are found: random terms stand in here."""
+        rng = random.Random(self._seed)
+        terms = tuple(self._space.random(knowledge, rng) for knowledge in self._space.knowledge)
+        return self._algorithm(WeightStage(self._space, Distiller(terms))).planned
 
     def ask(self) -> Candidate | None:
+        """The next candidate of the stage whose turn it is; None: wait, or look at ``done``."""
         for stage in self._in_turn():
             inner = self.stages[stage].ask()
             if inner is not None:
@@ -58,89 +66,77 @@ class Controller:
         return None
 
     def _in_turn(self) -> list[str]:
-        """The stages, beginning with the one after the last asked: each ask moves the turn on."""
+        """The stages, beginning with the stage whose turn it is; each ask passes the turn on."""
         names = list(self.stages)
         start = self._turn % len(names)
         self._turn += 1
         return names[start:] + names[:start]
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
+        """The outcome of a candidate. Raises KeyError if the candidate is not an open ask."""
         stage, inner = self._asked.pop(candidate.number)
         self.stages[stage].tell(inner, outcome)
-        if outcome.completed and (
-            self._best is None or _rank(candidate, outcome) > _rank(*self._best)
-        ):
-            self._best = (candidate, outcome)
+        scored = (candidate, outcome)
+        if outcome.completed and (self._best is None or rank(scored) > rank(self._best)):
+            self._best = scored
         if WEIGHTS_STAGE not in self.stages and all(s.done for s in self.stages.values()):
             self._combine()
 
     def _combine(self) -> None:
-        """Start the weights stage over the forms found; a single form has its weight already."""
+        """Start the weights stage over the terms found; a single term has its weight already."""
         found = [algorithm.best for algorithm in self.stages.values()]
-        forms = tuple(best[0].distiller.terms[0] for best in found if best is not None)
-        if len(forms) > 1:
-            self.stages[WEIGHTS_STAGE] = WeightEvolution(
-                self._space, forms, self._settings, self._rng(WEIGHTS_STAGE)
-            )
+        terms = tuple(best[0].distiller.terms[0] for best in found if best is not None)
+        if len(terms) > 1:
+            self._add(WeightStage(self._space, Distiller(terms)))
 
     @property
     def done(self) -> bool:
         return not self._asked and all(stage.done for stage in self.stages.values())
 
     @property
-    def best(self) -> tuple[Candidate, Outcome] | None:
+    def best(self) -> Scored | None:
         """The completed candidate of the highest score over all stages, the earliest of equals."""
         return self._best
-
-    @property
-    def planned(self) -> int:
-        """Candidates of a search without rejections: what progress is measured against."""
-        s = self._settings
-        terms = len(self._space.knowledge) * (s.population + 2 * s.iterations)
-        return terms + (s.weights if len(self._space.knowledge) > 1 else 0)
-
-
-def _rank(candidate: Candidate, outcome: Outcome) -> tuple[float, int]:
-    assert outcome.score is not None
-    return outcome.score, -candidate.number
 
 
 @dataclass(frozen=True)
 class Event:
     """One trial as the store remembers it.
 
-    ``asked_after``: how many outcomes had been told when it was asked for; ``told``: its place in
-    the order of telling, None while it is open.
+    ``asked_after``: how many outcomes had been told when the candidate was asked for;
+    ``tell_order``: the outcome's place in the order of telling, from 0, or None while the candidate
+    is open.
     """
 
     candidate: Candidate
     asked_after: int
-    told: int | None
+    tell_order: int | None
     outcome: Outcome
 
 
 def replay(controller: Controller, events: Iterable[Event]) -> list[Candidate]:
     """Bring a fresh controller to where a search stopped; returns the candidates still open.
 
-    Raises :class:`WrongUse` if the controller would not have asked for what was asked for: the
-    search's configuration has changed.
+    Raises :class:`WrongUse` if the controller would have asked for another candidate than the
+    stored one: the search's configuration has changed.
     """
     asks = sorted(events, key=lambda event: event.candidate.number)
-    told = sorted((e for e in asks if e.told is not None), key=lambda e: e.told or 0)
+    tells = sorted((e for e in asks if e.tell_order is not None), key=lambda e: e.tell_order or 0)
     known: dict[int, Candidate] = {}
     position = 0
-    for step in range(len(told) + 1):
+    for step in range(len(tells) + 1):
         while position < len(asks) and asks[position].asked_after == step:
             candidate = controller.ask()
             if candidate != asks[position].candidate:
                 raise WrongUse(
-                    f"--resume: trial {position} of the stored search is not what this "
-                    "configuration would try: its space, algorithm or seed has changed; "
-                    "restore them or start a search under another --name"
+                    f"trial {position} of the stored search is not what this configuration would "
+                    "try: its space, algorithm or seed has changed; restore them or start a search "
+                    "under another name",
+                    "resume",
                 )
             known[candidate.number] = candidate
             position += 1
-        if step < len(told):
-            event = told[step]
+        if step < len(tells):
+            event = tells[step]
             controller.tell(known[event.candidate.number], event.outcome)
-    return [event.candidate for event in asks if event.told is None]
+    return [event.candidate for event in asks if event.tell_order is None]

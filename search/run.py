@@ -6,20 +6,20 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from .. import __version__
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
 from ..distillers import excluded, mismatch
 from ..settings import PROGRESSIVE
-from ..space import Distiller, Outcome, SearchFailed, Term, WrongUse
+from ..space import Outcome, SearchFailed, Term, WrongUse
 from ..workers.cluster import cluster
 from ..workers.ray_engine import run
 from ..workers.training import Training
 from ..workers.trial import TrialContext
 from .controller import Controller
+from .exported import exported
 from .plans.plan import Plan, final_section, final_trainings, make_data
 from .plans.start import start_terms
 from .plans.trainings import Display, because, train_all
@@ -138,33 +138,6 @@ def _create(plan: Plan, store: Store, name: str, start: list[Term]) -> SearchRow
     config = plan.config.model_dump(mode="json")
     config["search"]["start"] = [str(term) for term in start]
     return store.create_search(name, config, plan.conditions, plan.seed)
-
-
-def exported(best: TrialRow, search: SearchRow) -> Distiller:
-    """The best trial's distiller, without terms of weight 0, and where it comes from."""
-    config = search.config
-    proxy = config["proxy"]
-    provenance = {
-        "search": search.name,
-        "trial": best.number,
-        "student": _model_name(config["student"]),
-        "teacher": config["teacher"] and _model_name(config["teacher"]),
-        "proxy": {
-            "ap": best.score,
-            "train_images": proxy["train_images"],
-            "val_images": proxy["val_images"],
-        },
-        "seed": search.seed,
-        "version": __version__,
-    }
-    return replace(
-        best.distiller, terms=best.distiller.active, name=search.name, provenance=provenance
-    )
-
-
-def _model_name(model: dict) -> str:
-    config = model["config"]
-    return config if isinstance(config, str) else str(config.get("type"))
 
 
 def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -> None:

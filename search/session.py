@@ -17,8 +17,9 @@ MAX_FAILURES = 5
 class Session:
     """What the engine sees of a search; every ask and every outcome is in the store at once.
 
-    A candidate that the filter rejects, or that was scored before under the same conditions, is
-    answered here and never reaches a worker. ``changed`` is called after every change.
+    The session itself answers a candidate that ``reject`` rejects, or that the store holds a score
+    of under the same conditions; such a candidate never reaches a worker. ``told`` counts the
+    outcomes so far. The session calls ``changed`` after every change.
     """
 
     controller: Controller
@@ -38,7 +39,8 @@ class Session:
     def resume(self) -> None:
         """Bring a fresh controller to where the stored search stopped.
 
-        What was running is tried again, and so are failures that nothing followed.
+        Trials that were running are tried again, and so are failures that no other outcome
+        followed. Raises :class:`WrongUse` if the configuration has changed since.
         """
         self.store.requeue(self.search_id)
         self.store.requeue_failures(self.search_id, MAX_FAILURES)
@@ -48,10 +50,11 @@ class Session:
             for row in rows
         ]
         self.open = replay(self.controller, events)
-        self.told = sum(event.told is not None for event in events)
+        self.told = sum(event.tell_order is not None for event in events)
         self.trial_ids = {row.number: row.id for row in rows if row.told is None}
 
     def ask(self) -> Candidate | None:
+        """The next candidate for a worker; None: wait for outcomes, or look at ``done``."""
         while not self._ended:
             candidate = self._next()
             if candidate is None:
@@ -84,7 +87,7 @@ class Session:
         self.changed()
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
-        """What came out at a worker; once too many have failed in a row, that stays so."""
+        """The outcome from a worker. A search that :data:`MAX_FAILURES` have ended stays ended."""
         if not self._ended:
             failed = outcome.status is Status.FAILED
             self.failures = self.failures + 1 if failed else 0
@@ -92,7 +95,7 @@ class Session:
         self._tell(candidate, outcome, reused_from=None)
 
     def _tell(self, candidate: Candidate, outcome: Outcome, reused_from: int | None) -> None:
-        """The store first: what it does not hold has not happened."""
+        """Tell the store first: what the store does not hold has not happened."""
         trial_id = self.trial_ids.pop(candidate.number)
         self.store.tell_trial(trial_id, outcome, self.told, reused_from)
         self.controller.tell(candidate, outcome)
@@ -105,6 +108,10 @@ class Session:
 
     @property
     def done(self) -> bool:
-        """Nothing is left, or the search was ``stopped``, or :data:`MAX_FAILURES` trials in a row
-        failed: then no candidate is at fault, and ``failure`` is the last one's outcome."""
+        """Whether the search asks for nothing more.
+
+        Every candidate has its outcome, or the search was ``stopped``, or :data:`MAX_FAILURES`
+        trials in a row failed. In the last case the cause lies outside of the candidates, and
+        ``failure`` is the last trial's outcome.
+        """
         return self._ended or (not self.open and self.controller.done)

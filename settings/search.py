@@ -51,6 +51,8 @@ class Search(Settings):
 
     #: The search space: DetKDS's own, or the larger one with CrossKD's and SSSD's knowledge.
     space: Literal["detkds", "extended"] = "detkds"
+    #: The algorithm that runs each stage, by its name.
+    algorithm: str = "algorithm1"
     #: The kinds of knowledge, a stage each. None: all that student and teacher can share.
     knowledge: list[Annotated[str, AfterValidator(_known_knowledge)]] | None = None
     #: What the populations start from: presets, distiller files, terms in arrow notation, or

@@ -5,12 +5,10 @@ from .errors import SearchFailed, WrongUse, nearest
 from .files import SCHEMA, json_schema
 from .options import (
     CONSTANT,
-    CROSS_KNOWLEDGE,
-    FEATURE_KNOWLEDGE,
+    EXTENDED,
+    IDENTITY,
     KNOWLEDGE,
-    LABEL,
     POSITIONS,
-    RESPONSE_KNOWLEDGE,
     STEPWISE,
 )
 from .search_space import SearchSpace
@@ -18,12 +16,10 @@ from .trials import WEIGHTS_STAGE, Candidate, Outcome, Status
 
 __all__ = [
     "CONSTANT",
-    "CROSS_KNOWLEDGE",
-    "FEATURE_KNOWLEDGE",
+    "EXTENDED",
+    "IDENTITY",
     "KNOWLEDGE",
-    "LABEL",
     "POSITIONS",
-    "RESPONSE_KNOWLEDGE",
     "SCHEMA",
     "STEPWISE",
     "WEIGHTS_STAGE",

@@ -13,18 +13,18 @@ from typing import Any
 
 from . import files
 from .errors import WrongUse, nearest
-from .options import CONSTANT, CROSS_KNOWLEDGE, EXTENDED, IDENTITY, LABEL, STEPWISE
+from .options import CONSTANT, EXTENDED, IDENTITY, STEPWISE
 
 
 @dataclass(frozen=True)
 class Term:
     """One knowledge with its transforms, distance and weight (DetKDS formulas 2 and 3).
 
-    Feature knowledge takes three transforms in a row, attention → scale → normalise; responses
-    take one; CrossKD's take, in its place, the layer after which they hand over. Left-out ones are
-    ``identity``. ``schedule``: ``stepwise`` weights grow as the learning rate decays. Raises
-    :class:`WrongUse` for a name the space does not hold (with the nearest right one) and for a
-    weight that is not a finite number ≥ 0.
+    Feature knowledge takes three transforms in a row, attention → scale → normalise; a transform
+    that is left out is ``identity``. Other knowledge has one slot: a transform of responses,
+    CrossKD's layer, MGD's mask. A ``stepwise`` schedule lets the weight grow as the learning rate
+    falls. Raises :class:`WrongUse` for a name that the space does not hold, with the nearest right
+    name, and for a weight that is not a finite number ≥ 0.
     """
 
     knowledge: str
@@ -61,17 +61,10 @@ class Term:
                 + nearest(self.schedule, options.schedules)
             )
 
-    @property
-    def position(self) -> int | None:
-        """CrossKD's i: the layer after which the student's head hands over; None: the default."""
-        if self.knowledge not in CROSS_KNOWLEDGE or self.transforms[0] == IDENTITY:
-            return None
-        return int(self.transforms[0].removeprefix("after_"))
-
     def __str__(self) -> str:
         """The papers' arrow notation: ``global: catt → scale_2 → norm_n, l1 × 5``."""
         named = [name for name in self.transforms if name != IDENTITY] or [IDENTITY]
-        weight = repr(self.weight).removesuffix(".0")  # every digit: the notation is read back
+        weight = repr(self.weight).removesuffix(".0")  # every digit, since parse() reads the text
         schedule = "" if self.schedule == CONSTANT else f" {self.schedule}"
         return f"{self.knowledge}: {' → '.join(named)}, {self.distance} × {weight}{schedule}"
 
@@ -98,7 +91,7 @@ class Term:
 
 
 def _fill_slots(knowledge: str, names: Iterable[str]) -> tuple[str, ...]:
-    """One name per slot, in the order of the slots; slots that no name fits are ``identity``."""
+    """A name for each slot, in the order of the slots; a slot without a name is ``identity``."""
     slots = EXTENDED[knowledge].transforms
     given = tuple(names)
     if len(given) == len(slots) and all(n in s for n, s in zip(given, slots, strict=True)):
@@ -123,8 +116,8 @@ def _fill_slots(knowledge: str, names: Iterable[str]) -> tuple[str, ...]:
 class Distiller:
     """A set of terms, at most one per knowledge, in the order of the space's table.
 
-    ``name`` and ``provenance`` say where it comes from; equality, hash and ``key`` look at the
-    terms alone.
+    ``name`` and ``provenance`` say where the distiller comes from. Equality, hash and ``key`` look
+    at the terms alone.
     """
 
     terms: tuple[Term, ...]
@@ -153,13 +146,13 @@ class Distiller:
 
     @property
     def active(self) -> tuple[Term, ...]:
-        """The terms that count: those of a weight above 0."""
+        """The terms of a weight above 0; other terms do nothing."""
         return tuple(term for term in self.terms if term.weight > 0)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether anything but the labels is learned from."""
-        return any(term.knowledge != LABEL for term in self.active)
+        """Whether a term is learned from a teacher."""
+        return any(EXTENDED[term.knowledge].teacher for term in self.active)
 
     @property
     def stepwise(self) -> bool:
@@ -172,16 +165,16 @@ class Distiller:
 
         Terms of weight 0 and the order of terms do not change it.
         """
-        form = [
+        terms = [
             [t.knowledge, list(t.transforms), t.distance, t.weight]
             + ([t.schedule] if t.schedule != CONSTANT else [])
             for t in self.active
         ]
-        text = json.dumps(form, separators=(",", ":"))
+        text = json.dumps(terms, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def with_weights(self, weights: Mapping[str, float]) -> Distiller:
-        """The same forms under other weights, by knowledge."""
+        """The same terms under other weights, given by knowledge."""
         unknown = sorted(set(weights) - {term.knowledge for term in self.terms})
         if unknown:
             raise WrongUse(f"weights: the distiller has no term of '{unknown[0]}' to weigh")
@@ -225,7 +218,7 @@ class Distiller:
             raise WrongUse(f"{source}: {error}") from None
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write a distiller file; it appears whole or not at all."""
+        """Write a distiller file; the file appears whole or not at all."""
         files.write(self.to_dict(), path)
 
     @classmethod

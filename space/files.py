@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,19 +37,13 @@ class _Document(BaseModel):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a distiller file, as shipped in ``distiller.schema.json``."""
-    text = resources.files(__package__).joinpath("distiller.schema.json").read_text("utf-8")
-    return json.loads(text)
-
-
-def generated_schema() -> dict[str, Any]:
-    """What ``distiller.schema.json`` must hold (``python -m detkds.space.files`` prints it)."""
+    """The JSON Schema of a distiller file. ``python -m detkds.space.files`` prints the schema."""
     schema = _Document.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA, **schema}
 
 
 def validated(document: Any, source: str) -> dict[str, Any]:
-    """A document that the schema holds of; ``source`` names it in errors."""
+    """The document, if it fits the schema. Errors name ``source``."""
     if not isinstance(document, Mapping):
         raise WrongUse(f"{source}: a distiller is a JSON object, not {type(document).__name__}")
     version = document.get("schema")
@@ -100,4 +93,4 @@ def write(document: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(generated_schema(), indent=2))
+    print(json.dumps(json_schema(), indent=2))

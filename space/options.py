@@ -1,10 +1,11 @@
-"""The options of the search space, as data: what each kind of knowledge may be put through.
+"""The options of the search space, as data: transforms, distances and weights by knowledge.
 
-``DETKDS`` is Table 2 of DetKDS (ICML 2024), with what its Table 5 uses besides (``softmax_c`` and
-``norm_n``, printed there as "norm_batch", for logits); ``identity`` stands in every slot.
+``DETKDS`` is Table 2 of DetKDS (ICML 2024) with two transforms of logits that Table 5 uses and
+Table 2 lacks: ``softmax_c``, and ``norm_n``, which Table 5 prints as "norm_batch". Every slot also
+has ``identity``.
 ``EXTENDED`` adds what hand-made distillers need: ``kl_hw``, the distance of CWD (ICCV 2021); the
 knowledge of CrossKD (CVPR 2024) with its ``quality_focal``; SSSD's ``label`` with its
-``jensen_shannon``; and weights that change with the learning rate.
+``jensen_shannon``; MGD's ``mgd`` (ECCV 2022); and weights that change with the learning rate.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ POSITIONS = (IDENTITY, "after_0", "after_1", "after_2", "after_3", "after_4", "a
 #: Boxes of any prior compare by these, or by their bins' distributions (``kl``).
 CROSS_LOCALIZATION_DISTANCES = ("giou", "iou", "kl")
 
+#: MGD's λ, the share of positions of the student's map that are hidden; ``identity`` hides none.
+HIDDEN = (IDENTITY, "hide_25", "hide_45", "hide_65", "hide_85")
+
 WEIGHTS = (0.1, 0.5, 1.0, 2.0, 5.0, 8.0, 10.0)
-#: SSSD's are larger: its distance is bounded and small.
+#: SSSD's weights are larger, since its distance is bounded and small.
 LABEL_WEIGHTS = (1.0, 2.0, 5.0, 8.0, 10.0, 15.0, 20.0)
 
 CONSTANT, STEPWISE = "constant", "stepwise"
@@ -45,12 +49,20 @@ CONSTANT, STEPWISE = "constant", "stepwise"
 
 @dataclass(frozen=True)
 class KnowledgeOptions:
-    """What one kind of knowledge may be combined with: a tuple of choices per slot."""
+    """What one kind of knowledge may be combined with."""
 
+    #: The choices of each transform slot, in the order in which the transforms are applied.
     transforms: tuple[tuple[str, ...], ...]
+    #: The choices of the distance.
     distances: tuple[str, ...]
+    #: The choices of the weight.
     weights: tuple[float, ...] = WEIGHTS
+    #: The choices of the weight's schedule.
     schedules: tuple[str, ...] = (CONSTANT,)
+    #: The name of each transform slot, for listings.
+    slot_names: tuple[str, ...] = ("transform",)
+    #: Whether a teacher gives the knowledge. SSSD's comes from the labels.
+    teacher: bool = True
 
     def __len__(self) -> int:
         size = len(self.distances) * len(self.weights) * len(self.schedules)
@@ -59,7 +71,9 @@ class KnowledgeOptions:
         return size
 
 
-_FEATURES = KnowledgeOptions((ATTENTION, SCALE, NORMALISE), FEATURE_DISTANCES)
+_FEATURES = KnowledgeOptions(
+    (ATTENTION, SCALE, NORMALISE), FEATURE_DISTANCES, slot_names=("transform",) * 3
+)
 
 DETKDS: dict[str, KnowledgeOptions] = {
     "global": _FEATURES,
@@ -69,26 +83,32 @@ DETKDS: dict[str, KnowledgeOptions] = {
     "localization": KnowledgeOptions((LOCALIZATION_TRANSFORMS,), LOCALIZATION_DISTANCES),
 }
 
-_MORE_FEATURES = replace(_FEATURES, distances=(*FEATURE_DISTANCES, "kl_hw", "jensen_shannon"))
-_MORE_LOGITS = (*LOGITS_DISTANCES, "jensen_shannon", "quality_focal")
+_MORE_DISTANCES = {
+    _FEATURES.distances: (*FEATURE_DISTANCES, "kl_hw", "jensen_shannon"),
+    LOGITS_DISTANCES: (*LOGITS_DISTANCES, "jensen_shannon", "quality_focal"),
+}
 
-#: Everything a term may be made of.
+
+def _more(options: KnowledgeOptions) -> KnowledgeOptions:
+    distances = _MORE_DISTANCES.get(options.distances, options.distances)
+    return replace(options, distances=distances, schedules=(CONSTANT, STEPWISE))
+
+
+#: Everything a term may be made of. The names of all kinds of knowledge are written here, once.
 EXTENDED: dict[str, KnowledgeOptions] = {
-    knowledge: replace(options, schedules=(CONSTANT, STEPWISE))
+    knowledge: _more(options)
     for knowledge, options in {
-        **dict.fromkeys(("global", "fgbg", "instance"), _MORE_FEATURES),
-        "logits": replace(DETKDS["logits"], distances=_MORE_LOGITS),
-        "localization": DETKDS["localization"],
-        "cross_logits": KnowledgeOptions((POSITIONS,), _MORE_LOGITS),
-        "cross_localization": KnowledgeOptions((POSITIONS,), CROSS_LOCALIZATION_DISTANCES),
-        "label": replace(_MORE_FEATURES, weights=LABEL_WEIGHTS),
+        **DETKDS,
+        "cross_logits": KnowledgeOptions((POSITIONS,), LOGITS_DISTANCES, slot_names=("hand over",)),
+        "cross_localization": KnowledgeOptions(
+            (POSITIONS,), CROSS_LOCALIZATION_DISTANCES, slot_names=("hand over",)
+        ),
+        "label": replace(_FEATURES, weights=LABEL_WEIGHTS, teacher=False),
+        "mgd": KnowledgeOptions((HIDDEN,), ("l2",), slot_names=("mask",)),
     }.items()
 }
 
 PRESETS: dict[str, dict[str, KnowledgeOptions]] = {"detkds": DETKDS, "extended": EXTENDED}
 
-FEATURE_KNOWLEDGE = ("global", "fgbg", "instance")
-RESPONSE_KNOWLEDGE = ("logits", "localization")
-CROSS_KNOWLEDGE = ("cross_logits", "cross_localization")
-LABEL = "label"
-KNOWLEDGE = (*FEATURE_KNOWLEDGE, *RESPONSE_KNOWLEDGE, *CROSS_KNOWLEDGE, LABEL)
+#: The kinds of knowledge, in the order in which a distiller's terms stand.
+KNOWLEDGE = tuple(EXTENDED)

@@ -16,9 +16,10 @@ DROP = 0.0
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Options per knowledge. A term is encoded as its slots: transforms…, distance, weight, and the
+    """Options per knowledge.
 
-    weight's schedule before it where there is a choice.
+    A term is encoded as a list, a value a slot: the transforms, the distance, the weight's schedule
+    where the options hold several, and the weight.
     """
 
     options: dict[str, KnowledgeOptions]
@@ -88,9 +89,9 @@ class SearchSpace:
 
     def decode(self, knowledge: str, values: list[str | float]) -> Term:
         options = self.options[knowledge]
-        *forms, weight = values
-        schedule = str(forms.pop()) if len(options.schedules) > 1 else options.schedules[0]
-        *transforms, distance = map(str, forms)
+        *names, weight = values
+        schedule = str(names.pop()) if len(options.schedules) > 1 else options.schedules[0]
+        *transforms, distance = map(str, names)
         return Term(knowledge, tuple(transforms), distance, float(weight), schedule)
 
     def random(self, knowledge: str, rng: Random) -> Term:
@@ -98,7 +99,7 @@ class SearchSpace:
         return self.decode(knowledge, [rng.choice(slot) for slot in self.slots(knowledge)])
 
     def mutate(self, term: Term, rng: Random) -> Term:
-        """Another term: one slot, drawn at random, gets another of its choices."""
+        """The term with another choice in one slot, both drawn at random."""
         slots, values = self.slots(term.knowledge), self.encode(term)
         index = rng.choice([i for i, slot in enumerate(slots) if len(slot) > 1])
         values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
@@ -114,14 +115,14 @@ class SearchSpace:
         return (DROP, *self.options[knowledge].weights)
 
     def random_weights(self, distiller: Distiller, rng: Random) -> Distiller:
-        """The same forms under weights drawn at random, not all 0."""
+        """The same terms under random weights, not all 0."""
         while True:
             drawn = {t.knowledge: rng.choice(self.weights(t.knowledge)) for t in distiller.terms}
             if any(drawn.values()):
                 return distiller.with_weights(drawn)
 
     def mutate_weights(self, distiller: Distiller, rng: Random) -> Distiller:
-        """The same forms with one weight changed, not all 0."""
+        """The same terms with one weight changed, not all 0."""
         while True:
             term = rng.choice(distiller.terms)
             choices = [w for w in self.weights(term.knowledge) if w != term.weight]
@@ -130,7 +131,7 @@ class SearchSpace:
                 return changed
 
     def crossover_weights(self, first: Distiller, second: Distiller, rng: Random) -> Distiller:
-        """The same forms, each weight from one of two parents, not all 0."""
+        """The same terms, each with the weight of one of two parents, not all 0."""
         while True:
             pairs = zip(first.terms, second.terms, strict=True)
             child = replace(first, terms=tuple(rng.choice(pair) for pair in pairs))

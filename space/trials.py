@@ -1,4 +1,4 @@
-"""What search, workers and database say to each other: candidates and their outcomes."""
+"""Candidates and their outcomes, which search, workers and database exchange."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Status(str, Enum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A distiller the search wants scored. ``number`` counts the asks of a search from 0."""
+    """A distiller that the search wants scored. ``number`` counts the asks of a search from 0."""
 
     number: int
     stage: str

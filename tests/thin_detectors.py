@@ -24,6 +24,7 @@ STOCK = {
     "gfl": "mmdet::gfl/gfl_r50_fpn_1x_coco.py",
     "atss": "mmdet::atss/atss_r50_fpn_1x_coco.py",
     "faster_rcnn": "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
+    "mask_rcnn": "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
 }
 ONE_STAGE = ("retinanet", "fcos", "fcos_norm_on_bbox", "gfl", "atss")
 
@@ -48,7 +49,10 @@ def thin_config(family: str, neck: int = 16, **options: Any) -> ConfigDict:
         "model.neck.in_channels": [8, 16, 32, 64],
         "model.neck.out_channels": neck,
     }
-    head = _two_stage(neck) if family == "faster_rcnn" else _one_stage(family, neck)
+    if family in ONE_STAGE:
+        head = _one_stage(family, neck)
+    else:
+        head = {**_two_stage(neck), **(_masks(neck) if family == "mask_rcnn" else {})}
     return model_config(STOCK[family], {**width, **head, **options})
 
 
@@ -67,6 +71,15 @@ def _two_stage(neck: int) -> dict[str, Any]:
         "model.roi_head.bbox_head.in_channels": neck,
         "model.roi_head.bbox_head.fc_out_channels": 16,
         "model.roi_head.bbox_head.num_classes": CLASSES,
+    }
+
+
+def _masks(neck: int) -> dict[str, Any]:
+    return {
+        "model.roi_head.mask_roi_extractor.out_channels": neck,
+        "model.roi_head.mask_head.in_channels": neck,
+        "model.roi_head.mask_head.conv_out_channels": 16,
+        "model.roi_head.mask_head.num_classes": CLASSES,
     }
 
 

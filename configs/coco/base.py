@@ -1,19 +1,20 @@
-"""A search, and trainings, on COCO as in the papers, for any pair of pairs.json:
+"""A search and trainings on COCO with the papers' settings, for any pair of pairs.json:
 
     detkds search coco/retinanet_r50__retinanet_x101
     detkds train coco/retinanet_r50__retinanet_x101 --distiller detkds_one_stage
 
-Student, teacher and learning rate come from the pair. Trainings: 24 epochs, SGD of momentum 0.9 and
-decay 1e-4, 16 images a step (8 cards of 2 in the papers; on a smaller card batch_size=2 with
-optim_wrapper.accumulative_counts=8 does the same, since stock models freeze their batch norm).
-Trials: one epoch on a mini-COCO of 25,000 images, scored on 5,000 others of the training set,
-(P, T, r, k) = (20, 40, 0.9, 5) (DetKDS Section 4.1). Gradients are clipped and neck and head taken
-over from the teacher as in FGD, whose settings DetKDS follows.
+The pair sets student, teacher and learning rate. A training takes 24 epochs of SGD with momentum
+0.9, weight decay 1e-4 and 16 images a step. The papers use 8 cards with 2 images each. One smaller
+card does the same with batch_size=2 and optim_wrapper.accumulative_counts=8, because mmdet's models
+freeze their batch norm. A trial takes one epoch on a mini-COCO of 25,000 images and is scored on
+5,000 other images of the training set. The search uses (P, T, r, k) = (20, 40, 0.9, 5) (DetKDS
+Section 4.1). DetKDS follows FGD's settings: gradients are clipped, and the student inherits the
+teacher's neck and head.
 """
 
 
 def sgd(epochs, milestones):
-    """Steps by 0.1 after the milestones, in epochs, and a warm-up of 500 iterations."""
+    """SGD: 500 iterations of warm-up; at each milestone (an epoch) the rate falls to a tenth."""
     return dict(
         epochs=epochs,
         batch_size=16,

@@ -1,4 +1,4 @@
-"""Mask R-CNN on DetectoRS's backbone and neck: MTPD's Teacher V (not in the model zoo)."""
+"""Mask R-CNN with DetectoRS's backbone and neck: MTPD's Teacher V. The model zoo lacks it."""
 
 _base_ = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
 

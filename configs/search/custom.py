@@ -1,4 +1,4 @@
-"""Your own COCO-format data and any two mmdet configs. Set what is yours on the command line:
+"""A search on your own COCO-format data, with any two mmdet configs, set on the command line:
 
     detkds search custom --name cells --cfg-options \
         data.train.annotations=cells/train.json data.train.images=cells/images \
@@ -7,15 +7,15 @@
         student.cfg_options.model.bbox_head.num_classes=3 \
         teacher.config=my_teacher.py teacher.checkpoint=my_teacher.pth
 
-A teacher without a checkpoint is trained first, by `teacher.schedule`. The trials train and are
-scored on a proxy drawn from `data.train`; `data.test` is looked at by the final table alone. The
-numbers below suit a few hundred small images on a CPU; the paper's own search is
-search.population=20 search.iterations=40 search.top_k=5 search.weights=40 with one epoch a trial.
+A teacher without a checkpoint is trained first, by `teacher.schedule`. Trials train and are scored
+on a proxy, which is drawn from `data.train`. Only the final table uses `data.test`. The numbers
+below suit a few hundred small images on a CPU. The paper's own search is search.population=20
+search.iterations=40 search.top_k=5 search.weights=40 with one epoch a trial.
 """
 
 
 def schedule(epochs, batch_size=8):
-    """AdamW with a short warm-up and a cosine to zero; mmengine's own names, change any of them."""
+    """AdamW with a short warm-up, then a cosine to zero. The options are mmengine's: change any."""
     return dict(
         epochs=epochs,
         batch_size=batch_size,
@@ -39,7 +39,7 @@ data = dict(
     image_size=(320, 240),
 )
 proxy = dict(train_images=140, val_images=65, seed=0)
-trial = schedule(12)  # from nothing; an epoch is enough for a student with ImageNet weights
+trial = schedule(12)  # without ImageNet weights; with them, one epoch is enough
 final = dict(compare=["none", "pkd", "found"], seeds=[0, 1, 2], **schedule(24))
 search = dict(population=4, iterations=1, sample_ratio=0.9, top_k=3, weights=12, seed=0)
 resources = dict(cpus=1, threads=1, workers=None, gpus=None, address=None)

@@ -2,7 +2,7 @@
 
     detkds search quickstart
 
-What is not set here is as in custom.py. Every value can be changed on the command line:
+custom.py sets all other values. The command line can change every value:
 --cfg-options trial.epochs=3 search.population=8
 """
 

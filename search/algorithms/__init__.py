@@ -1,6 +1,21 @@
-"""How to look, one stage at a time: ask-and-tell algorithms without workers or database."""
+"""Ask-and-tell algorithms, one per stage, and the table of their factories."""
 
-from .base import Algorithm
+from .base import Algorithm, Factory, Scored, rank
 from .evolution import TermEvolution, WeightEvolution
+from .stages import Stage, TermStage, WeightStage
+from .table import ALGORITHMS, check_algorithm_name, make_algorithm
 
-__all__ = ["Algorithm", "TermEvolution", "WeightEvolution"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "Factory",
+    "Scored",
+    "Stage",
+    "TermEvolution",
+    "TermStage",
+    "WeightEvolution",
+    "WeightStage",
+    "check_algorithm_name",
+    "make_algorithm",
+    "rank",
+]

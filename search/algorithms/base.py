@@ -1,14 +1,25 @@
-"""What every algorithm is: it proposes, and it is told. It knows no worker and no database."""
+"""What every algorithm is: it proposes candidates and is told their outcomes, nothing else."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from random import Random
 from typing import Protocol
 
+from ...settings import Search
 from ...space import Candidate, Outcome
+from .stages import Stage
+
+#: A completed candidate and its outcome.
+Scored = tuple[Candidate, Outcome]
 
 
 class Algorithm(Protocol):
-    """Ask and tell; outcomes may be told in any order, and more asks may come between.
+    """Ask and tell for one stage. An algorithm knows no worker and no database.
+
+    Outcomes may be told in any order, and more asks may come between. Equal asks and outcomes in
+    equal order, from an equal random generator, must give equal candidates: a search is resumed by
+    replaying them.
 
     >>> while not algorithm.done:                                     # doctest: +SKIP
     ...     candidate = algorithm.ask()
@@ -16,15 +27,30 @@ class Algorithm(Protocol):
     """
 
     def ask(self) -> Candidate | None:
-        """The next candidate; None: wait for results, or look at ``done``."""
+        """The next candidate, numbered from 0; None: wait for outcomes, or look at ``done``."""
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
-        """What became of a candidate that was asked for. Raises KeyError for another."""
+        """The outcome of a candidate. Raises KeyError if the candidate is not an open ask."""
 
     @property
     def done(self) -> bool:
-        """Nothing is left to ask, and every candidate asked for has been told."""
+        """Nothing is left to ask, and every asked candidate has its outcome."""
 
     @property
-    def best(self) -> tuple[Candidate, Outcome] | None:
-        """The completed candidate of the highest score, the earliest of equals."""
+    def best(self) -> Scored | None:
+        """The completed candidate of the highest score; of equal scores the earliest."""
+
+    @property
+    def planned(self) -> int:
+        """How many candidates the stage takes if none is rejected and none fails."""
+
+
+#: Makes the algorithm of one stage. Nothing but the random generator may be random in it.
+Factory = Callable[[Stage, Search, Random], Algorithm]
+
+
+def rank(scored: Scored) -> tuple[float, int]:
+    """The sort key of completed candidates: by score, and of equal scores the earliest is best."""
+    candidate, outcome = scored
+    assert outcome.score is not None
+    return outcome.score, -candidate.number

@@ -1,4 +1,4 @@
-"""The evolutions of DetKDS Algorithm 1: of one knowledge's form, and of the weights."""
+"""DetKDS Algorithm 1: the evolution of one knowledge's term, and that of the weights."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...settings import Search
-from ...space import WEIGHTS_STAGE, Candidate, Distiller, Outcome, SearchSpace, Term
+from ...space import Candidate, Distiller, Outcome
+from .base import Algorithm, Scored
 from .population import Population
+from .stages import Stage, TermStage, WeightStage
 
-#: A slot whose candidates keep being rejected or failing is left empty after this many.
+#: A place stays empty after this many candidates for it were rejected or failed.
 MAX_DRAWS = 20
 
 
-@dataclass
-class _Slot:
-    """A place for one scored candidate; drawn again while what it gets is rejected or fails.
+@dataclass(eq=False)
+class _Place:
+    """A place for one scored candidate. While its candidates are rejected or fail, it draws others.
 
-    ``first``, where given, is tried before anything is drawn.
+    ``first``: the distiller to try before any is drawn.
     """
 
     draw: Callable[[], Distiller]
     first: Distiller | None = None
     draws: int = 0
     waiting: bool = False
-    scored: tuple[Candidate, Outcome] | None = None
+    scored: Scored | None = None
 
     def next(self) -> Distiller:
         self.waiting, self.draws = True, self.draws + 1
@@ -41,93 +43,96 @@ class _Slot:
 
 
 @dataclass
-class _Slots:
-    """Slots in the order they were made, and which candidate sits in which."""
+class _Places:
+    """Places in the order they were made, and the place of each open candidate."""
 
     stage: str
-    slots: list[_Slot] = field(default_factory=list)
-    asked: dict[int, _Slot] = field(default_factory=dict)
+    places: list[_Place] = field(default_factory=list)
+    asked: dict[int, _Place] = field(default_factory=dict)
     number: int = 0
 
-    def make(self, draw: Callable[[], Distiller], first: Distiller | None = None) -> _Slot:
-        slot = _Slot(draw, first)
-        self.slots.append(slot)
-        return slot
+    def make(self, draw: Callable[[], Distiller], first: Distiller | None = None) -> _Place:
+        place = _Place(draw, first)
+        self.places.append(place)
+        return place
 
     def ask(self) -> Candidate | None:
-        """Fill the first open slot."""
-        slot = next((slot for slot in self.slots if slot.open), None)
-        if slot is None:
+        """A candidate for the first open place."""
+        place = next((place for place in self.places if place.open), None)
+        if place is None:
             return None
-        candidate = Candidate(self.number, self.stage, slot.next())
-        self.asked[candidate.number] = slot
+        candidate = Candidate(self.number, self.stage, place.next())
+        self.asked[candidate.number] = place
         self.number += 1
         return candidate
 
-    def tell(self, candidate: Candidate, outcome: Outcome) -> _Slot:
-        slot = self.asked.pop(candidate.number)
-        slot.waiting = False
+    def tell(self, candidate: Candidate, outcome: Outcome) -> _Place:
+        place = self.asked.pop(candidate.number)
+        place.waiting = False
         if outcome.completed:
-            slot.scored = (candidate, outcome)
-        if slot.closed:
-            self.slots.remove(slot)
-        return slot
+            place.scored = (candidate, outcome)
+        if place.closed:
+            self.places.remove(place)
+        return place
+
+
+def algorithm1(stage: Stage, settings: Search, rng: random.Random) -> Algorithm:
+    """The half of Algorithm 1 that is for this stage."""
+    if isinstance(stage, WeightStage):
+        return WeightEvolution(stage, settings, rng)
+    return TermEvolution(stage, settings, rng)
 
 
 class TermEvolution:
-    """Algorithm 1, lines 2 to 11: evolve the form of one knowledge's term.
+    """Algorithm 1, lines 2 to 11: evolve the term of one knowledge.
 
     P random terms; then T times: a pool of ratio r, a parent from its top k, its mutant; one
     random term; the better of the two joins the population and the worst member leaves. A mutant
-    or random term that is rejected is drawn again. While an iteration waits for its scores the
-    next may start from the population as it stands; with one worker the order is the paper's.
-    Terms of ``start`` take the places of the first random ones, as many as there are places.
+    or random term that is rejected is drawn again. While an iteration waits for its scores, the
+    next iteration may start from the population as it stands; with one worker the order is the
+    paper's. The stage's ``first`` distillers take the places of the first random ones, at most P.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        knowledge: str,
-        settings: Search,
-        rng: random.Random,
-        start: tuple[Term, ...] = (),
-    ) -> None:
-        self._space, self._knowledge, self._settings, self._rng = space, knowledge, settings, rng
+    def __init__(self, stage: TermStage, settings: Search, rng: random.Random) -> None:
+        self._stage, self._settings, self._rng = stage, settings, rng
         self._population = Population()
-        self._slots = _Slots(knowledge)
-        known = [Distiller((term,)) for term in start][: settings.population]
-        places = [*known, *[None] * (settings.population - len(known))]
-        self._initial = [self._slots.make(self._random, first) for first in places]
-        self._duels: list[tuple[_Slot, _Slot]] = []
+        self._places = _Places(stage.name)
+        known = stage.first[: settings.population]
+        firsts = [*known, *[None] * (settings.population - len(known))]
+        self._initial = [self._places.make(self._random, first) for first in firsts]
+        #: The places of the mutant and of the random term of every unfinished iteration.
+        self._iterations: list[tuple[_Place, _Place]] = []
         self._started = 0
 
     def ask(self) -> Candidate | None:
-        candidate = self._slots.ask()
+        candidate = self._places.ask()
         if candidate is None and self._started < self._settings.iterations and self._can_breed:
             self._started += 1
-            self._duels.append((self._slots.make(self._mutant), self._slots.make(self._random)))
-            candidate = self._slots.ask()
+            self._iterations.append(
+                (self._places.make(self._mutant), self._places.make(self._random))
+            )
+            candidate = self._places.ask()
         return candidate
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
-        slot = self._slots.tell(candidate, outcome)
+        place = self._places.tell(candidate, outcome)
         if outcome.completed:
             self._population.see(candidate, outcome)
-        if slot in self._initial:
-            if slot.scored:
-                self._population.add(*slot.scored)
-            if slot.closed:
-                self._initial.remove(slot)
+        if place in self._initial:
+            if place.scored:
+                self._population.add(*place.scored)
+            if place.closed:
+                self._initial.remove(place)
             return
         self._settle()
 
     def _settle(self) -> None:
-        """Lines 9 and 10 for every iteration whose two candidates are known."""
-        for duel in [duel for duel in self._duels if all(slot.closed for slot in duel)]:
-            self._duels.remove(duel)
-            scored = [slot.scored for slot in duel if slot.scored is not None]
-            if scored:
-                self._population.add(*max(scored, key=lambda one: one[1].score or 0.0))
+        """Lines 9 and 10 for every iteration whose two places are closed."""
+        for pair in [pair for pair in self._iterations if all(place.closed for place in pair)]:
+            self._iterations.remove(pair)
+            known = [place.scored for place in pair if place.scored is not None]
+            if known:
+                self._population.add(*max(known, key=lambda scored: scored[1].score or 0.0))
                 self._population.drop_worst()
 
     @property
@@ -136,58 +141,54 @@ class TermEvolution:
 
     @property
     def done(self) -> bool:
-        waiting = self._initial or self._duels
+        waiting = self._initial or self._iterations
         finished = self._started >= self._settings.iterations or not self._can_breed
         return not waiting and finished
 
     @property
-    def best(self) -> tuple[Candidate, Outcome] | None:
+    def best(self) -> Scored | None:
         return self._population.best
 
+    @property
+    def planned(self) -> int:
+        return self._settings.population + 2 * self._settings.iterations
+
     def _random(self) -> Distiller:
-        return Distiller((self._space.random(self._knowledge, self._rng),))
+        return self._stage.random(self._rng)
 
     def _mutant(self) -> Distiller:
         settings = self._settings
         parent = self._population.parent(settings.sample_ratio, settings.top_k, self._rng)
-        return Distiller((self._space.mutate(parent.terms[0], self._rng),))
+        return self._stage.mutate(parent, self._rng)
 
 
 class WeightEvolution:
-    """Algorithm 1, lines 13 to 18: evolve the weights of the forms found, 0 dropping a term.
+    """Algorithm 1, lines 13 to 18: evolve the weights of the terms found, 0 dropping a term.
 
-    The first candidate keeps the weights each term was found with (rejected, it makes room for a
-    random one), P - 1 more are drawn at random, and the rest are children: crossover of two parents
-    from the top k, then a mutation. The paper draws the whole first population; its best known
-    member costs one candidate.
+    The first candidate keeps the weight that each term was found with (if it is rejected, a random
+    candidate takes its place), P - 1 more are drawn at random, and the rest are children: crossover
+    of two parents from the top k, then a mutation. The paper draws all P at random; to start from
+    the weights found costs one candidate.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        forms: tuple[Term, ...],
-        settings: Search,
-        rng: random.Random,
-    ) -> None:
-        self._space, self._settings, self._rng = space, settings, rng
-        self._found = Distiller(forms)
+    def __init__(self, stage: WeightStage, settings: Search, rng: random.Random) -> None:
+        self._stage, self._settings, self._rng = stage, settings, rng
         self._population = Population()
-        self._slots = _Slots(WEIGHTS_STAGE)
-        first = min(settings.population, settings.weights)
-        for start in [self._found, *[None] * (first - 1)]:
-            self._slots.make(lambda: space.random_weights(self._found, rng), start)
-        self._made = first
+        self._places = _Places(stage.name)
+        self._made = min(settings.population, settings.weights)
+        for first in [stage.found, *[None] * (self._made - 1)]:
+            self._places.make(lambda: stage.random(rng), first)
 
     def ask(self) -> Candidate | None:
-        candidate = self._slots.ask()
+        candidate = self._places.ask()
         if candidate is None and self._made < self._settings.weights and len(self._population):
             self._made += 1
-            self._slots.make(self._child)
-            candidate = self._slots.ask()
+            self._places.make(self._child)
+            candidate = self._places.ask()
         return candidate
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
-        self._slots.tell(candidate, outcome)
+        self._places.tell(candidate, outcome)
         if outcome.completed:
             self._population.see(candidate, outcome)
             self._population.add(candidate, outcome)
@@ -197,16 +198,19 @@ class WeightEvolution:
     @property
     def done(self) -> bool:
         finished = self._made >= self._settings.weights or not len(self._population)
-        return not self._slots.slots and finished
+        return not self._places.places and finished
 
     @property
-    def best(self) -> tuple[Candidate, Outcome] | None:
+    def best(self) -> Scored | None:
         return self._population.best
+
+    @property
+    def planned(self) -> int:
+        return self._settings.weights
 
     def _child(self) -> Distiller:
         settings, rng = self._settings, self._rng
         first, second = (
             self._population.parent(settings.sample_ratio, settings.top_k, rng) for _ in range(2)
         )
-        child = self._space.crossover_weights(first, second, rng)
-        return self._space.mutate_weights(child, rng)
+        return self._stage.mutate(self._stage.crossover(first, second, rng), rng)

@@ -23,7 +23,7 @@ from ...detectors import (
     signature,
     without_pretrained,
 )
-from ...distillers import available_knowledge, check_pair, excluded, label_fault, mismatch
+from ...distillers import available_knowledge, check_pair, excluded, mismatch
 from ...settings import PROGRESSIVE, Model, Schedule, SearchConfig, Split
 from ...space import STEPWISE, Distiller, SearchSpace, WrongUse
 
@@ -154,7 +154,8 @@ def check_knowledge(config: SearchConfig, signatures: Pair) -> SearchSpace:
                 f"use {', '.join(available)}"
             )
     if not asked:
-        raise WrongUse(f"teacher: there is none, and {label_fault(signatures[0])}; give one")
+        faults = [mismatch(n, *signatures) for n in space.knowledge if not space.options[n].teacher]
+        raise WrongUse(f"teacher: there is none, and {faults[0]}; give one")
     space = space.only(asked)
     schedules: list[Schedule] = [config.trial, *([config.final] if config.final else [])]
     steps = [] if all(map(has_milestones, schedules)) else [STEPWISE]

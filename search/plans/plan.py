@@ -13,6 +13,7 @@ from ...settings import PROGRESSIVE, Final, Model, Schedule, SearchConfig, Split
 from ...space import Distiller, SearchSpace, WrongUse
 from ...workers.cluster import check_machine
 from ...workers.training import Training
+from ..algorithms import check_algorithm_name
 from .checks import (
     Pair,
     check_compare,
@@ -63,6 +64,7 @@ class Plan:
 def make_plan(config: SearchConfig, folder: Path) -> Plan:
     """Check a configuration whole. Raises :class:`WrongUse`; writes nothing."""
     folder = folder.absolute()
+    check_algorithm_name(config.search.algorithm)
     check_machine(config.resources)
     classes, train, test, data_key = check_data(config, folder)
     check_outlines(config, (train, test))

@@ -104,6 +104,10 @@ def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
         ("trail.epochs=3", "did you mean trial?"),
         ("trial.epochs=0", "trial.epochs"),
         ("search.space=detkd", "search.space"),
+        (
+            "search.algorithm=algorithm",
+            "search.algorithm: unknown algorithm 'algorithm': did you mean algorithm1?",
+        ),
         ("student.config=mmdet::retinanet/retinanet_r51.py", "did you mean"),
         ("student.config=nowhere.py", "nowhere.py"),
         ("resources.gpus=2", "resources.gpus: a training runs on one GPU"),
@@ -168,6 +172,33 @@ def test_a_proxy_command_that_asks_for_too_much(refused, shapes):
     said = refused(["proxy", shapes.train, "--train", "10", "--val", "5", "--out", "proxy"])
     assert "12" in said
     assert "--val" in refused(["proxy", shapes.train, "--train", "5", "--val", "0", "--out", "p"])
+
+
+COSTS = {"costs": {"s": {"a": 3, "b": 2}, "a": {"b": 1}, "b": {"a": 1}}, "scores": {"a": 4, "b": 5}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        ("proxy shapes.json --train 0 --val 5 --out proxy", "--train"),
+        ("proxy shapes.json --train 5 --val 0 --out proxy", "--val"),
+        ("proxy shapes.json --train 5 --val 5 --out .", "--out"),
+        ("teachers --costs nowhere.json --student s", "--costs"),
+        ("teachers --costs costs.json --student t", "--student"),
+        ("teachers --costs costs.json --student s --max-teachers 0", "--max-teachers"),
+        ("teachers --costs costs.json --student s --algorithm sgb", "--algorithm"),
+        ("train quickstart --distiller pkd --max-teachers 0", "--max-teachers"),
+        ("train quickstart --distiller pkd --algorithm sgb", "--algorithm"),
+        ("trials --storage nonsense", "--storage"),
+        ("export quickstart --out x.json --storage nonsense", "--storage"),
+    ],
+)
+def test_a_wrong_value_is_told_by_the_commands_own_option(
+    refused, shapes, arguments, option, tmp_path
+):
+    (tmp_path / "shapes.json").write_text(Path(shapes.train).read_text())
+    (tmp_path / "costs.json").write_text(json.dumps(COSTS))
+    assert refused(arguments.split()).startswith(f"detkds: {option}")
 
 
 def test_a_teacher_checkpoint_of_another_model_or_other_classes(refused, tmp_path):

@@ -16,6 +16,7 @@ import torch
 from detkds.db import Store
 from detkds.detectors import build_detector, model_config
 from detkds.space import Distiller, Status
+from terminal import Terminal
 
 OPTIONS = ("resources.workers=1", "search.start=['pkd', 'logits: norm_n, l2 × 5']")
 
@@ -118,6 +119,21 @@ def test_a_resume_of_a_name_that_is_not_there_starts_nothing(finished):
     assert len(rows(finished)) == before
 
 
+def test_a_search_without_a_completed_trial_fails_in_one_line(finished):
+    """A learning rate at which every loss is infinite."""
+    options = (
+        "trial.optim_wrapper.optimizer.lr=1e30", "trial.optim_wrapper.clip_grad=None",
+        "search.knowledge=['logits']", "search.population=1", "search.iterations=0",
+        "resources.workers=1",
+    )  # fmt: skip
+    url = f"sqlite:///{finished / 'failing.db'}"
+    failed = tiny.run(tiny.search_command(finished, "--storage", url, options=options))
+    assert failed.returncode == 1, failed.stderr
+    assert failed.stderr.count("\n") == 1, failed.stderr
+    assert failed.stderr.startswith("detkds: no trial completed: see `detkds trials`")
+    assert {row.status for row in rows(finished, "failing.db")} == {Status.REJECTED}
+
+
 def test_a_resume_under_other_conditions_is_refused(finished):
     changed = tiny.run(
         tiny.search_command(finished, "--resume", options=("trial.epochs=2", "search.seed=3"))
@@ -127,22 +143,24 @@ def test_a_resume_under_other_conditions_is_refused(finished):
     assert "search.seed" in changed.stderr
 
 
-def interrupted(folder: Path, database: str, kill: int, after_told: int) -> int:
-    """Start a search of its own database in the finished one's folder and kill it midway."""
-    arguments = tiny.search_command(
-        folder, "--storage", f"sqlite:///{folder / database}",
-        options=OPTIONS,
-    )  # fmt: skip
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+def interrupted(folder: Path, database: str, kill: int, after_told: int) -> tuple[int, Terminal]:
+    """Start a search in a terminal, with a database of its own, and end it midway.
+
+    The search uses the trained teacher in the finished search's folder. SIGINT is Ctrl-C, pressed
+    in the terminal. Returns the exit code and the terminal.
+    """
+    url = f"sqlite:///{folder / database}"
+    terminal = Terminal(tiny.search_command(folder, "--storage", url, options=OPTIONS))
     deadline = time.monotonic() + 600
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and terminal.process.poll() is None:
         if (folder / database).is_file() and _told_count(folder, database) >= after_told:
             break
         time.sleep(0.05)
-    process.send_signal(kill)
-    return process.wait(timeout=120)
+    if kill == signal.SIGINT:
+        terminal.press("\x03")
+    else:
+        terminal.process.send_signal(kill)
+    return terminal.wait(), terminal
 
 
 def _told_count(folder: Path, database: str) -> int:
@@ -155,8 +173,17 @@ def _told_count(folder: Path, database: str) -> int:
 @pytest.mark.parametrize(("kill", "after"), [(signal.SIGINT, 3), (signal.SIGKILL, 6)])
 def test_an_interrupted_search_resumes_as_the_uninterrupted_one_would(finished, kill, after):
     database = f"killed{int(kill)}.db"
-    code = interrupted(finished, database, kill, after)
-    assert code in (130, -signal.SIGKILL)
+    code, terminal = interrupted(finished, database, kill, after)
+    screen = terminal.screen
+    assert [line for line in screen if f"/{tiny.TRIALS} trials completed, " in line]
+    assert [line for line in screen if line.split()[:1] == ["global"]]
+    if kill == signal.SIGINT:
+        assert code == 130
+        said = "".join(screen).partition("interrupted; go on with: ")[2]
+        assert said.startswith("detkds search quickstart")
+        assert said.endswith("--resume")
+    else:
+        assert code == -signal.SIGKILL
     before = {row.number: row for row in told(finished, database)}
     assert after <= len(before) < tiny.TRIALS, "the kill must come midway"
     done = tiny.run(

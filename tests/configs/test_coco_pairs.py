@@ -25,7 +25,8 @@ from detkds.detectors import (
 )
 from detkds.distillers import DistilledDetector, available_knowledge
 from detkds.settings import load_config
-from detkds.space import CROSS_KNOWLEDGE, KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, WrongUse
+from detkds.space import KNOWLEDGE, Distiller, WrongUse
+from kinds import CROSS_KNOWLEDGE, RESPONSE_KNOWLEDGE
 from mmengine.dataset import pseudo_collate
 from real_data import TINY_COCO
 from thin_detectors import total
@@ -154,7 +155,7 @@ def test_crosskd_trains_a_step_of_the_papers_heads(name: str) -> None:
     teacher = built_teacher(name.split("__")[1])
     distiller = Distiller.from_json(distiller_file(preset))
     model = DistilledDetector(student, teacher, distiller).train()
-    assert model.distillation.positions == {3}
+    assert model.distillation.needs.positions == {3}
     data = model.data_preprocessor(real_batch(False), True)
     losses = model.loss(data["inputs"], data["data_samples"])
     cross = {n: value for n, value in losses.items() if n.startswith("loss_cross")}

@@ -1,4 +1,4 @@
-"""Checkpoints load and never run code; what can't be used is told in one line."""
+"""Checkpoints load without running code; a file that can't be used gives an error of one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 
 class Payload:
-    """Pickles into a call of ``function``."""
+    """An object whose pickle calls ``function`` when it is loaded."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -47,11 +47,11 @@ def refusal(path: Path) -> str:
     return message
 
 
-# What mmdet's checkpoints hold beyond tensors
+# Values in mmdet's checkpoints that are no tensors
 
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
-def test_numpy_values_of_both_numpy_generations(tmp_path: Path, core: str) -> None:
+def test_numpy_values_written_by_numpy_1_and_2_load(tmp_path: Path, core: str) -> None:
     values: dict[str, Any] = {
         "single": np.float32(0.25),
         "count": np.int64(-3),
@@ -89,7 +89,7 @@ def rename_in_pickle(path: Path, old: str, new: str) -> None:
             archive.writestr(name, content)
 
 
-# Files that bring code along
+# Files that contain code
 
 
 def test_a_hostile_file_is_refused_and_not_run(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_hostile_file_is_refused_and_not_run(tmp_path: Path) -> None:
     assert marker.exists(), "the payload should have been able to do harm"
 
 
-def test_the_legacy_format_is_as_safe(tmp_path: Path) -> None:
+def test_a_hostile_file_in_the_legacy_format_is_refused(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     path = tmp_path / "legacy.pth"
     content = {"a": torch.ones(2), "b": Payload(os.system, f"touch {marker}")}
@@ -128,9 +128,10 @@ def text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
-def test_getattr_leads_nowhere(tmp_path: Path) -> None:
+def test_getattr_in_a_pickle_gives_none(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    # getattr(numpy.ndarray, "__class__")("touch marker"), then as a value: nothing but None
+    # The first file calls getattr(numpy.ndarray, "__class__")("touch marker"). The second file
+    # holds getattr(numpy.ndarray, "__class__") as a value.
     attribute = b"cbuiltins\ngetattr\ncnumpy\nndarray\n" + text("__class__") + b"\x86R"
     call = attribute + text(f"touch {marker}") + b"\x85R."
     refusal(opcodes(tmp_path / "called.pth", call))
@@ -140,24 +141,24 @@ def test_getattr_leads_nowhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["builtins.eval", "builtins.setattr", "numpy.load", "torch.hub"])
-def test_other_names_are_refused_by_name(tmp_path: Path, wanted: str) -> None:
+def test_a_refusal_names_the_global_that_is_refused(tmp_path: Path, wanted: str) -> None:
     module, name = wanted.rsplit(".", 1)
     body = f"c{module}\n{name}\n".encode() + text("x") + b"\x85R."
     assert name in refusal(opcodes(tmp_path / "wanted.pth", body))
 
 
-def test_arrays_of_pointers_are_refused(tmp_path: Path) -> None:
+def test_arrays_of_objects_and_records_are_refused(tmp_path: Path) -> None:
     assert "dtype('O8')" in refusal(saved(tmp_path / "o.pth", {"x": np.array([{}], dtype=object)}))
     record = np.zeros(1, dtype=[("a", "f4")])
     assert "dtype('V4')" in refusal(saved(tmp_path / "v.pth", {"x": record}))
-    # a dtype that claims, by its flags, that its bytes are references
+    # A dtype with flags that call its bytes references loads without these flags.
     flags = b"cnumpy\ndtype\n" + text("f8") + b"\x85R"
     flags += b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb"
     held = opcodes(tmp_path / "flags.pth", b"}" + text("x") + flags + b"s.")
     assert load_checkpoint(held)["x"].flags == 0
 
 
-def test_an_array_can_not_take_another_objects_dtype(tmp_path: Path) -> None:
+def test_an_array_whose_dtype_is_no_dtype_is_refused(tmp_path: Path) -> None:
     array = b"cnumpy._core.multiarray\n_reconstruct\n)R"
     state = b"(K\x01K\x01\x85K\x07\x89" + text("12345678") + b"tb"
     assert "numpy.dtype(int)" in refusal(opcodes(tmp_path / "int.pth", array + state + b"."))
@@ -169,10 +170,10 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
     refusal(path)
 
 
-# Files that are no checkpoint
+# Files that are no checkpoints
 
 
-def test_missing_garbage_truncated_and_other_content(tmp_path: Path) -> None:
+def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "missing.pth")
     assert "can't read the checkpoint" in refusal(tmp_path)
     whole = saved(tmp_path / "whole.pth", {"state_dict": detector().state_dict()}).read_bytes()
@@ -224,7 +225,9 @@ def model_zoo_file(path: Path, weights: dict[str, Any]) -> Path:
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 @pytest.mark.parametrize("bare", [False, True])
-def test_weights_load_from_every_usual_form(tmp_path: Path, prefix: str, bare: bool) -> None:
+def test_weights_load_from_every_usual_kind_of_file(
+    tmp_path: Path, prefix: str, bare: bool
+) -> None:
     source, target = detector(), detector()
     weights = source.state_dict(prefix=prefix)
     weights.pop(f"{prefix}norm.num_batches_tracked")
@@ -235,7 +238,7 @@ def test_weights_load_from_every_usual_form(tmp_path: Path, prefix: str, bare: b
         torch.testing.assert_close(target.state_dict()[name], value, rtol=0, atol=0)
 
 
-def test_the_first_fault_of_each_kind_is_told(tmp_path: Path) -> None:
+def test_the_error_names_the_first_weight_of_each_fault(tmp_path: Path) -> None:
     weights = detector().state_dict()
     del weights["norm.weight"], weights["norm.bias"]
     weights["conv.weight"] = torch.zeros(8, 3, 1, 1)
@@ -252,13 +255,13 @@ def test_the_first_fault_of_each_kind_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [{"state_dict": [1]}, {"state_dict": {1: 2}}, {3: 4}])
-def test_a_file_without_named_weights(tmp_path: Path, content: dict[Any, Any]) -> None:
+def test_a_file_without_named_weights_is_refused(tmp_path: Path, content: dict[Any, Any]) -> None:
     path = saved(tmp_path / "nameless.pth", content)
     with pytest.raises(WrongUse, match="holds no weights by name"):
         load_weights(detector(), path)
 
 
-def test_a_value_that_is_no_tensor_is_told(tmp_path: Path) -> None:
+def test_a_weight_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     weights = detector().state_dict() | {"conv.bias": 3}
     with pytest.raises(WrongUse, match=r"first conv\.bias, no tensor instead of 4"):
         load_weights(detector(), saved(tmp_path / "w.pth", dict(weights)))

@@ -1,4 +1,4 @@
-"""A student that starts from its teacher's neck and head."""
+"""A student inherits the weights of its teacher's neck and head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from detkds.distillers import DistilledDetector
 from thin_detectors import ALL_TERMS, FEATURE_TERMS, batch, thin_detector, total
 
 
-def test_what_fits_is_copied_and_nothing_else() -> None:
+def test_weights_of_neck_and_head_are_copied_and_no_others() -> None:
     student, teacher = thin_detector("retinanet"), thin_detector("retinanet", seed=1)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     copied = inherit(student, teacher)
@@ -20,7 +20,7 @@ def test_what_fits_is_copied_and_nothing_else() -> None:
     assert not any(name.startswith("backbone") for name in copied)
 
 
-def test_layers_of_other_shapes_stay_whole() -> None:
+def test_a_layer_of_another_shape_keeps_all_its_weights() -> None:
     student, teacher = thin_detector("retinanet"), thin_detector("retinanet", seed=1, neck=24)
     copied = inherit(student, teacher)
     assert "bbox_head.retina_cls.weight" in copied
@@ -31,8 +31,8 @@ def test_layers_of_other_shapes_stay_whole() -> None:
     assert not any(name.startswith("bbox_head.retina_cls") for name in copied)
 
 
-def test_a_neck_of_other_levels_and_another_head_are_left() -> None:
-    """Their names and shapes agree in part: a level's weights would end up at another level."""
+def test_parts_whose_weights_have_other_names_are_not_copied() -> None:
+    """The necks agree in some names and shapes, but a name belongs to different levels in them."""
     assert inherit(thin_detector("retinanet"), thin_detector("faster_rcnn", seed=1)) == []
 
 
@@ -50,7 +50,7 @@ def test_a_distilled_student_inherits_once_when_it_is_initialised() -> None:
     assert not torch.equal(weight, theirs)
 
 
-def test_alone_nothing_is_inherited() -> None:
+def test_without_a_distiller_or_without_inherit_nothing_is_copied() -> None:
     student, teacher = thin_detector("retinanet"), thin_detector("retinanet", seed=1)
     before = student.bbox_head.retina_cls.weight.clone()
     DistilledDetector(student, teacher, None, inherit=True).init_weights()

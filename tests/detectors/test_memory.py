@@ -1,4 +1,4 @@
-"""What is remembered of a teacher stays within its megabytes."""
+"""The memory of a teacher's knowledge stays within its megabytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mmdet.structures import DetDataSample
 from thin_detectors import thin_detector
 
 
-def held(memory: TeacherMemory) -> int:
+def bytes_in(memory: TeacherMemory) -> int:
     return sum(
         level.untyped_storage().nbytes()
         for known in memory._known.values()
@@ -20,8 +20,8 @@ def levels(knowledge: Knowledge) -> list[torch.Tensor]:
     return [*knowledge.features, *knowledge.logits, *knowledge.localization]
 
 
-def test_an_image_padded_in_many_ways_fills_no_more_than_was_given() -> None:
-    """As in batches of mixed aspect ratios: each shape of an image is a memory of its own."""
+def test_images_padded_to_many_shapes_do_not_overfill_the_memory() -> None:
+    """Batches of mixed aspect ratios pad an image in many ways; each shape takes its own memory."""
     teacher = thin_detector("retinanet").eval()
     memory = TeacherMemory(teacher, images=3, megabytes=1)
     for width in range(64, 64 + 32 * 12, 32):
@@ -33,5 +33,5 @@ def test_an_image_padded_in_many_ways_fills_no_more_than_was_given() -> None:
             truth = teacher_knowledge(teacher, image, [sample], responses=True)
             for found in (seen, again):
                 torch.testing.assert_close(levels(found), levels(truth))
-    assert 2**19 < held(memory) <= 2**20
-    assert len(memory._known) < 3 * 12, "else the bound was never met"
+    assert 2**19 < bytes_in(memory) <= 2**20
+    assert len(memory._known) < 3 * 12, "the images must be more than fit"

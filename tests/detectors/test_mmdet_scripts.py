@@ -1,4 +1,4 @@
-"""mmdet's own training and test scripts, with no command of ours."""
+"""mmdet's own training and test scripts work without the `detkds` command."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(script: str, *arguments: object) -> str:
 
 
 @pytest.mark.skipif(not TOOLS.is_dir(), reason="this mmdet has no scripts with it")
-def test_a_distilled_training_and_a_test_of_its_checkpoint(tmp_path: Path) -> None:
+def test_train_py_distils_and_test_py_reads_its_checkpoint(tmp_path: Path) -> None:
     files = make_shapes(tmp_path / "shapes", train=4, val=1, test=2, size=64)
     ALL_TERMS.to_json(tmp_path / "best.json")
     torch.save(thin_detector("retinanet", neck=24).state_dict(), tmp_path / "teacher.pth")

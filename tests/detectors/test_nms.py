@@ -7,24 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from detkds.detectors.operators import install
+from mmcv_operators import devices, needs_stand_in, ops
 from torch import Tensor
 
 torch.set_num_threads(1)
-if not install():
-    pytest.skip("a compiled mmcv is installed: nothing stands in", allow_module_level=True)
-
-from mmcv import ops  # noqa: E402  (importable only now)
-
-devices = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-        ),
-    ],
-)
+pytestmark = needs_stand_in
 
 
 def boxes_and_scores(count: int = 60) -> tuple[Tensor, Tensor]:
@@ -58,7 +45,7 @@ def test_nms(offset: int, device: str) -> None:
 def test_nms_with_an_offset_differs() -> None:
     boxes = torch.tensor([[0.0, 0.0, 3.0, 3.0], [2.0, 0.0, 5.0, 3.0]])
     scores = torch.tensor([0.9, 0.8])
-    # overlap 3/15 without, 8/24 with the last pixel counted in
+    # The IoU is 3/15 with an offset of 0, and 8/24 with an offset of 1.
     assert len(ops.nms(boxes, scores, 0.25, offset=0)[1]) == 2
     assert len(ops.nms(boxes, scores, 0.25, offset=1)[1]) == 1
 
@@ -108,7 +95,7 @@ def test_soft_nms(method: str, offset: int) -> None:
     np.testing.assert_allclose(dets[:, 4], final, rtol=1e-5)
 
 
-def test_soft_nms_of_nothing() -> None:
+def test_soft_nms_of_no_boxes() -> None:
     dets, indices = ops.soft_nms(torch.zeros(0, 4), torch.zeros(0))
     assert dets.shape == (0, 5)
     assert indices.shape == (0,)

@@ -1,4 +1,4 @@
-"""``mmcv.ops`` without a compiled mmcv: the stand-in takes its place, and detectors work."""
+"""``mmcv.ops`` without a compiled mmcv: the stand-in takes its place, and detectors train."""
 
 from __future__ import annotations
 
@@ -7,37 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import mmcv
-import mmdet
 import pytest
 import torch
 from detkds.detectors.operators import install
-from mmengine.config import Config
+from mmcv_operators import devices, needs_stand_in, ops
 from mmengine.utils.dl_utils import mmcv_full_available
+from thin_detectors import CLASSES, thin_detector
 
 torch.set_num_threads(1)
-if not install():
-    pytest.skip("a compiled mmcv is installed: nothing stands in", allow_module_level=True)
-
-from mmcv import ops  # noqa: E402  (importable only now)
-
-devices = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-        ),
-    ],
-)
+pytestmark = needs_stand_in
 
 
-# Installing
-
-
-def test_installing_twice_keeps_the_one_module() -> None:
+def test_a_second_install_keeps_the_module() -> None:
     extension = sys.modules["mmcv._ext"]
     assert install()
     assert sys.modules["mmcv._ext"] is extension
@@ -46,7 +29,7 @@ def test_installing_twice_keeps_the_one_module() -> None:
     assert mmcv_full_available(), "mmengine must see that mmcv.ops can be imported"
 
 
-def test_other_operators_say_how_to_get_them_when_called() -> None:
+def test_a_missing_operator_says_how_to_install_it() -> None:
     extension = importlib.import_module("mmcv._ext")
     features, argmax = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2, dtype=torch.int)
     with pytest.raises(NotImplementedError) as caught:
@@ -86,43 +69,14 @@ def test_a_compiled_extension_on_the_path_is_untouched(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-# Whole detectors from mmdet's stock configs
-
-
-def thin_detector(config: str) -> Any:
-    """The stock detector on a thin ResNet-18, not pretrained, with two classes."""
-    from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
-
-    register_all_modules(init_default_scope=True)
-    stock = Path(mmdet.__file__).parent / ".mim" / "configs" / config
-    model = Config.fromfile(stock).model
-    model.backbone.update(depth=18, base_channels=8, init_cfg=None)
-    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
-    for head in ("rpn_head", "bbox_head"):
-        if head in model:
-            model[head].update(in_channels=16, feat_channels=16)
-    if "roi_head" in model:
-        heads = model.roi_head
-        heads.bbox_roi_extractor.out_channels = heads.mask_roi_extractor.out_channels = 16
-        heads.bbox_head.update(in_channels=16, fc_out_channels=32, num_classes=2)
-        heads.mask_head.update(in_channels=16, conv_out_channels=16, num_classes=2)
-    else:
-        model.bbox_head.num_classes = 2
-    torch.manual_seed(0)
-    return MODELS.build(model)
-
-
 @devices
-@pytest.mark.parametrize(
-    "config", ["retinanet/retinanet_r18_fpn_1x_coco.py", "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"]
-)
-def test_a_stock_detector_learns_and_predicts(config: str, device: str) -> None:
+@pytest.mark.parametrize("family", ["retinanet", "mask_rcnn"])
+def test_a_stock_detector_learns_and_predicts(family: str, device: str) -> None:
     from mmdet.testing import demo_mm_inputs
 
-    detector = thin_detector(config).to(device)
+    detector = thin_detector(family).to(device)
     batch = demo_mm_inputs(
-        2, [[3, 64, 96], [3, 80, 64]], num_items=[2, 1], num_classes=2, with_mask=True
+        2, [[3, 64, 96], [3, 80, 64]], num_items=[2, 1], num_classes=CLASSES, with_mask=True
     )
     batch = detector.data_preprocessor(batch, training=True)
     total, _ = detector.parse_losses(detector(**batch, mode="loss"))

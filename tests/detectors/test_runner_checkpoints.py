@@ -1,4 +1,4 @@
-"""mmengine's Runner: its checkpoints load with all their values, and it resumes from them."""
+"""Checkpoints of mmengine's Runner load with all their values, and the Runner resumes from them."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ def runner(work_dir: Path, epochs: int, **options: Any) -> Runner:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of two epochs, each with its checkpoint."""
+    """The work folder of a training of two epochs, with a checkpoint for each."""
     folder = tmp_path_factory.mktemp("trained")
     runner(folder, 2).train()
     return folder
 
 
-def test_a_runners_checkpoint_loads_with_its_values(trained: Path) -> None:
+def test_a_runners_checkpoint_loads_with_all_its_values(trained: Path) -> None:
     checkpoint = load_checkpoint(trained / "epoch_2.pth")
     plain = torch.load(trained / "epoch_2.pth", weights_only=False)
     assert checkpoint.keys() == plain.keys() >= {"optimizer", "param_schedulers", "message_hub"}
@@ -114,7 +114,7 @@ def test_a_runners_checkpoint_loads_with_its_values(trained: Path) -> None:
     np.testing.assert_array_equal(palette, CheckpointData.metainfo["palette"])
 
 
-def test_log_histories_come_back_as_mmengines_own(trained: Path) -> None:
+def test_log_histories_load_as_mmengines_class(trained: Path) -> None:
     restored = load_checkpoint(trained / "epoch_2.pth")["message_hub"]["log_scalars"]
     plain = torch.load(trained / "epoch_2.pth", weights_only=False)["message_hub"]["log_scalars"]
     assert restored.keys() == plain.keys() >= {"train/loss"}
@@ -127,7 +127,7 @@ def test_log_histories_come_back_as_mmengines_own(trained: Path) -> None:
     assert history.statistics("current") == history.current()
 
 
-def test_what_is_allowed_elsewhere_in_the_process_is_left_alone(trained: Path) -> None:
+def test_globals_that_the_process_allows_torch_stay_allowed(trained: Path) -> None:
     before = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([HistoryBuffer])
     try:
@@ -138,7 +138,9 @@ def test_what_is_allowed_elsewhere_in_the_process_is_left_alone(trained: Path) -
         torch.serialization.add_safe_globals(before)
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, trained: Path) -> None:
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_run(
+    tmp_path: Path, trained: Path
+) -> None:
     unbroken = runner(tmp_path / "unbroken", 4)
     unbroken.train()
     resumed = runner(trained, 4, resume=True)
@@ -155,7 +157,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path, trained: 
     assert type(plain["message_hub"]["log_scalars"]["train/loss"]) is HistoryBuffer
 
 
-def test_outside_of_the_context_mmengine_is_as_before() -> None:
+def test_mmengine_loads_as_before_after_the_context() -> None:
     before = dict(CheckpointLoader._schemes)
     with pytest.raises(WrongUse, match=r"missing\.pth"), allow_runner_resume():
         CheckpointLoader.load_checkpoint("missing.pth")

@@ -1,4 +1,4 @@
-"""Taps: what they read off a forward is what mmdet itself computes."""
+"""Taps read from a forward the same values that mmdet itself computes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ torch.set_num_threads(1)
 
 
 def flattened(levels: list[Tensor], channels: int) -> Tensor:
-    """(N, priors of all levels, channels), as mmdet's heads lay their outputs out."""
+    """Outputs of mmdet's head, (N, A·channels, H, W) per level, as (N, all priors, channels)."""
     images = len(levels[0])
     flat = [level.permute(0, 2, 3, 1).reshape(images, -1, channels) for level in levels]
     return torch.cat(flat, dim=1)
 
 
 def side_by_side(levels: tuple[Tensor, ...]) -> Tensor:
-    """Of our (N, channels, priors) per level the same."""
+    """Knowledge, (N, channels, priors) per level, as (N, all priors, channels)."""
     return torch.cat(levels, dim=2).transpose(1, 2)
 
 
@@ -35,7 +35,7 @@ def tapped(model: Any, responses: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("family", [*ONE_STAGE, "faster_rcnn"])
-def test_tapped_features_are_those_of_extract_feat(family: str) -> None:
+def test_tapped_features_equal_extract_feat(family: str) -> None:
     model = thin_detector(family).eval()
     features = tapped(model, responses=False).features
     for found, expected in zip(features, model.extract_feat(batch()[0]), strict=True):
@@ -43,7 +43,7 @@ def test_tapped_features_are_those_of_extract_feat(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ONE_STAGE)
-def test_logits_lie_in_the_order_of_the_priors(family: str) -> None:
+def test_logits_are_in_the_order_of_the_priors(family: str) -> None:
     model = still(thin_detector(family))
     outputs = model.bbox_head(model.extract_feat(batch()[0]))
     expected = flattened(outputs[0], model.bbox_head.cls_out_channels)
@@ -51,8 +51,8 @@ def test_logits_lie_in_the_order_of_the_priors(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["retinanet", "fcos", "fcos_norm_on_bbox", "atss"])
-def test_localization_lies_in_the_order_of_the_priors(family: str) -> None:
-    """FCOS without ``norm_on_bbox`` answers in pixels: it is read in strides, as with it."""
+def test_localization_is_in_the_order_of_the_priors(family: str) -> None:
+    """FCOS without ``norm_on_bbox`` predicts in pixels; the tap divides by the stride."""
     model = still(thin_detector(family))
     outputs = model.bbox_head(model.extract_feat(batch()[0]))
     strides = model.bbox_head.strides if family == "fcos" else [1] * 5
@@ -72,7 +72,7 @@ def test_distributions_are_integrated_to_their_mean_distance() -> None:
 
 
 @pytest.mark.parametrize("family", ONE_STAGE)
-def test_a_teacher_speaks_in_evaluation_as_a_student_does_in_training(family: str) -> None:
+def test_a_teacher_in_evaluation_gives_the_values_of_a_student_in_training(family: str) -> None:
     model = still(thin_detector(family))
     student = tapped(model)
     teacher = teacher_knowledge(model.eval(), *batch(), responses=True)
@@ -94,7 +94,7 @@ def test_positives_are_priors_on_their_objects(family: str) -> None:
     for image, sample in zip(positives, samples, strict=True):
         overlap = box_iou(priors, sample.gt_instances.bboxes).amax(dim=1)
         assert image.any()
-        if family == "retinanet":  # MaxIoUAssigner: 0.5 is enough, the best of an object too
+        if family == "retinanet":  # MaxIoUAssigner: an IoU of 0.5, or the object's best prior
             assert image[overlap >= 0.5].all()
             assert (image == (overlap >= 0.5)).float().mean() > 0.99
         centres = (priors[image, :2] + priors[image, 2:]) / 2
@@ -119,19 +119,28 @@ def test_positives_are_points_in_their_objects(family: str) -> None:
         assert inside.any(dim=1).all()
 
 
-def test_nothing_of_the_tap_is_left_behind() -> None:
+def test_a_tap_removes_its_hooks() -> None:
     model = thin_detector("fcos").train()
-    before = [module._forward_hooks.copy() for module in model.modules()]
-    own = set(vars(model.bbox_head))
-    with pytest.raises(ZeroDivisionError), Tap(model, responses=True):
+
+    def hooks() -> list[dict]:
+        kinds = ("_forward_hooks", "_forward_pre_hooks")
+        return [dict(getattr(module, kind)) for module in model.modules() for kind in kinds]
+
+    before, attributes = hooks(), set(vars(model.bbox_head))
+    with Tap(model, responses=True, positions=range(3)):
+        assert hooks() != before
+        assert set(vars(model.bbox_head)) != attributes
+        model.loss(*batch())
+    assert hooks() == before
+    assert set(vars(model.bbox_head)) == attributes
+    with pytest.raises(ZeroDivisionError), Tap(model, responses=True, positions=range(3)):
         1 / 0  # noqa: B018
-    tapped(model)
-    assert [module._forward_hooks for module in model.modules()] == before
-    assert set(vars(model.bbox_head)) == own
+    assert hooks() == before
+    assert set(vars(model.bbox_head)) == attributes
 
 
-def test_regions_are_those_the_head_trained_on() -> None:
-    """Read again by hand: extractor, head, and of each region the channels of its label."""
+def test_regions_are_the_regions_that_the_head_trains_on() -> None:
+    """The expected responses come from extractor and head, and from each label's own channels."""
     model = still(thin_detector("faster_rcnn"))
     known = tapped(model)
     regions = known.regions
@@ -151,7 +160,7 @@ def test_regions_are_those_the_head_trained_on() -> None:
     assert (overlap[positive] >= 0.5).all()
 
 
-def test_a_teacher_answers_at_the_students_regions_by_its_own_features() -> None:
+def test_a_teacher_predicts_for_the_students_regions_from_its_own_maps() -> None:
     student, teacher = thin_detector("faster_rcnn"), thin_detector("faster_rcnn", seed=1).eval()
     regions = tapped(still(student)).regions
     found = teacher_knowledge(teacher, *batch(), responses=True, regions=regions)
@@ -162,7 +171,7 @@ def test_a_teacher_answers_at_the_students_regions_by_its_own_features() -> None
     assert not teacher_knowledge(teacher, *batch(), responses=False).logits
 
 
-def test_a_neck_of_other_levels_than_the_head_reads_is_refused() -> None:
+def test_a_neck_whose_levels_the_head_does_not_read_is_refused() -> None:
     model = thin_detector("retinanet", **{"model.neck.num_outs": 4})
     with pytest.raises(
         WrongUse, match=r"it: its neck gives levels of stride \[8, 16, 32, 64\], its "
@@ -180,7 +189,9 @@ def test_a_neck_of_other_levels_than_the_head_reads_is_refused() -> None:
         ("faster_rcnn", (4, 8, 16, 32, 64), ()),
     ],
 )
-def test_a_signature(family: str, strides: tuple[int, ...], priors: tuple[int, ...]) -> None:
+def test_a_signature_describes_the_detector_and_leaves_it_alone(
+    family: str, strides: tuple[int, ...], priors: tuple[int, ...]
+) -> None:
     model = thin_detector(family, neck=24).train()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     found = signature(model, "it")
@@ -191,13 +202,13 @@ def test_a_signature(family: str, strides: tuple[int, ...], priors: tuple[int, .
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-def test_options_of_either_form_are_merged() -> None:
+def test_flat_and_nested_options_are_merged() -> None:
     flat, nested = {"model.bbox_head.num_classes": 4}, {"model": {"neck": {"num_outs": 3}}}
     found = model_config("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", {**flat, **nested})
     assert (found.bbox_head.num_classes, found.neck.num_outs) == (4, 3)
 
 
-def test_a_model_goes_without_weights_to_fetch_and_its_config_keeps_them() -> None:
+def test_without_pretrained_returns_a_copy_without_pretrained_weights() -> None:
     fetched = {"type": "Pretrained", "checkpoint": "torchvision://resnet18"}
     part = {"type": "ResNet", "init_cfg": fetched}
     for config in ({"backbone": part}, ConfigDict(backbone=part), {"parts": [part]}):

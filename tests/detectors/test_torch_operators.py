@@ -1,4 +1,4 @@
-"""Plain torch as ``mmcv.ops``: values against plain formulas, gradients numerically."""
+"""``mmcv.ops`` by plain torch: values against plain formulas, gradients against differences."""
 
 from __future__ import annotations
 
@@ -8,34 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detkds.detectors.operators import install
+from mmcv_operators import devices, needs_stand_in, ops, random
 from torch import Tensor
 from torch.autograd import gradcheck
 from torchvision.ops import sigmoid_focal_loss as reference_focal_loss
 
 torch.set_num_threads(1)
-if not install():
-    pytest.skip("a compiled mmcv is installed: nothing stands in", allow_module_level=True)
-
-from mmcv.ops.focal_loss import sigmoid_focal_loss  # noqa: E402
-from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction  # noqa: E402
-
-devices = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-        ),
-    ],
-)
-
-
-def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-    """Normal numbers in double precision."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
-
+pytestmark = needs_stand_in
 
 # Multi-scale deformable attention
 
@@ -51,7 +30,8 @@ def attention_inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 def attend(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
     shapes, starts = SHAPES.to(value.device), torch.tensor([0, 20], device=value.device)
-    return MultiScaleDeformableAttnFunction.apply(value, shapes, starts, locations, weights, 64)
+    attention = ops.multi_scale_deform_attn.MultiScaleDeformableAttnFunction
+    return attention.apply(value, shapes, starts, locations, weights, 64)
 
 
 def pixel(level: Tensor, row: int, column: int) -> Tensor:
@@ -95,7 +75,7 @@ def test_multi_scale_deformable_attention_gradient(device: str) -> None:
 
 # Sigmoid focal loss
 
-TARGET = torch.tensor([0, 3, 2, 1, 3])  # of three classes: 3 is background
+TARGET = torch.tensor([0, 3, 2, 1, 3])  # classes are 0, 1, 2; 3 stands for background
 
 
 @devices
@@ -109,7 +89,9 @@ def test_sigmoid_focal_loss(gamma: float, device: str) -> None:
         ("sum", expected.sum()),
         ("mean", expected.sum() / len(logits)),
     ):
-        got = sigmoid_focal_loss(logits.to(device), TARGET.to(device), gamma, 0.3, None, reduction)
+        got = ops.sigmoid_focal_loss(
+            logits.to(device), TARGET.to(device), gamma, 0.3, None, reduction
+        )
         torch.testing.assert_close(got.cpu(), reduced)
 
 
@@ -117,8 +99,8 @@ def test_sigmoid_focal_loss(gamma: float, device: str) -> None:
 def test_sigmoid_focal_loss_weighs_rows_by_their_class(device: str) -> None:
     logits, weight = random(5, 3), torch.tensor([2.0, 3.0, 5.0], dtype=torch.float64)
     inputs = logits.to(device), TARGET.to(device), 2.0, 0.25
-    unweighted = sigmoid_focal_loss(*inputs, None, "none").cpu()
-    weighted = sigmoid_focal_loss(*inputs, weight.to(device), "none").cpu()
+    unweighted = ops.sigmoid_focal_loss(*inputs, None, "none").cpu()
+    weighted = ops.sigmoid_focal_loss(*inputs, weight.to(device), "none").cpu()
     of_row = torch.tensor([2.0, 1.0, 5.0, 3.0, 1.0], dtype=torch.float64)
     torch.testing.assert_close(weighted, unweighted * of_row[:, None])
 
@@ -131,13 +113,15 @@ def test_sigmoid_focal_loss_gradient(
 ) -> None:
     logits, target = random(5, 3).to(device).requires_grad_(), TARGET.to(device)
     factors = None if weight is None else logits.new_tensor(weight)
-    assert gradcheck(lambda x: sigmoid_focal_loss(x, target, 1.5, 0.3, factors, reduction), logits)
+    assert gradcheck(
+        lambda x: ops.sigmoid_focal_loss(x, target, 1.5, 0.3, factors, reduction), logits
+    )
 
 
 def test_sigmoid_focal_loss_of_extreme_logits_is_finite() -> None:
     logits = torch.tensor([[300.0], [-300.0]], requires_grad=True)
     target = torch.tensor([1, 0])
-    loss = sigmoid_focal_loss(logits, target, 2.0, 0.25, None, "none")
+    loss = ops.sigmoid_focal_loss(logits, target, 2.0, 0.25, None, "none")
     torch.testing.assert_close(loss, torch.tensor([[225.0], [75.0]]))
     loss.sum().backward()
     torch.testing.assert_close(logits.grad, torch.tensor([[0.75], [-0.25]]))

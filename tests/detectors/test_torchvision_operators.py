@@ -1,4 +1,4 @@
-"""torchvision as ``mmcv.ops``: values against plain formulas, gradients numerically."""
+"""``mmcv.ops`` by torchvision: values against plain formulas, gradients against differences."""
 
 from __future__ import annotations
 
@@ -8,34 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from detkds.detectors.operators import install
+from mmcv_operators import devices, needs_stand_in, ops, random
 from torch import Tensor
 from torch.autograd import gradcheck
 
 torch.set_num_threads(1)
-if not install():
-    pytest.skip("a compiled mmcv is installed: nothing stands in", allow_module_level=True)
-
-from mmcv.ops.deform_conv import deform_conv2d  # noqa: E402
-from mmcv.ops.modulated_deform_conv import modulated_deform_conv2d  # noqa: E402
-from mmcv.ops.roi_align import roi_align  # noqa: E402
-
-devices = pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-        ),
-    ],
-)
-
-
-def random(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-    """Normal numbers in double precision."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
-
+pytestmark = needs_stand_in
 
 # RoIAlign
 
@@ -48,7 +26,7 @@ ROIS = torch.tensor(
 def reference_roi_align(
     features: Tensor, roi: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool
 ) -> Tensor:
-    """One RoI: the mean of bilinear samples on a regular grid in each bin, (C, *size)."""
+    """One RoI (C, *size): the mean of bilinear samples on a regular grid in each bin."""
     shift = 0.5 if aligned else 0.0
     left, top, right, bottom = (roi[1:] * scale - shift).tolist()
     width, height = right - left, bottom - top
@@ -71,7 +49,7 @@ def reference_roi_align(
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_roi_align(ratio: int, aligned: bool, device: str) -> None:
     features, size, scale = random(2, 3, 10, 13), (2, 3), 0.5
-    got = roi_align(features.to(device), ROIS.to(device), size, scale, ratio, "avg", aligned)
+    got = ops.roi_align(features.to(device), ROIS.to(device), size, scale, ratio, "avg", aligned)
     for pooled, roi in zip(got.cpu(), ROIS, strict=True):
         expected = reference_roi_align(features, roi, size, scale, ratio, aligned)
         torch.testing.assert_close(pooled, expected)
@@ -83,16 +61,16 @@ def test_roi_align_gradient(aligned: bool, device: str) -> None:
     features = random(2, 2, 10, 13).to(device).requires_grad_()
     rois = ROIS.to(device)
     assert gradcheck(
-        lambda x: roi_align(x, rois, (2, 3), 0.5, 2, "avg", aligned), features, nondet_tol=1e-12
+        lambda x: ops.roi_align(x, rois, (2, 3), 0.5, 2, "avg", aligned), features, nondet_tol=1e-12
     )
 
 
-def test_roi_align_has_no_maximum() -> None:
+def test_roi_align_by_maximum_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="pool_mode='max'"):
-        roi_align(random(2, 3, 10, 13), ROIS, (2, 2), 1.0, 2, "max", True)
+        ops.roi_align(random(2, 3, 10, 13), ROIS, (2, 2), 1.0, 2, "max", True)
 
 
-# Deformable convolution: nothing symmetric, so that no two numbers can be taken for each other
+# Deformable convolution. Rows and columns differ in geometry: mixing them up changes the result.
 
 GEOMETRY: dict[str, Any] = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
 DEFORM_GROUPS = 4
@@ -109,7 +87,7 @@ def deformable_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def reference_deform_conv(features: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
-    """Gather the moved taps by bilinear sampling, then one matrix product per group."""
+    """Sample the moved taps bilinearly, then multiply by the weights of each group."""
     count, channels, height, width = features.shape
     rows, columns = offset.shape[2:]
     kernel = [(i, j) for i in range(weight.shape[2]) for j in range(weight.shape[3])]
@@ -133,12 +111,12 @@ def reference_deform_conv(features: Tensor, offset: Tensor, mask: Tensor, weight
 
 
 def plain(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
-    return deform_conv2d(x, offset, weight, *GEOMETRY.values(), DEFORM_GROUPS)
+    return ops.deform_conv2d(x, offset, weight, *GEOMETRY.values(), DEFORM_GROUPS)
 
 
 def modulated(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
     options = (*(bias or (None,)), *GEOMETRY.values(), DEFORM_GROUPS)
-    return modulated_deform_conv2d(x, offset, mask, weight, *options)
+    return ops.modulated_deform_conv2d(x, offset, mask, weight, *options)
 
 
 @devices
@@ -166,8 +144,8 @@ def test_deformable_convolutions_gradients(device: str) -> None:
     assert gradcheck(modulated, (x, offset, mask, weight, bias), **options)
 
 
-def test_offsets_of_a_finer_map_are_read_in_a_row() -> None:
-    """As mmcv's compiled operator does for DyHead's coarser level."""
+def test_offsets_of_a_finer_map_are_read_in_memory_order() -> None:
+    """mmcv's compiled operator reads them so, for the coarser level of DyHead."""
     x, offset, mask, weight, _ = deformable_inputs()
     finer = []
     for seed, places in enumerate((offset, mask)):
@@ -182,7 +160,7 @@ def test_offsets_of_a_finer_map_are_read_in_a_row() -> None:
     assert gradcheck(modulated, inputs, nondet_tol=1e-10, fast_mode=True)
 
 
-def test_places_that_are_no_numbers_do_not_end_the_process() -> None:
+def test_nan_coordinates_do_not_end_the_process() -> None:
     x, offset, mask, weight, _ = deformable_inputs()
     offset[0] = math.nan
     rois = ROIS.clone()
@@ -192,8 +170,8 @@ def test_places_that_are_no_numbers_do_not_end_the_process() -> None:
             assert (found[0] == 0).all()
             assert (found[1] != 0).any()
         features = inputs[:, :2]
-        assert roi_align(features, rois, (2, 2), 1.0, 2, "avg", True).isfinite().all()
-    (found.sum() + roi_align(features, rois, (2, 2), 1.0, 2, "avg", True).sum()).backward()
+        assert ops.roi_align(features, rois, (2, 2), 1.0, 2, "avg", True).isfinite().all()
+    (found.sum() + ops.roi_align(features, rois, (2, 2), 1.0, 2, "avg", True).sum()).backward()
     assert inputs.grad.isfinite().all()
 
 

@@ -218,7 +218,7 @@ def test_it_is_zero_for_the_teacher_itself(family: str) -> None:
 @pytest.mark.parametrize("family", ["retinanet", "gfl"])
 def test_heads_of_unequal_widths_meet_through_an_adapter(family: str) -> None:
     model = distilled(family, both(family, 2), **{"model.bbox_head.feat_channels": 24})
-    (pair,) = model.distillation.cross.adapters.values()
+    pair = model.distillation.parts[f"cross_{STACKED - 1}"].adapters
     assert [(conv.in_channels, conv.out_channels) for conv in pair] == [(16, 24)] * 2
     sum(cross_losses(model).values()).backward()
     assert all(learned(conv) for conv in pair)
@@ -228,7 +228,7 @@ def test_heads_of_unequal_widths_meet_through_an_adapter(family: str) -> None:
 def test_heads_of_unequal_depth_hand_over_where_both_have_a_layer() -> None:
     pair = detector("retinanet", 0, stacked=1), detector("retinanet", 1, stacked=2)
     model = DistilledDetector(*pair, Distiller.parse("cross_logits: identity, quality_focal"))
-    assert model.distillation.positions == {0}
+    assert model.distillation.needs.positions == {0}
     with pytest.raises(WrongUse, match="have 2 and 3 layers: give after_0 to after_1"):
         DistilledDetector(*pair, Distiller.parse("cross_logits: after_2, quality_focal"))
 
@@ -236,7 +236,7 @@ def test_heads_of_unequal_depth_hand_over_where_both_have_a_layer() -> None:
 def test_by_default_one_convolution_of_the_teacher_is_left() -> None:
     """The paper's i = 3 for heads of four stacked convolutions."""
     model = distilled("gfl", both("gfl", "identity"))
-    assert model.distillation.positions == {STACKED - 1}
+    assert model.distillation.needs.positions == {STACKED - 1}
 
 
 def test_a_map_gets_the_teachers_mean_and_deviation() -> None:

@@ -92,7 +92,7 @@ def test_a_two_stage_student_learns_features(teacher: str) -> None:
     sum(losses[name] for name in names).backward()
     assert student.backbone.conv1.weight.grad.abs().max() > 0
     assert student.roi_head.bbox_head.fc_cls.weight.grad is None
-    adapters = model.distillation.adapter.parameters()
+    adapters = model.distillation.parts["adapter"].parameters()
     assert all(p.grad.abs().max() > 0 for p in adapters)
 
 

@@ -20,7 +20,8 @@ from detkds.detectors import (
     without_pretrained,
 )
 from detkds.distillers import DistilledDetector, available_knowledge, check_pair, excluded
-from detkds.space import CROSS_KNOWLEDGE, LABEL, RESPONSE_KNOWLEDGE, Distiller, WrongUse
+from detkds.space import Distiller, WrongUse
+from kinds import CROSS_KNOWLEDGE, LABEL, RESPONSE_KNOWLEDGE
 from mmdet.structures.mask import BitmapMasks
 from mmengine.logging import MessageHub
 from thin_detectors import batch, still, thin_detector, total
@@ -42,7 +43,7 @@ TINY = {
     "model.bbox_head.in_channels": 32,
     "model.bbox_head.feat_channels": 32,
 }
-FEATURES = ("global", "fgbg", "instance")
+FEATURES = ("global", "fgbg", "instance", "mgd")
 TEACHER_OF_LD = str(config_path("mmdet::gfl/gfl_r50_fpn_1x_coco.py"))
 
 LOGITS = ("logits", "cross_logits")
@@ -91,7 +92,7 @@ HEADS: dict[str, tuple[dict, tuple[str, ...], str]] = {
         ALL,
         "",
     ),
-    "vfnet/vfnet_r50_fpn_1x_coco": (TINY, DENSE, "of whose branches one reads the other"),
+    "vfnet/vfnet_r50_fpn_1x_coco": (TINY, DENSE, "one of whose branches reads the other"),
     "autoassign/autoassign_r50-caffe_fpn_1x_coco": (TINY, LOGITS, "assigns no label"),
     "condinst/condinst_r50_fpn_ms-poly-90k_coco_instance": (
         {**TINY, "model.mask_head.mask_feature_head.in_channels": 32},
@@ -100,14 +101,14 @@ HEADS: dict[str, tuple[dict, tuple[str, ...], str]] = {
     ),
     "nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco": (TINY, ALL, ""),
     "pisa/retinanet-r50_fpn_pisa_1x_coco": (TINY, ALL, ""),
-    "reppoints/reppoints-moment_r50_fpn_1x_coco": (TINY, DENSE, "one reads the other"),
-    "ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco": ({}, DENSE, "SSDHead, which has not one"),
+    "reppoints/reppoints-moment_r50_fpn_1x_coco": (TINY, DENSE, "branches reads the other"),
+    "ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco": ({}, DENSE, "SSDHead, which lacks a"),
     "retinanet/retinanet_r18_fpn_1x_coco": (
         {**TINY, "model.bbox_head.type": "RetinaSepBNHead", "model.bbox_head.num_ins": 5},
         DENSE,
-        "RetinaSepBNHead, which has not one stack of convolutions for each branch",
+        "RetinaSepBNHead, which lacks a stack of convolutions for each branch",
     ),
-    "rtmdet/rtmdet_tiny_8xb32-300e_coco": ({}, DENSE, "RTMDetSepBNHead, which has not one stack"),
+    "rtmdet/rtmdet_tiny_8xb32-300e_coco": ({}, DENSE, "RTMDetSepBNHead, which lacks a stack"),
     "rtmdet/rtmdet-ins_tiny_8xb32-300e_coco": (
         {},
         (),
@@ -156,6 +157,7 @@ FORMS = {
     "cross_logits": "identity, {}",
     "cross_localization": "identity, giou",
     "label": "identity, jensen_shannon",
+    "mgd": "hide_65, l2",
 }
 
 

@@ -43,8 +43,8 @@ def test_no_teacher_is_needed_and_the_head_reads_both(family: str) -> None:
     assert 0 < losses["loss_label"] < 15 * 5 * 0.8326
     total(losses).backward()
     assert learned(model.student.backbone)
-    assert learned(model.distillation.label_teacher.encoder)
-    assert learned(model.distillation.label_teacher.fusion)
+    assert learned(model.distillation.parts["label_teacher"].encoder)
+    assert learned(model.distillation.parts["label_teacher"].fusion)
 
 
 def test_the_students_maps_are_drawn_to_the_enhanced_ones_and_not_they_to_its() -> None:
@@ -52,7 +52,7 @@ def test_the_students_maps_are_drawn_to_the_enhanced_ones_and_not_they_to_its() 
     model.loss(*batch())["loss_label"].backward()
     assert learned(model.student.backbone)
     assert not learned(model.student.bbox_head)
-    assert not learned(model.distillation.label_teacher)
+    assert not learned(model.distillation.parts["label_teacher"])
 
 
 def test_the_heads_loss_on_the_enhanced_maps_trains_all_that_made_them() -> None:
@@ -60,7 +60,7 @@ def test_the_heads_loss_on_the_enhanced_maps_trains_all_that_made_them() -> None
     losses = model.loss(*batch())
     total({name: value for name, value in losses.items() if name.startswith("label_")}).backward()
     assert learned(model.student.bbox_head)
-    assert learned(model.distillation.label_teacher)
+    assert learned(model.distillation.parts["label_teacher"])
     assert learned(model.student.backbone)
 
 
@@ -79,17 +79,16 @@ def test_the_heads_statistics_are_of_the_students_maps() -> None:
 def test_what_the_labels_say_is_spread_over_the_objects() -> None:
     """Where no box lies, the fusion sees the student's map and nothing more."""
     torch.manual_seed(0)
-    teacher = LabelTeacher(channels=4, classes=3)
+    teacher = LabelTeacher(channels=4, classes=3, strides=(8, 16)).enhanced
     maps = (torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4))
     boxes, labels = [torch.tensor([[0.0, 0, 24, 16]])], [torch.tensor([2])]
-    strides = (8, 16)
-    nothing = teacher(maps, [torch.zeros(0, 4)], [torch.zeros(0)], strides)
-    found = teacher(maps, boxes, labels, strides)
+    nothing = teacher(maps, [torch.zeros(0, 4)], [torch.zeros(0)])
+    found = teacher(maps, boxes, labels)
     changed = [(a - b).abs().sum(1)[0] > 1e-6 for a, b in zip(found, nothing, strict=True)]
     # rows 0 to 1 and columns 0 to 2, and one more each way for the 3x3 convolution
     assert changed[0].nonzero().tolist() == [[y, x] for y in range(3) for x in range(4)]
     assert changed[1].nonzero().tolist() == [[y, x] for y in range(2) for x in range(3)]
-    other = teacher(maps, boxes, [torch.tensor([1])], strides)
+    other = teacher(maps, boxes, [torch.tensor([1])])
     assert not torch.equal(other[0], found[0])
 
 
@@ -99,7 +98,7 @@ def test_under_autocast() -> None:
         losses = model.loss(*batch())
     assert losses["loss_label"].dtype == torch.float32
     total(losses).backward()
-    assert learned(model.distillation.label_teacher)
+    assert learned(model.distillation.parts["label_teacher"])
 
 
 @pytest.mark.parametrize("without", [1, 2])
@@ -119,7 +118,7 @@ def test_its_parameters_are_trained_and_not_saved() -> None:
     model = learner()
     wrapper = build_optim_wrapper(model, {"optimizer": {"type": "SGD", "lr": 0.1}})
     trained = {id(p) for group in wrapper.optimizer.param_groups for p in group["params"]}
-    implicit = list(model.distillation.label_teacher.parameters())
+    implicit = list(model.distillation.parts["label_teacher"].parameters())
     assert implicit
     assert all(id(parameter) in trained for parameter in implicit)
     before = [parameter.clone() for parameter in implicit]

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 import torch
 from detkds.detectors import Knowledge, Responses, Signature
-from detkds.distillers import BOX_DISTANCES, DISTANCES, FEATURE_TRANSFORMS, DistillationLoss
+from detkds.distillers import (
+    BOX_DISTANCES,
+    DISTANCES,
+    FEATURE_TRANSFORMS,
+    DistillationLoss,
+    Observation,
+    Pair,
+)
 from detkds.distillers.regions import foreground
-from detkds.space import FEATURE_KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, WrongUse
+from detkds.space import Distiller, WrongUse
 from detkds.space.options import FEATURE_DISTANCES
+from kinds import FEATURE_KNOWLEDGE, RESPONSE_KNOWLEDGE
 from test_regions import touched_cells
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -70,7 +78,13 @@ def loss_of(
     student: Knowledge = OURS,
     teacher: Knowledge = THEIRS,
 ) -> dict[str, Tensor]:
-    return DistillationLoss(Distiller.parse(text), STUDENT, TEACHER)(student, teacher, boxes)
+    return composed(text)(Observation(student, (teacher,), boxes))
+
+
+def composed(
+    text: str, student: Signature = STUDENT, teacher: Signature = TEACHER
+) -> DistillationLoss:
+    return DistillationLoss(Distiller.parse(text), Pair(student, teacher))
 
 
 def paired_maps() -> list[tuple[Tensor, Tensor]]:
@@ -190,17 +204,14 @@ def test_a_dropped_term_costs_nothing() -> None:
     """Neither a loss nor a parameter, and what only it would read need not be there."""
     text = "global: identity, l1 × 0; instance: catt, l1 × 0; logits: norm_n, l2"
     other = replace(TEACHER, channels=(2,) * 5)
-    loss = DistillationLoss(Distiller.parse(text), STUDENT, other)
-    assert not loss.needs_features
+    loss = composed(text, teacher=other)
     assert list(loss.parameters()) == []
     headless = replace(THEIRS, features=())
-    assert list(loss(OURS, headless, BOXES)) == ["loss_logits"]
-    features_only = DistillationLoss(
-        Distiller.parse("global: identity, l1; logits: norm_n, l2 × 0"), STUDENT, TEACHER
-    )
-    assert not features_only.needs_responses
-    loss = features_only(Knowledge(OURS.features), Knowledge(THEIRS.features), BOXES)
-    assert list(loss) == ["loss_global"]
+    assert list(loss(Observation(OURS, (headless,), BOXES))) == ["loss_logits"]
+    features_only = composed("global: identity, l1; logits: norm_n, l2 × 0")
+    assert not features_only.needs.responses
+    maps = Observation(Knowledge(OURS.features), (Knowledge(THEIRS.features),), BOXES)
+    assert list(features_only(maps)) == ["loss_global"]
 
 
 def test_other_channels_meet_through_a_convolution_on_the_students_side() -> None:
@@ -209,10 +220,11 @@ def test_other_channels_meet_through_a_convolution_on_the_students_side() -> Non
         torch.randn(3, channels, SIZE // stride, SIZE // stride)
         for channels, stride in zip(wide.channels, STRIDES, strict=True)
     )
-    loss = DistillationLoss(Distiller.parse("global: identity, l1"), wide, TEACHER)
+    loss = composed("global: identity, l1", wide)
     shapes = [tuple(p.shape) for p in loss.parameters()]
     assert shapes == [(CHANNELS, 4, 1, 1), (CHANNELS,)] * 2, "none where channels are the same"
-    found = loss(Knowledge(features), Knowledge(THEIRS.features), BOXES)["loss_global"]
+    maps = Observation(Knowledge(features), (Knowledge(THEIRS.features),), BOXES)
+    found = loss(maps)["loss_global"]
     parameters = iter(list(loss.parameters()))
     expected = 0.0
     for ours, theirs in zip(features, THEIRS.features[1:], strict=True):
@@ -248,11 +260,11 @@ def test_half_precision_gives_finite_float32_losses(dtype: torch.dtype) -> None:
 
 
 def test_under_autocast_the_terms_stay_in_float32() -> None:
-    names = Distiller.parse(ALL_TERMS.replace("mask → ", ""))
-    loss = DistillationLoss(names, STUDENT, TEACHER)
-    expected = loss(OURS, THEIRS, BOXES)
+    loss = composed(ALL_TERMS.replace("mask → ", ""))
+    observation = Observation(OURS, (THEIRS,), BOXES)
+    expected = loss(observation)
     with torch.autocast("cpu", torch.bfloat16):
-        for name, value in loss(OURS, THEIRS, BOXES).items():
+        for name, value in loss(observation).items():
             torch.testing.assert_close(value, expected[name])
 
 
@@ -274,7 +286,7 @@ def test_any_feature_loss_of_real_sizes_is_finite_with_its_gradient(
 def test_a_pair_that_does_not_line_up_is_refused_before_any_training() -> None:
     other = replace(TEACHER, responses=replace(TEACHER.responses, classes=80))
     with pytest.raises(WrongUse, match="3 classes and teacher has 80"):
-        DistillationLoss(Distiller.parse(ALL_TERMS), STUDENT, other)
+        composed(ALL_TERMS, teacher=other)
 
 
 def test_the_mask_of_the_background_is_the_complement() -> None:
@@ -285,13 +297,13 @@ def test_the_mask_of_the_background_is_the_complement() -> None:
 
 def test_the_loss_is_one_graph() -> None:
     """``torch.compile`` finds no break in it, whatever the number of boxes."""
-    module = DistillationLoss(Distiller.parse(ALL_TERMS), STUDENT, TEACHER)
+    module = composed(ALL_TERMS)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     known = knowledge(FINER_STRIDES, 2)
     for boxes in (BOXES, BOXES[::-1], EMPTY):
         torch.manual_seed(0)  # for the mask of the instance term
-        found = compiled(student_knowledge(), known, boxes)
+        found = compiled(Observation(student_knowledge(), (known,), boxes))
         torch.manual_seed(0)
-        expected = module(student_knowledge(), known, boxes)
+        expected = module(Observation(student_knowledge(), (known,), boxes))
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value)

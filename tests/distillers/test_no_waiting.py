@@ -13,8 +13,9 @@ import pytest
 import torch
 from detkds.detectors import Knowledge, Regions, Responses, Signature
 from detkds.detectors import signature as detector_signature
-from detkds.distillers import DistillationLoss
-from detkds.space import FEATURE_KNOWLEDGE, RESPONSE_KNOWLEDGE, Distiller, SearchSpace, Term
+from detkds.distillers import DistillationLoss, Observation, Pair
+from detkds.space import Distiller, SearchSpace, Term
+from kinds import FEATURE_KNOWLEDGE, MGD, RESPONSE_KNOWLEDGE
 from thin_detectors import thin_detector
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -59,14 +60,15 @@ def knowledge_of(channels: int, kind: str, learns: bool) -> Knowledge:
 def loss_of(term: Term, kind: str) -> dict[str, Tensor]:
     with FakeTensorMode(), torch.device("cuda"):
         pair = signature("student", 8, kind), signature("teacher", 12, kind)
-        module = DistillationLoss(Distiller((term,)), *pair)
-        module.milestones = 1
+        module = DistillationLoss(Distiller((term,)), Pair(*pair))
+        module.follow(lambda: 1)
         boxes = [torch.rand(3, 4), torch.zeros(0, 4)]
-        return module(knowledge_of(8, kind, True), knowledge_of(12, kind, False), boxes)
+        known = knowledge_of(8, kind, True), (knowledge_of(12, kind, False),)
+        return module(Observation(*known, boxes))
 
 
 @pytest.mark.parametrize("kind", ["dense", "region"])
-@pytest.mark.parametrize("name", FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE)
+@pytest.mark.parametrize("name", [*FEATURE_KNOWLEDGE, *RESPONSE_KNOWLEDGE, MGD])
 def test_the_loss_asks_for_no_value(name: str, kind: str) -> None:
     for term in covering(name):
         if (term.distance, kind) == ("quality_focal", "region"):
@@ -86,7 +88,7 @@ def test_a_head_continued_by_another_asks_for_no_value(family: str) -> None:
     options = {"model.bbox_head.stacked_convs": 2}
     teacher = thin_detector(family, **options).eval()
     form = detector_signature(teacher, "a")
-    module = DistillationLoss(terms, form, form, teacher.bbox_head)
+    module = DistillationLoss(terms, Pair(form, form, teacher.bbox_head))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for part in (module, teacher):
             part._apply(lambda tensor: mode.from_tensor(tensor).cuda())
@@ -99,18 +101,21 @@ def test_a_head_continued_by_another_asks_for_no_value(family: str) -> None:
             student = Knowledge(
                 maps, positives=positives, hidden={0: (maps, maps), 1: (maps, maps)}
             )
-            losses = module(student, Knowledge(tuple(m.detach() for m in maps)), [])
+            theirs = Knowledge(tuple(m.detach() for m in maps))
+            losses = module(Observation(student, (theirs,)))
     assert all(loss.is_cuda and loss.requires_grad for loss in losses.values())
 
 
 def test_the_implicit_teacher_asks_for_no_value() -> None:
     form = replace(signature("student", 8, "dense"), classes=CLASSES)
     with FakeTensorMode(), torch.device("cuda"):
-        module = DistillationLoss(Distiller.parse("label: identity, jensen_shannon"), form, None)
+        module = DistillationLoss(Distiller.parse("label: identity, jensen_shannon"), Pair(form))
         student = knowledge_of(8, "dense", True)
         boxes, labels = [torch.rand(3, 4), torch.zeros(0, 4)], [torch.ones(3), torch.ones(0)]
-        enhanced = module.enhanced(student, boxes, labels)
-        loss = module(student, None, boxes, enhanced)["loss_label"]
+        observation = Observation(
+            student, (), boxes, boxes, labels, second_loss=lambda maps: {"loss_cls": maps[0].sum()}
+        )
+        loss = module(observation)["loss_label"]
         assert loss.is_cuda
         assert loss.requires_grad
 

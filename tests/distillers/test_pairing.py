@@ -7,13 +7,8 @@ from dataclasses import replace
 import pytest
 from detkds.detectors import Responses, Signature
 from detkds.distillers import available_knowledge, check_pair, mismatch, pair_levels
-from detkds.space import (
-    FEATURE_KNOWLEDGE,
-    KNOWLEDGE,
-    RESPONSE_KNOWLEDGE,
-    Distiller,
-    WrongUse,
-)
+from detkds.space import KNOWLEDGE, Distiller, WrongUse
+from kinds import FEATURE_KNOWLEDGE, MGD, RESPONSE_KNOWLEDGE
 
 DENSE = Responses("dense", 4, (9,) * 4, "sigmoid", "deltas to anchors")
 ONE_STAGE = Signature("student", (8, 16, 32, 64), (16,) * 4, DENSE)
@@ -30,9 +25,9 @@ def other(**responses: object) -> Signature:
 def test_levels_are_paired_by_stride() -> None:
     pairing = pair_levels(ONE_STAGE, FINER)
     assert pairing.strides == (8, 16, 32, 64)
-    assert pairing.student_levels == (0, 1, 2, 3)
-    assert pairing.teacher_levels == (1, 2, 3, 4)
-    assert pair_levels(FINER, ONE_STAGE).student_levels == (1, 2, 3, 4)
+    assert pairing.student == (0, 1, 2, 3)
+    assert pairing.teacher == (1, 2, 3, 4)
+    assert pair_levels(FINER, ONE_STAGE).student == (1, 2, 3, 4)
 
 
 def test_levels_without_a_common_stride_are_refused() -> None:
@@ -68,7 +63,7 @@ def test_such_a_pair_still_shares_its_features(case: str) -> None:
     teacher, message = WRONG[case]
     check_pair(Distiller.parse("global: identity, l1"), ONE_STAGE, teacher)
     check_pair(Distiller.parse("fgbg: mask, l1; logits: norm_n, l1 × 0"), ONE_STAGE, teacher)
-    assert available_knowledge(ONE_STAGE, teacher) == FEATURE_KNOWLEDGE
+    assert available_knowledge(ONE_STAGE, teacher) == (*FEATURE_KNOWLEDGE, MGD)
     assert message in (mismatch("logits", ONE_STAGE, teacher) or "")
 
 
@@ -84,19 +79,21 @@ def test_a_student_alone_that_cannot_learn_from_labels_is_told_to_take_a_teacher
 
 def test_boxes_of_another_kind_leave_the_logits() -> None:
     teacher = other(boxes="distances")
-    assert available_knowledge(ONE_STAGE, teacher) == KNOWLEDGE[:4]
+    assert available_knowledge(ONE_STAGE, teacher) == (*KNOWLEDGE[:4], MGD)
     with pytest.raises(WrongUse, match="student regresses deltas to anchors and teacher distances"):
         check_pair(Distiller.parse("localization: sigmoid, ciou"), ONE_STAGE, teacher)
 
 
 def test_regions_line_up_whatever_their_levels() -> None:
     student = replace(TWO_STAGE, name="student", strides=(4, 8), channels=(16,) * 2)
-    assert available_knowledge(student, TWO_STAGE) == FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE
+    shared = (*FEATURE_KNOWLEDGE, *RESPONSE_KNOWLEDGE, MGD)
+    assert available_knowledge(student, TWO_STAGE) == shared
 
 
 def test_a_pair_that_lines_up_shares_all() -> None:
     """The teacher's stride 4 has other priors, but the student no such level."""
     assert mismatch("logits", ONE_STAGE, FINER) is None
-    assert available_knowledge(ONE_STAGE, FINER) == FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE
+    shared = (*FEATURE_KNOWLEDGE, *RESPONSE_KNOWLEDGE, MGD)
+    assert available_knowledge(ONE_STAGE, FINER) == shared
     every = "; ".join(f"{kind}: identity, l1" for kind in KNOWLEDGE[:4])
     check_pair(Distiller.parse(f"{every}; localization: pow2, iou"), ONE_STAGE, FINER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from detkds.search.algorithms import TermEvolution, WeightEvolution
+from detkds.search.algorithms import TermEvolution, TermStage, WeightEvolution, WeightStage
 from detkds.settings import Search
 from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status, Term
 
@@ -36,7 +36,7 @@ def test_the_papers_numbers_are_the_defaults():
 
 
 def test_one_knowledge_asks_for_the_population_and_two_an_iteration():
-    asked = play(TermEvolution(SPACE, "global", PAPER, random.Random(0)))
+    asked = play(TermEvolution(TermStage(SPACE, "global"), PAPER, random.Random(0)))
     assert len(asked) == 20 + 2 * 40
     assert all(c.stage == "global" and len(c.distiller.terms) == 1 for c in asked)
 
@@ -72,7 +72,7 @@ def literal_algorithm(settings: Search, rng: random.Random) -> list[Distiller]:
 @pytest.mark.parametrize("seed", range(5))
 def test_with_one_worker_it_is_algorithm_1(seed):
     settings = Search(population=8, iterations=12, top_k=3)
-    ours = play(TermEvolution(SPACE, "instance", settings, random.Random(seed)))
+    ours = play(TermEvolution(TermStage(SPACE, "instance"), settings, random.Random(seed)))
     theirs = literal_algorithm(settings, random.Random(seed))
     assert [c.distiller for c in ours] == theirs
 
@@ -84,20 +84,24 @@ def test_a_rejected_candidate_is_drawn_again_in_its_place():
     def outcome(candidate):
         return Outcome.rejected("NaN") if next(bad) else completed(score_of(candidate))
 
-    algorithm = TermEvolution(SPACE, "fgbg", settings, random.Random(1))
+    algorithm = TermEvolution(TermStage(SPACE, "fgbg"), settings, random.Random(1))
     assert len(play(algorithm, outcome)) == 2 * (4 + 2 * 3)
     assert algorithm.best is not None
 
 
 def test_a_space_of_nothing_but_rejections_ends_without_a_best():
-    algorithm = TermEvolution(SPACE, "fgbg", Search(population=2, iterations=5), random.Random(1))
+    algorithm = TermEvolution(
+        TermStage(SPACE, "fgbg"), Search(population=2, iterations=5), random.Random(1)
+    )
     asked = play(algorithm, lambda candidate: Outcome.rejected("loss is NaN"))
     assert algorithm.best is None
     assert len(asked) == 2 * 20
 
 
 def test_more_workers_than_the_order_feeds_overlap_iterations():
-    algorithm = TermEvolution(SPACE, "global", Search(population=3, iterations=4), random.Random(0))
+    algorithm = TermEvolution(
+        TermStage(SPACE, "global"), Search(population=3, iterations=4), random.Random(0)
+    )
     first = [algorithm.ask() for _ in range(3)]
     assert algorithm.ask() is None, "nothing to breed from yet"
     algorithm.tell(first[0], completed(0.1))
@@ -111,42 +115,44 @@ def test_more_workers_than_the_order_feeds_overlap_iterations():
 
 
 def test_best_is_the_highest_and_the_earliest_of_equals():
-    algorithm = TermEvolution(SPACE, "global", Search(population=3, iterations=0), random.Random(0))
+    algorithm = TermEvolution(
+        TermStage(SPACE, "global"), Search(population=3, iterations=0), random.Random(0)
+    )
     asked = [algorithm.ask() for _ in range(3)]
     for candidate, score in zip(reversed(asked), (0.4, 0.4, 0.2), strict=True):
         algorithm.tell(candidate, completed(score))
     assert algorithm.best[0] == asked[1]
 
 
-FORMS = (Term("global", ("catt",), "l1", 5.0), Term("logits", ("norm_n",), "kl", 2.0))
+FOUND = Distiller((Term("global", ("catt",), "l1", 5.0), Term("logits", ("norm_n",), "kl", 2.0)))
+WEIGHTS = WeightStage(SPACE, FOUND)
 
 
-def test_weights_keep_the_forms_and_start_from_what_was_found():
+def test_the_weights_stage_changes_weights_alone_and_starts_from_the_found_ones():
     settings = Search(population=10, weights=40)
-    asked = play(WeightEvolution(SPACE, FORMS, settings, random.Random(0)))
+    asked = play(WeightEvolution(WEIGHTS, settings, random.Random(0)))
     assert len(asked) == 40
-    assert asked[0].distiller == Distiller(FORMS)
+    assert asked[0].distiller == FOUND
     for candidate in asked:
-        forms = [(t.knowledge, t.transforms, t.distance) for t in candidate.distiller.terms]
-        assert forms == [(t.knowledge, t.transforms, t.distance) for t in FORMS]
+        terms = [(t.knowledge, t.transforms, t.distance) for t in candidate.distiller.terms]
+        assert terms == [(t.knowledge, t.transforms, t.distance) for t in FOUND.terms]
         assert candidate.distiller.active, "all weights 0 is no distiller"
     weights = {t.weight for c in asked for t in c.distiller.terms}
     assert 0.0 in weights
     assert weights <= {0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 8.0, 10.0}
 
 
-def test_weights_are_drawn_anew_when_what_was_found_is_rejected_together():
+def test_random_weights_replace_the_found_ones_when_those_are_rejected():
     settings = Search(population=3, weights=6)
-    found = Distiller(FORMS)
     asked = play(
-        WeightEvolution(SPACE, FORMS, settings, random.Random(0)),
-        lambda c: Outcome.rejected("too much") if c.distiller == found else completed(0.1),
+        WeightEvolution(WEIGHTS, settings, random.Random(0)),
+        lambda c: Outcome.rejected("too much") if c.distiller == FOUND else completed(0.1),
     )
     assert len(asked) == 7
-    assert [c.distiller for c in asked].count(found) == 1
+    assert [c.distiller for c in asked].count(FOUND) == 1
 
 
-def test_evolution_beats_random_search_where_forms_matter():
+def test_evolution_beats_random_search_where_options_matter():
     """On a landscape where every right slot counts, Algorithm 1 finds more than its own randoms."""
     target = SPACE.random("global", random.Random(99))
 
@@ -156,7 +162,7 @@ def test_evolution_beats_random_search_where_forms_matter():
 
     evolved, drawn = [], []
     for seed in range(10):
-        algorithm = TermEvolution(SPACE, "global", PAPER, random.Random(seed))
+        algorithm = TermEvolution(TermStage(SPACE, "global"), PAPER, random.Random(seed))
         asked = play(algorithm, lambda c: completed(closeness(c.distiller)))
         evolved.append(algorithm.best[1].score)
         rng = random.Random(seed)

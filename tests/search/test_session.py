@@ -124,7 +124,7 @@ def test_a_candidate_scored_before_under_the_same_conditions_is_answered_from_th
 def test_another_seed_or_space_is_no_resume(store):
     session = new_session(store, "a")
     work(session, stop_after=5)
-    with pytest.raises(WrongUse, match="--resume"):
+    with pytest.raises(WrongUse, match=r"^resume: trial 0 of the stored search"):
         Session(new_controller(seed=1), store, session.search_id, "same", 1, filter_out).resume()
 
 

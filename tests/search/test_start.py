@@ -7,7 +7,7 @@ import random
 import pytest
 from detkds.configs import distiller_file
 from detkds.db import Store
-from detkds.search.algorithms import TermEvolution
+from detkds.search.algorithms import TermEvolution, TermStage
 from detkds.search.plans.start import start_terms
 from detkds.settings import Search
 from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status, Term, WrongUse
@@ -84,11 +84,11 @@ def test_the_extended_space_holds_every_preset(store):
 def test_a_population_starts_with_them():
     start = tuple(Term("global", ("catt",), "l1", weight) for weight in (1.0, 2.0, 5.0))
     settings = Search(population=2, iterations=0)
-    algorithm = TermEvolution(SPACE, "global", settings, random.Random(0), start)
+    algorithm = TermEvolution(TermStage(SPACE, "global", start), settings, random.Random(0))
     asked = [algorithm.ask().distiller.terms[0] for _ in range(2)]
     assert asked == list(start[:2])
     settings = Search(population=5, iterations=0)
-    algorithm = TermEvolution(SPACE, "global", settings, random.Random(0), start)
+    algorithm = TermEvolution(TermStage(SPACE, "global", start), settings, random.Random(0))
     asked = [algorithm.ask().distiller.terms[0] for _ in range(5)]
     assert asked[:3] == list(start)
     assert not set(asked[3:]) & set(start)

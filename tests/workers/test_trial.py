@@ -104,6 +104,17 @@ def batch(context):
     return store_batch(context)
 
 
+def changed(batch, **parts):
+    """The stored batch with other parts of its observation."""
+    return replace(batch, observation=replace(batch.observation, **parts))
+
+
+def with_student(batch, function):
+    """The stored batch after a function of every number that the student knows."""
+    student = batch.observation.student.map(lambda t: function(t) if t.is_floating_point() else t)
+    return changed(batch, student=student)
+
+
 def test_the_filter_passes_a_sound_distiller(batch):
     assert batch.reject(ALL_FIVE) is None
 
@@ -116,9 +127,7 @@ def test_the_filter_passes_a_sound_distiller(batch):
     ],
 )
 def test_the_filter_rejects_by_size(batch, text, reason, monkeypatch):
-    student = batch.student.map(lambda t: t * 1e4 if t.is_floating_point() else t)
-    huge = replace(batch, student=student)
-    said = huge.reject(Distiller.parse(text))
+    said = with_student(batch, lambda t: t * 1e4).reject(Distiller.parse(text))
     assert said is None if reason is None else reason in said
 
 
@@ -132,15 +141,31 @@ def test_the_filter_tries_what_the_labels_teach(batch):
     assert batch.reject(Distiller.parse("label: identity, jensen_shannon × 15 stepwise")) is None
 
 
-def test_the_filter_rejects_nan_and_zero_gradients(batch):
-    def changed(function):
-        student = batch.student.map(lambda t: function(t) if t.is_floating_point() else t)
-        return replace(batch, student=student)
+def test_the_filter_sees_what_the_head_loses_on_enhanced_maps(batch):
+    """The student is trained by that loss as well, and a trial ends where it is above 100."""
+    form = Distiller.parse("label: identity, jensen_shannon × 1")
+    second = batch.observation.second_loss
 
+    def larger(maps):
+        return {name: [1e4 * part for part in parts] for name, parts in second(maps).items()}
+
+    said = changed(batch, second_loss=larger).reject(form)
+    assert said.startswith("label_loss_cls is ")
+    assert said.endswith("above 100")
+    assert changed(batch, second_loss=larger).reject(ALL_FIVE) is None
+
+
+def test_the_filter_asks_the_distance_itself_for_a_gradient(batch):
+    """The head's loss on enhanced maps has a gradient even where the distance has none."""
+    form = Distiller.parse("label: identity, l2 × 1e-46")
+    assert batch.reject(form) == "zero gradient"
+
+
+def test_the_filter_rejects_nan_and_zero_gradients(batch):
     form = Distiller.parse("logits: identity, l1 × 1")
-    assert "NaN" in changed(lambda t: t * float("nan")).reject(form)
-    none = [boxes[:0] for boxes in batch.boxes]
-    empty = replace(batch, boxes=none)
+    assert "NaN" in with_student(batch, lambda t: t * float("nan")).reject(form)
+    none = [boxes[:0] for boxes in batch.observation.boxes]
+    empty = changed(batch, boxes=none)
     assert empty.reject(Distiller.parse("instance: identity, l1 × 1")) == "zero gradient"
 
 
@@ -170,7 +195,8 @@ def test_the_filter_sees_boxes_where_the_student_does(context):
     sizes = {"image_size": (32, 32), "teacher_image_size": (64, 64)}
     data = context.task.data.model_copy(update=sizes)
     batch = store_batch(replace(context, task=context.task.model_copy(update={"data": data})))
-    for own, whole in zip(batch.own_boxes, batch.boxes, strict=True):
+    observed = batch.observation
+    for own, whole in zip(observed.student_boxes, observed.boxes, strict=True):
         torch.testing.assert_close(own, whole / 2)
     assert batch.reject(Distiller.parse("label: identity, jensen_shannon × 1")) is None
 

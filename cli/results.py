@@ -1,0 +1,57 @@
+"""The tables of what a search or a training leaves: metrics, checkpoints, the best distiller."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from ..space import Outcome
+from .console import console
+
+if TYPE_CHECKING:
+    from ..search.run import Result
+    from ..workers.training import Training
+
+#: The ends of COCO's metric names, in the order of the columns.
+_ENDS = ("", "_50", "_75", "_s", "_m", "_l")
+
+
+def final_table(result: Result) -> None:
+    """The best distiller, the table of the final trainings, and where the files are."""
+    console.print(f"\nbest distiller, proxy AP {result.best.score:.3f}:\n{result.best.distiller}\n")
+    if result.trainings:
+        training_table(result.trainings)
+    console.print(f"distiller: {result.distiller_file}", soft_wrap=True, highlight=False)
+
+
+def training_table(trainings: list[tuple[Training, Outcome]]) -> None:
+    """Mean and spread over seeds of every distiller's final metrics, and the checkpoints."""
+    groups: dict[str, list[tuple[Training, Outcome]]] = defaultdict(list)
+    for training, outcome in trainings:
+        groups[training.name].append((training, outcome))
+    seeds = max(len(group) for group in groups.values())
+    split = "test" if trainings[0][0].test else "no test"
+    console.print(f"final training, {split} split, {seeds} seed(s), mean ± standard deviation:")
+    table = Table()
+    for column in ("distiller", "AP", "AP50", "AP75", "APs", "APm", "APl"):
+        justify: Any = "left" if column == "distiller" else "right"
+        table.add_column(column, justify=justify, no_wrap=True)
+    for name, group in groups.items():
+        metrics = [outcome.metrics for _, outcome in group]
+        cells = [_spread([m.get(f"bbox_mAP{end}", float("nan")) for m in metrics]) for end in _ENDS]
+        table.add_row("student alone" if name == "none" else name, *cells)
+    console.print(table)
+    for name, group in groups.items():
+        console.print(f"{name}: {group[0][0].checkpoint}", soft_wrap=True, highlight=False)
+
+
+def _spread(values: list[float]) -> str:
+    """Mean ± sample standard deviation of values in [0, 1], in points; "-" if one is missing."""
+    points = 100 * np.array(values)
+    if (points < 0).any() or np.isnan(points).any():
+        return "-"
+    text = f"{points.mean():.1f}"
+    return text if len(values) == 1 else f"{text} ± {points.std(ddof=1):.1f}"

@@ -1,0 +1,95 @@
+"""The tables of the commands that only look: trials, proxy subsets, the space, teacher orders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
+from ..space import SearchSpace, WrongUse
+from .console import console, in_one_line
+
+if TYPE_CHECKING:
+    from ..data.proxy import ProxyFiles
+
+
+def teacher_table(pool: Pool, algorithm: str, max_teachers: int | None) -> None:
+    """Costs as a heat map, the order by every algorithm, and why the chosen one stops."""
+    names = [pool.student, *pool.scores]
+    known = [pool.costs[a][b] for a in names for b in names if b in pool.costs.get(a, {})]
+    table = Table(title="adaptation cost from row to column: what is left of the column's features")
+    table.add_column("from \\ to")
+    table.add_column("score", justify="right")
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in names:
+        score = "" if row == pool.student else f"{pool.scores[row]:.1f}"
+        cells = [_heat(pool.costs.get(row, {}).get(name), known) for name in names]
+        table.add_row(row, score, *cells)
+    console.print(table)
+    for name in ALGORITHMS:
+        mark = "→" if name == algorithm else " "
+        try:
+            order = " → ".join(teacher_order(pool, name, max_teachers).teachers)
+        except WrongUse as error:  # an algorithm that was not asked for can't try so many paths
+            order = error.message
+        console.print(f"{mark} {name:13} {order}", highlight=False)
+    console.print(f"{algorithm} stops: {teacher_order(pool, algorithm, max_teachers).reason}")
+
+
+def _heat(cost: float | None, known: list[float]) -> Text:
+    """The lower the greener, by rank: costs of levels and models differ by orders of magnitude."""
+    if cost is None:
+        return Text("-")
+    share = sum(other < cost for other in known) / max(len(known) - 1, 1)
+    return Text(f"{cost:.3g}", style=f"on rgb({int(40 + 150 * share)},{int(130 - 90 * share)},60)")
+
+
+def trial_table(records: list[dict[str, Any]]) -> None:
+    """Trials, a row each; ``records`` as ``Store.trial_records`` gives them."""
+    table = Table()
+    for column in ("search", "trial", "stage", "status", "AP", "distiller or reason"):
+        table.add_column(column)
+    for record in records:
+        score = "" if record["score"] is None else f"{record['score']:.3f}"
+        text = in_one_line(record["notation"])
+        why = record["reason"] or (record["error"] or "").strip().split("\n")[-1]
+        table.add_row(
+            record["search"],
+            str(record["number"]),
+            record["stage"],
+            str(record["status"]),
+            score,
+            f"{text} ({why})" if why else text,
+        )
+    console.print(table)
+
+
+def proxy_table(files: ProxyFiles) -> None:
+    """What the subsets of a proxy hold beside the whole set, and where their files are."""
+    table = Table(title="deviation: share of boxes in another class or size than the whole set's")
+    for column in ("subset", "images", "boxes", "deviation", "small / medium / large"):
+        table.add_column(column)
+    report = files.report
+    for name, part in (("whole", report.whole), ("train", report.train), ("val", report.val)):
+        sizes = " / ".join(f"{share:.1%}" for share in part.size_shares.values())
+        table.add_row(name, str(part.images), str(part.boxes), f"{part.deviation:.3f}", sizes)
+    console.print(table)
+    console.print(f"{files.train_path}\n{files.val_path}", soft_wrap=True, highlight=False)
+
+
+def space_listing(space: SearchSpace) -> None:
+    """Every option of a search space, a line per slot."""
+    for knowledge, options in space.options.items():
+        console.print(f"{knowledge} ({len(options)} terms)", highlight=False)
+        slots = list(zip(options.slot_names, options.transforms, strict=True))
+        slots += [
+            ("distance", options.distances),
+            ("weight", tuple(map("{:g}".format, options.weights))),
+        ]
+        slots += [("schedule", options.schedules)] if len(options.schedules) > 1 else []
+        for name, choices in slots:
+            console.print(f"  {name:9}  {' | '.join(choices)}", soft_wrap=True, highlight=False)
+    console.print(f"{len(space)} terms in all", highlight=False)

@@ -1,0 +1,129 @@
+"""Knowledge of feature maps: ``global``, ``fgbg`` and ``instance`` (DetKDS, Section 3.1)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..detectors import to_float32
+from ..space import Term
+from .distances import DISTANCES
+from .kind import Kind
+from .observe import Observation
+from .pairing import Pair
+from .regions import crops, foreground
+from .transforms import FEATURE_TRANSFORMS, TensorPair
+
+#: "Background at half weight" (the authors' release).
+BACKGROUND_WEIGHT = 0.5
+#: Transforms that only move positions about: a mask over positions may be moved with them.
+COMMUTES = {"identity", "scale_1", "local_1", "local_2", "local_4"}
+
+
+class Adapter(nn.Module):
+    """r(·): brings the student's maps to the teacher's channels and resolution, level by level.
+
+    A 1x1 convolution where channels differ, nearest upsampling where the teacher's map is larger.
+    """
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self._pair = pair
+        student, teacher = pair.both
+        channels = zip(
+            (student.channels[i] for i in pair.levels.student),
+            (teacher.channels[i] for i in pair.levels.teacher),
+            strict=True,
+        )
+        self.levels = nn.ModuleList(
+            nn.Identity() if s == t else nn.Conv2d(s, t, kernel_size=1) for s, t in channels
+        )
+
+    def forward(self, observation: Observation) -> list[TensorPair]:
+        """The maps (N, C, H, W) of student and teacher, in float32 or wider, level by level."""
+        student = observation.student.select(self._pair.levels.student).features
+        teacher = observation.teacher.select(self._pair.levels.teacher).features
+        adapted = []
+        for level, ours, theirs in zip(self.levels, student, teacher, strict=True):
+            ours = level(ours)
+            if ours.shape[-2:] != theirs.shape[-2:]:
+                ours = F.interpolate(ours, size=theirs.shape[-2:], mode="nearest")
+            adapted.append(ours)
+        return [(to_float32(s), to_float32(t)) for s, t in zip(adapted, teacher, strict=True)]
+
+
+class FeatureKind(Kind):
+    """Knowledge of the paired maps, which any two detectors with a neck share."""
+
+    @classmethod
+    def mismatch(cls, pair: Pair) -> str | None:
+        return None
+
+    def parts(self) -> Mapping[str, Callable[[], nn.Module]]:
+        return {"adapter": lambda: Adapter(self.pair)}
+
+    def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
+        return self.compare(seen["adapter"], observation.boxes)
+
+    @abstractmethod
+    def compare(self, maps: list[TensorPair], boxes: list[Tensor]) -> Tensor:
+        """The loss of the paired maps; ``boxes``: ground truth an image, in pixels of the input."""
+
+
+class Global(FeatureKind):
+    """``global``: the whole maps."""
+
+    def compare(self, maps: list[TensorPair], boxes: list[Tensor]) -> Tensor:
+        return over_levels(self.term, maps)
+
+
+class ForegroundBackground(FeatureKind):
+    """``fgbg``: the maps under the mask of the ground-truth boxes, and under its complement."""
+
+    def compare(self, maps: list[TensorPair], boxes: list[Tensor]) -> Tensor:
+        """Two distances a level. Transforms that a mask may move with are applied once for both."""
+        shared = list(takewhile(COMMUTES.__contains__, self.term.transforms))
+        apart = self.term.transforms[len(shared) :]
+        losses = []
+        for pair, stride in zip(maps, self.pair.levels.strides, strict=True):
+            height, width = pair[1].shape[-2:]
+            mask = foreground(boxes, (height, width), stride).to(pair[1].dtype)
+            (student, teacher), (mask, _) = (transformed(shared, p) for p in (pair, (mask, mask)))
+            inside = student * mask, teacher * mask
+            outside = student - inside[0], teacher - inside[1]
+            for weight, part in ((1.0, inside), (BACKGROUND_WEIGHT, outside)):
+                losses.append(weight * DISTANCES[self.term.distance](*transformed(apart, part)))
+        return torch.stack(losses).sum()
+
+
+class Instance(FeatureKind):
+    """``instance``: RoIAlign crops of the ground-truth boxes, from every level."""
+
+    def compare(self, maps: list[TensorPair], boxes: list[Tensor]) -> Tensor:
+        """A zero with a graph for a batch without boxes."""
+        if not sum(len(image_boxes) for image_boxes in boxes):
+            return torch.stack([student.sum() for student, _ in maps]).sum() * 0
+        cropped = [
+            (crops(student, boxes, stride), crops(teacher, boxes, stride))
+            for (student, teacher), stride in zip(maps, self.pair.levels.strides, strict=True)
+        ]
+        return over_levels(self.term, cropped)
+
+
+def over_levels(term: Term, pairs: list[TensorPair]) -> Tensor:
+    """The distance after the three feature transforms, summed over levels."""
+    distance = DISTANCES[term.distance]
+    return torch.stack([distance(*transformed(term.transforms, pair)) for pair in pairs]).sum()
+
+
+def transformed(names: Iterable[str], pair: TensorPair) -> TensorPair:
+    """Student's and teacher's maps after the named transforms."""
+    for name in names:
+        pair = FEATURE_TRANSFORMS[name](*pair)
+    return pair

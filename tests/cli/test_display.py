@@ -1,0 +1,154 @@
+"""What a search draws on a terminal, and the lines that it prints where there is none."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from itertools import count, pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import simulated_search
+from detkds.cli import display as display_module
+from detkds.cli.display import LINE_EVERY, SearchDisplay
+from detkds.db import Store, TrialRow
+from detkds.search.controller import Controller
+from detkds.search.session import Session
+from detkds.space import Status
+from rich.console import Console
+from terminal import Terminal
+
+PLANNED = 2 * (2 + 2 * 1) + 4
+STATES = (Status.COMPLETED, Status.REJECTED, Status.FAILED, Status.RUNNING)
+DASHBOARD = "Ray dashboard: http://127.0.0.1:8265 (its token: ray get-auth-token)"
+
+
+def stored(folder: Path) -> list[TrialRow]:
+    with Store(f"sqlite:///{folder}/detkds.db") as store:
+        return store.trials(None)
+
+
+def summary(trials: list[TrialRow]) -> str:
+    """How the display begins for these trials: the counts, without the time left."""
+    counts = [sum(trial.status is state for trial in trials) for state in STATES]
+    completed, rejected, failed, running = counts
+    return (
+        f"{completed}/{PLANNED} trials completed, {rejected} rejected, {failed} failed, "
+        f"{running} running; "
+    )
+
+
+def leader(trials: list[TrialRow]) -> str:
+    """How the display ends for these trials: the best of them."""
+    scored = [trial for trial in trials if trial.score is not None]
+    if not scored:
+        return "no completed trial yet"
+    best = max(scored, key=lambda trial: trial.score or 0.0)
+    return f"best AP {best.score:.3f} (trial {best.number}): {in_one_line(best)}"
+
+
+def in_one_line(trial: TrialRow) -> str:
+    return trial.notation.replace("\n", "; ")
+
+
+def stage_rows(screen: list[str]) -> dict[str, str]:
+    """The rows of the stages on a screen, by stage."""
+    rows = [re.fullmatch(r"(?:✓ |  )(global|logits|weights)\b.*", line) for line in screen]
+    return {row[1]: row[0] for row in rows if row}
+
+
+def test_a_terminal_shows_every_state_of_a_search(tmp_path):
+    shown = Terminal([sys.executable, simulated_search.__file__, str(tmp_path)])
+    screen = shown.wait_for(lambda screen: "warm-up" in screen[-1])
+    assert screen == [DASHBOARD, "training: teacher 3/8, warm-up waiting"]
+    for number in count(1):
+        (tmp_path / f"after-{number - 1}").touch()
+        shown.wait_for(lambda screen: (tmp_path / f"at-{number}").exists())  # noqa: B023
+        trials = stored(tmp_path)
+        screen = shown.wait_for(lambda screen: agrees(screen, trials))  # noqa: B023
+        assert screen[0] == DASHBOARD, "the display redraws in place, below what was said"
+        assert re.fullmatch("━*╺?━*", screen[2][:60])
+        assert screen[2][60:].split() == ["stage", "best", "AP", "distiller"]
+        rows = stage_rows(screen)
+        for stage, row in rows.items():
+            scored = [t for t in trials if t.stage == stage and t.score is not None]
+            if scored:
+                best = max(scored, key=lambda trial: trial.score or 0.0)
+                assert row.endswith(f"{best.score:.3f}    {in_one_line(best)}")
+        if "weights" in rows and all(row.startswith("✓") for row in rows.values()):
+            break
+    counts = {state: sum(trial.status is state for trial in trials) for state in STATES}
+    assert counts[Status.COMPLETED] == PLANNED
+    assert counts[Status.REJECTED] > 0
+    assert counts[Status.FAILED] == 1
+    assert screen[1].endswith("about 0 s left")
+    shown.press("\x03")  # Ctrl-C
+    assert shown.wait() != 0
+    assert f"interrupted; go on with: {simulated_search.CONTINUE}" in shown.screen
+
+
+def agrees(screen: list[str], trials: list[TrialRow]) -> bool:
+    return (
+        len(screen) > 2 and screen[1].startswith(summary(trials)) and screen[-1] == leader(trials)
+    )
+
+
+@pytest.fixture
+def log(monkeypatch) -> io.StringIO:
+    """What the display prints where there is no terminal."""
+    console = Console(file=io.StringIO(), width=140)
+    monkeypatch.setattr(display_module, "console", console)
+    return console.file
+
+
+def lines(log: io.StringIO) -> list[str]:
+    return log.getvalue().splitlines()
+
+
+def test_without_a_terminal_lines_are_few_and_whole(log, monkeypatch, tmp_path):
+    now = 1000.0
+    monkeypatch.setattr(display_module, "time", SimpleNamespace(monotonic=lambda: now))
+    printed_at: list[float] = []
+
+    def changed() -> None:
+        display.search(session, session.controller.planned)
+        printed_at.extend([now] * (len(lines(log)) - len(printed_at)))
+
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store, SearchDisplay("") as display:
+        search = store.create_search("a", {}, "conditions", 0)
+        controller = Controller(simulated_search.SPACE, simulated_search.SETTINGS, seed=0)
+        reject = simulated_search.reject
+        session = Session(controller, store, search.id, "conditions", 0, reject, changed)
+        changed()
+        while not session.done:
+            candidate = session.ask()
+            if candidate is not None:
+                session.started(candidate, "host", "cpu")
+                now += 4
+                session.tell(candidate, simulated_search.score(candidate))
+        trials = store.trials(None)
+    *between, _ = pairwise(printed_at)
+    assert len(between) > 2
+    assert all(later - earlier > LINE_EVERY for earlier, later in between)
+    assert lines(log)[0] == f"{summary([])}time left unknown yet; no completed trial yet"
+    assert lines(log)[-1] == f"{summary(trials)}about 0 s left; {leader(trials)}"
+
+
+def test_without_a_terminal_the_end_of_a_training_is_a_line_at_once(log):
+    with SearchDisplay("") as display:
+        display.dashboard("")
+        display.training(["pkd", "none"], [(0, 0), (2, 9)])
+        display.training(["pkd", "none"], [(1, 9), (3, 9)])
+        display.training(["pkd", "none"], [(9, 9), (9, 9)])
+        display.training(["pkd", "none"], [(9, 9), (9, 9)])
+    assert lines(log) == ["training: pkd waiting, none 2/9", "training: pkd 9/9, none 9/9"]
+
+
+def test_an_interrupted_training_says_how_to_continue(log):
+    with pytest.raises(KeyboardInterrupt), SearchDisplay("detkds train x --distiller y"):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), SearchDisplay(""):
+        raise KeyboardInterrupt
+    assert lines(log) == ["interrupted; go on with: detkds train x --distiller y"]

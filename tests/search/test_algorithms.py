@@ -1,0 +1,182 @@
+"""The seam for algorithms: a stage's description, the table, and an algorithm from elsewhere."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice, product
+
+import pytest
+from detkds.db import Store
+from detkds.search.algorithms import ALGORITHMS, Stage, TermStage, WeightStage, make_algorithm, rank
+from detkds.search.controller import Controller
+from detkds.search.session import Session
+from detkds.settings import Search
+from detkds.space import (
+    WEIGHTS_STAGE,
+    Candidate,
+    Distiller,
+    Outcome,
+    SearchSpace,
+    Status,
+    Term,
+    WrongUse,
+)
+
+SPACE = SearchSpace.preset().only(["global", "logits", "localization"])
+START = (Term("global", ("mask",), "l2", 2.0), Term("logits", ("norm_n",), "l2", 5.0))
+FOUND = Distiller((Term("fgbg", ("catt",), "l1", 5.0), Term("logits", ("norm_n",), "kl", 2.0)))
+STAGES = [
+    TermStage(SearchSpace.preset(), "instance"),
+    TermStage(SearchSpace.preset("extended"), "label"),
+    WeightStage(SearchSpace.preset(), FOUND),
+]
+#: How many candidates a stage of :class:`Sweep` takes.
+BUDGET = 6
+
+
+class Sweep:
+    """An algorithm that knows nothing of Algorithm 1.
+
+    It tries the stage's first distillers, then mutants of the best and choices in a random order.
+    """
+
+    def __init__(self, stage: Stage, settings: Search, rng: random.Random) -> None:
+        self.stage, self.rng = stage, rng
+        self.queue = list(stage.first)
+        choices = list(islice(product(*stage.slots), 500))
+        self.queue += [stage.decode(c) for c in rng.sample(choices, BUDGET) if any(c)]
+        self.asked: dict[int, Candidate] = {}
+        self.number = 0
+        self.best: tuple[Candidate, Outcome] | None = None
+
+    planned = BUDGET
+
+    def ask(self) -> Candidate | None:
+        if self.number == BUDGET:
+            return None
+        distiller = self.queue.pop(0)
+        if self.best is not None and self.number % 2:
+            distiller = self.stage.mutate(self.best[0].distiller, self.rng)
+        candidate = Candidate(self.number, self.stage.name, distiller)
+        self.asked[self.number] = candidate
+        self.number += 1
+        return candidate
+
+    def tell(self, candidate: Candidate, outcome: Outcome) -> None:
+        del self.asked[candidate.number]
+        scored = (candidate, outcome)
+        if outcome.completed and (self.best is None or rank(scored) > rank(self.best)):
+            self.best = scored
+
+    @property
+    def done(self) -> bool:
+        return self.number == BUDGET and not self.asked
+
+
+@pytest.fixture
+def sweep(monkeypatch) -> Search:
+    """Settings that name an algorithm which this test adds to the table."""
+    monkeypatch.setitem(ALGORITHMS, "sweep", Sweep)
+    return Search(algorithm="sweep")
+
+
+def score(candidate: Candidate) -> Outcome:
+    return Outcome(Status.COMPLETED, score=random.Random(candidate.distiller.key).random())
+
+
+def session(store: Store, settings: Search) -> Session:
+    search = store.find_search("a") or store.create_search("a", {}, "conditions", 0)
+    controller = Controller(SPACE, settings, seed=0, start=START)
+    opened = Session(controller, store, search.id, "conditions", 0, lambda distiller: None)
+    opened.resume()
+    return opened
+
+
+def work(session: Session, workers: int, stop_after: int | None = None) -> None:
+    live: list[Candidate] = []
+    rng, answered = random.Random(3), 0
+    while not session.done and answered != stop_after:
+        while len(live) < workers and (candidate := session.ask()) is not None:
+            session.started(candidate, "host", "cpu")
+            live.append(candidate)
+        if live:
+            candidate = live.pop(rng.randrange(len(live)))
+            session.tell(candidate, score(candidate))
+            answered += 1
+
+
+def test_another_algorithm_runs_every_stage(store, sweep):
+    running = session(store, sweep)
+    assert running.controller.planned == 4 * BUDGET
+    work(running, workers=2)
+    trials = store.trials(running.search_id)
+    assert len(trials) == 4 * BUDGET
+    by_stage = {
+        stage: [t for t in trials if t.stage == stage] for stage in {t.stage for t in trials}
+    }
+    assert set(by_stage) == {*SPACE.knowledge, WEIGHTS_STAGE}
+    assert [by_stage[term.knowledge][0].distiller.terms for term in START] == [(t,) for t in START]
+    best = [
+        max(by_stage[name], key=lambda t: t.score).distiller.terms[0] for name in SPACE.knowledge
+    ]
+    assert by_stage[WEIGHTS_STAGE][0].distiller == Distiller(tuple(best))
+    assert running.controller.best[1].score == max(trial.score for trial in trials)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("stop", [0, 5, 19, 23])
+def test_another_algorithm_replays_from_the_store(store, sweep, stop, workers):
+    work(session(store, sweep), workers, stop_after=stop)
+    before = [trial for trial in store.trials(None) if trial.outcome is not None]
+    assert len(before) >= stop
+    work(session(store, sweep), workers)
+    after = store.trials(None)
+    assert [after[trial.number] for trial in before] == before
+    assert len(after) == 4 * BUDGET
+    resumed = session(store, sweep)
+    assert resumed.done, "the outcomes of the whole search replay"
+
+
+def test_a_resume_under_another_algorithm_is_refused(store, sweep):
+    work(session(store, sweep), workers=1, stop_after=5)
+    with pytest.raises(WrongUse, match=r"not what this configuration would try: .* algorithm"):
+        session(store, Search())
+
+
+def test_an_unknown_algorithm_is_refused(sweep):
+    with pytest.raises(WrongUse) as error:
+        Controller(SPACE, Search(algorithm="sweeep"), seed=0)
+    assert str(error.value) == "search.algorithm: unknown algorithm 'sweeep': did you mean sweep?"
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_proposes_what_its_slots_hold(stage):
+    rng = random.Random(0)
+    one, two = stage.random(rng), stage.random(rng)
+    for _ in range(200):
+        mutant, child = stage.mutate(one, rng), stage.crossover(one, two, rng)
+        for distiller in (one, mutant, child):
+            choices = stage.encode(distiller)
+            assert len(choices) == len(stage.slots)
+            assert all(choice in slot for choice, slot in zip(choices, stage.slots, strict=True))
+            assert stage.decode(choices) == distiller
+            assert distiller.active
+        pairs = list(zip(stage.encode(one), stage.encode(mutant), strict=True))
+        assert sum(old != new for old, new in pairs) == 1
+        parents = zip(stage.encode(one), stage.encode(two), strict=True)
+        assert all(c in pair for c, pair in zip(stage.encode(child), parents, strict=True))
+        one, two = mutant, one
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_algorithm_takes_as_many_candidates_as_it_plans(name, stage):
+    settings = Search(algorithm=name, population=3, iterations=2, weights=7)
+    algorithm = make_algorithm(stage, settings, random.Random(0))
+    asked = 0
+    while not algorithm.done:
+        candidate = algorithm.ask()
+        algorithm.tell(candidate, score(candidate))
+        asked += 1
+    assert asked == algorithm.planned
+    assert algorithm.best[0].stage == stage.name

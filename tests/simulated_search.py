@@ -1,0 +1,68 @@
+"""A search whose trials take no time; its store, session, controller and display are the real ones.
+
+``python simulated_search.py FOLDER`` stops at every state of the display, so that a test can look
+at the state: the script makes the file ``FOLDER/at-N``, N counting from 0, and waits for the file
+``FOLDER/after-N``.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+from detkds.cli.display import SearchDisplay
+from detkds.db import Store
+from detkds.search.controller import Controller
+from detkds.search.session import Session
+from detkds.settings import Search
+from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status
+
+NAME = "simulated"
+CONTINUE = "detkds search simulated --resume"
+SPACE = SearchSpace.preset().only(["global", "logits"])
+SETTINGS = Search(population=2, iterations=1, weights=4)
+
+
+def score(candidate: Candidate) -> Outcome:
+    if candidate.number == 3:
+        return Outcome.failed("RuntimeError: no space left")
+    return Outcome(Status.COMPLETED, score=random.Random(candidate.distiller.key).random())
+
+
+def reject(distiller: Distiller) -> str | None:
+    return "loss is NaN" if int(distiller.key, 16) % 5 == 0 else None
+
+
+def main(folder: Path) -> None:
+    numbers = count()
+
+    def wait() -> None:
+        number = next(numbers)
+        (folder / f"at-{number}").touch()
+        while not (folder / f"after-{number}").exists():
+            time.sleep(0.01)
+
+    with Store(f"sqlite:///{folder}/detkds.db") as store, SearchDisplay(CONTINUE) as display:
+        search = store.create_search(NAME, {}, "conditions", 0)
+        controller = Controller(SPACE, SETTINGS, seed=0)
+        session = Session(controller, store, search.id, "conditions", 0, reject)
+        display.dashboard("127.0.0.1:8265")
+        display.training(["teacher", "warm-up"], [(3, 8), (0, 0)])
+        wait()
+        session.changed = lambda: display.search(session, controller.planned)
+        session.changed()
+        wait()
+        while not session.done:
+            candidate = session.ask()
+            if candidate is not None:
+                session.started(candidate, "host", "cpu")
+                wait()
+                session.tell(candidate, score(candidate))
+        wait()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

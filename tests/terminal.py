@@ -1,0 +1,121 @@
+"""A program in a pseudo-terminal, and the screen that a person would see."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Callable
+
+#: Escape sequences that a terminal obeys; what rich's live display uses of them.
+ESCAPE = re.compile(r"\x1b\[(\?)?([\d;]*)([A-Za-z])")
+#: How long a screen may take to show what a test waits for, in seconds.
+PATIENCE = 300.0
+
+
+class Terminal:
+    """Runs a program in a terminal of its own, so that Ctrl-C is the key and not a signal."""
+
+    def __init__(self, arguments: list[str], columns: int = 200, lines: int = 50) -> None:
+        self.columns = columns
+        self.output = ""
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        environment = {**os.environ, "TERM": "xterm-256color"}
+        for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+            environment.pop(name, None)
+        self.process = subprocess.Popen(
+            arguments,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        pending = b""
+        while True:
+            try:
+                chunk = os.read(self._master, 65536)
+            except OSError:  # the program has closed its side
+                chunk = b""
+            if not chunk:
+                return
+            pending += chunk
+            text = pending.decode("utf-8", errors="ignore")
+            if text.encode() == pending:
+                self.output += text
+                pending = b""
+
+    def press(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def wait_for(self, shown: Callable[[list[str]], object]) -> list[str]:
+        """Wait until the screen is as wanted; returns the screen. Fails if the program ends."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            ended = self.process.poll() is not None
+            screen = self.screen
+            if shown(screen):
+                return screen
+            assert not ended, "\n".join(["the program has ended", *screen])
+            assert time.monotonic() < deadline, "\n".join(["nothing happens", *screen])
+            time.sleep(0.05)
+
+    def wait(self) -> int:
+        """Wait until the program ends; returns its exit code."""
+        code = self.process.wait(timeout=PATIENCE)
+        self._reader.join(timeout=10)
+        return code
+
+    @property
+    def screen(self) -> list[str]:
+        """The lines on the screen now, those that have scrolled away included."""
+        return drawn(self.output, self.columns)
+
+
+def drawn(output: str, columns: int) -> list[str]:
+    """What a terminal shows of a program's output: colours are left out, moves are obeyed."""
+    lines, row, column, position = [""], 0, 0, 0
+    while position < len(output):
+        character = output[position]
+        if character == "\x1b":
+            match = ESCAPE.match(output, position)
+            if match is None:
+                break  # the rest of the sequence has not arrived yet
+            private, argument, command = match.groups()
+            position = match.end()
+            if command == "A":
+                row -= int(argument or 1)
+                assert row >= 0, "the program moves above the screen"
+            elif command == "K" and argument == "2":
+                lines[row] = ""
+            else:
+                assert private or command == "m", f"unknown sequence {match.group()!r}"
+            continue
+        position += 1
+        if character == "\r":
+            column = 0
+        elif character == "\n":
+            row, column = row + 1, 0
+        elif character != "\a":
+            if column == columns:
+                row, column = row + 1, 0
+            while row >= len(lines):
+                lines.append("")
+            lines[row] = lines[row].ljust(column)[:column] + character + lines[row][column + 1 :]
+            column += 1
+        while row >= len(lines):
+            lines.append("")
+    return [line.rstrip() for line in lines]
