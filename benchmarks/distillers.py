@@ -20,7 +20,7 @@ from detkds.settings import load_config
 from detkds.space import Distiller
 from rich.console import Console
 from rich.table import Table
-from spread import over_seeds
+from spread import QUICK, over_seeds
 
 HAND_MADE = ["none", "pkd", "crosskd", "crosskd_pkd", "sssd", "sssd_stepwise"]
 
@@ -41,7 +41,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work-dir", type=Path, default=Path("runs/distillers"))
     parser.add_argument("--cfg-options", nargs="*", default=[])
+    parser.add_argument(
+        "--quick", action="store_true", help="2 epochs, one seed, the quickstart's data cut down"
+    )
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.epochs, arguments.seeds = 2, 1
+        arguments.cfg_options = [*QUICK, *arguments.cfg_options]
     seeds = list(range(arguments.seeds))
     options = [
         f"final.epochs={arguments.epochs}",

@@ -32,7 +32,7 @@ from detkds.workers.runner import fit
 from detkds.workers.trial import SCORE, build_student, build_teacher
 from rich.console import Console
 from rich.table import Table
-from spread import over_seeds
+from spread import QUICK, over_seeds
 from torch import nn
 
 
@@ -113,7 +113,13 @@ def main() -> None:
     parser.add_argument("--config", default="quickstart", help="one with a section `teachers`")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/progressive"))
     parser.add_argument("--cfg-options", nargs="*", default=[])
+    parser.add_argument(
+        "--quick", action="store_true", help="2 epochs, one seed, the quickstart's data cut down"
+    )
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.epochs, arguments.seeds = 2, 1
+        arguments.cfg_options = [*QUICK, *arguments.cfg_options]
     seeds = list(range(arguments.seeds))
     options = [f"final.epochs={arguments.epochs}", f"final.seeds={seeds}"]
     arguments.work_dir.mkdir(parents=True, exist_ok=True)

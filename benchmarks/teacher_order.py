@@ -85,12 +85,13 @@ def trained_map(source: Any, target: Any, data: list[dict[str, Any]], epochs: in
         return statistics.mean(float(loss(raw)) for raw in held)
 
 
-def peak_megabytes(images: int) -> float:
+def peak_megabytes(images: int, threads: int) -> float:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (images,))
+        return pool.apply(_peak, (images, threads))
 
 
-def _peak(images: int) -> float:
+def _peak(images: int, threads: int) -> float:
+    torch.set_num_threads(threads)
     built, data = models(), batches(images)
     adaptation_costs(built, data[:5])
     before = resident("VmRSS")
@@ -137,7 +138,7 @@ def main() -> None:
     )
     console = Console()
     console.print(table)
-    few, many = (peak_megabytes(n * arguments.images) for n in (1, 4))
+    few, many = (peak_megabytes(n * arguments.images, arguments.threads) for n in (1, 4))
     console.print(
         f"peak: {few:.0f} MB for {arguments.images} images, {many:.0f} MB for 4 times as many"
     )

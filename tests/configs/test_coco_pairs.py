@@ -1,9 +1,14 @@
-"""Every pair of ``configs/coco``: it builds without weights and trains a step on real images."""
+"""Every pair of ``configs/coco``: it builds without weights and trains a step on real images.
+
+One pair of each family is part of ``make test``; ``make test-pairs`` runs the others.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import warnings
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -30,8 +35,40 @@ torch.set_num_threads(2)
 
 SIZE = (256, 192)
 PAIRS = coco_pairs()
-#: Teachers are built once: pairs that share one stand together.
-BY_TEACHER = sorted(PAIRS, key=lambda name: name.split("__")[1])
+#: One pair for each family of student and of teacher, and for each kind of backbone and image size.
+REPRESENTATIVES = {
+    "atss_r50__atss_r101",
+    "deformable_detr_r50__deformable_detr_r101",
+    "faster_rcnn_r50__cascade_mask_rcnn_x101",
+    "faster_rcnn_r50__faster_rcnn_r101",
+    "fcos_r50__fcos_r101",
+    "gfl_r18__gfl_r50",
+    "mask_rcnn_r18__detectors_htc_r50",
+    "mask_rcnn_r18__detectors_mask_rcnn_r50",
+    "mask_rcnn_r18__htc_r50",
+    "mask_rcnn_r18__mask_rcnn_r50",
+    "mask_rcnn_r50__mask_rcnn_swin_t",
+    "mask_rcnn_r50_333x200__mask_rcnn_r50_666x400",
+    "reppoints_r50__reppoints_r101",
+    "retinanet_mobilenet_v2__retinanet_r50",
+    "retinanet_r18__retinanet_r50",
+    "retinanet_r50__fcos_r50",
+    "retinanet_r50__retinanet_swin_t",
+}
+#: Pairs with the same teacher stand together, so that the teacher is built once.
+BY_TEACHER = [
+    name if name in REPRESENTATIVES else pytest.param(name, marks=pytest.mark.pairs)
+    for name in sorted(PAIRS, key=lambda name: name.split("__")[1])
+]
+
+
+def family(model: str) -> str:
+    """A model's name without its depth and width; all low resolutions count as one."""
+    return re.sub(r"_[rx]\d+|_[st]$", "", re.sub(r"\d+x\d+", "low", model))
+
+
+def families(pairs: Collection[str]) -> set[str]:
+    return {family(model) for pair in pairs for model in pair.split("__")}
 
 
 def config(model: dict[str, Any]) -> Any:
@@ -66,6 +103,12 @@ def real_batch(masks: bool) -> dict[str, Any]:
     return pseudo_collate([dataset[0], dataset[1]])
 
 
+def test_every_family_is_represented() -> None:
+    assert PAIRS.keys() >= REPRESENTATIVES
+    assert families(PAIRS) - families(REPRESENTATIVES) == set()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_TEACHER)
 def test_a_pair_trains_a_step(name: str, record_property: Any) -> None:
     pair = PAIRS[name]
@@ -102,6 +145,7 @@ CROSSKD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CROSSKD)
 def test_crosskd_trains_a_step_of_the_papers_heads(name: str) -> None:
     """The distillation's gradient ends after three of the four stacked convolutions."""
@@ -130,6 +174,7 @@ def test_crosskd_trains_a_step_of_the_papers_heads(name: str) -> None:
     assert not learned(teacher)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["retinanet_r18__retinanet_r50", "faster_rcnn_r50__faster_rcnn_r101"]
 )
@@ -166,6 +211,7 @@ def test_all_kinds_of_knowledge_of_every_distiller_are_there() -> None:
     } == {1, 3, 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["retinanet_r50__retinanet_x101", "retinanet_r50__fcos_x101", "mask_rcnn_r50__htc_r50"]
 )
