@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from detkds.cli.display import SearchDisplay
 from detkds.configs import distiller_file
-from detkds.data.loading import build_dataset, build_metric
 from detkds.db import Store
 from detkds.detectors import Tap, TeacherMemory, signature
 from detkds.distillers import DistillationLoss, DistilledDetector, boxes_of
@@ -26,10 +25,10 @@ from detkds.search.plans.plan import Plan, make_plan, trained
 from detkds.search.plans.trainings import run_training
 from detkds.search.teachers.pool import PoolModel, ordered, pool_models, run_order
 from detkds.search.teachers.progressive import run_progressive
-from detkds.settings import Model, Schedule, load_config
+from detkds.settings import Model, load_config
 from detkds.space import FEATURE_KNOWLEDGE, Distiller
 from detkds.workers.runner import fit
-from detkds.workers.trial import SCORE, build_student, build_teacher
+from detkds.workers.student import SCORE, build_inputs, build_student, build_teacher
 from rich.console import Console
 from rich.table import Table
 from spread import QUICK, over_seeds
@@ -76,26 +75,20 @@ def ensemble_score(
     if known.is_file():
         return json.loads(known.read_text())
     torch.set_num_threads(1)
-    final, size = plan.config.final, plan.config.data.image_size
+    final, data = plan.config.final, plan.config.data
     assert final is not None
-    assert plan.test is not None
-    train_set = build_dataset(
-        plan.train.annotations, plan.train.images, size, training=True, flip=plan.config.data.flip
-    )
-    test_set = build_dataset(plan.test.annotations, plan.test.images, size, training=False)
-    metric = build_metric(plan.test.annotations, test_set)
+    inputs = build_inputs(plan.task.student, None, data, plan.train, plan.test)
     built = [build_teacher(teacher) for teacher in teachers]
-    memories = [TeacherMemory(one, images=len(train_set), megabytes=1024) for one in built]
+    memories = [TeacherMemory(one, images=len(inputs.train_set), megabytes=1024) for one in built]
     model = Ensemble(build_student(plan.task.student, seed), built, form, memories)
-    schedule = Schedule(**final.model_dump(exclude={"seeds", "compare"}))
     found = fit(
         model,
-        train_set,
-        schedule,
+        inputs.train_set,
+        final.schedule,
         folder / f"ensemble-seed{seed}",
         seed=seed,
-        metric=metric,
-        val_set=test_set,
+        metric=inputs.metric,
+        val_set=inputs.val_set,
     )
     known.write_text(json.dumps(found[SCORE]))
     return found[SCORE]
