@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,34 +61,35 @@ def build_teacher(model: Model) -> Any:
 class Inputs:
     """What a student learns from and is scored on.
 
-    ``memory`` keeps the teacher's knowledge of the training images. ``val_set`` and ``metric`` are
-    None for a student that is not scored, ``teacher`` and ``memory`` for a student without teacher.
+    ``val_set`` and ``metric`` are None for a student that is not scored. ``memories`` keep what
+    each teacher knows of the training images.
     """
 
     train_set: Any
     val_set: Any
     metric: Any
-    teacher: nn.Module | None
-    memory: TeacherMemory | None
+    teachers: list[nn.Module]
+    memories: list[TeacherMemory]
 
 
 def build_inputs(
-    student: Model, teacher: Model | None, data: Data, train: Split, val: Split | None
+    student: Model, teachers: Sequence[Model], data: Data, train: Split, val: Split | None
 ) -> Inputs:
-    """Parse the splits, and build the teacher with its weights.
+    """Parse the splits, and build the teachers with their weights.
 
     Data and metric have masks if the student has a mask head.
     """
     masks = has_masks(configured(student))
     train_set = build_dataset(train, data, training=True, masks=masks)
-    val_set = metric = built = memory = None
+    val_set = metric = None
     if val is not None:
         val_set = build_dataset(val, data, training=False)
         metric = build_metric(val, val_set, masks=masks)
-    if teacher is not None:
-        built = build_teacher(teacher)
-        memory = TeacherMemory(built, images=len(train_set), megabytes=data.cache_megabytes)
-    return Inputs(train_set, val_set, metric, built, memory)
+    built = [build_teacher(teacher) for teacher in teachers]
+    memories = [
+        TeacherMemory(one, images=len(train_set), megabytes=data.cache_megabytes) for one in built
+    ]
+    return Inputs(train_set, val_set, metric, built, memories)
 
 
 def train_student(
@@ -106,13 +108,13 @@ def train_student(
     """Train a student on its inputs and score it; see :func:`fit`.
 
     ``distiller``: None trains the student alone. ``inherit``: a distilled student starts from the
-    teacher's neck and head.
+    first teacher's neck and head.
     """
     model = DistilledDetector(
         student,
-        inputs.teacher,
+        inputs.teachers,
         distiller,
-        memory=inputs.memory,
+        memory=inputs.memories,
         inherit=inherit,
         student_scale=data.student_scale,
     )

@@ -34,11 +34,11 @@ class Training(BaseModel):
     name: str
     #: The model that is trained.
     model: Model
-    #: None: the model is trained alone, or learns from the labels.
-    teacher: Model | None = None
+    #: The teachers, which teach at once. None: the model is trained alone, or learns from labels.
+    teachers: list[Model] = []
     #: The content of a distiller file. None: the model is trained alone.
     distiller: dict | None = None
-    #: Whether the model starts from the teacher's neck and head.
+    #: Whether the model starts from the first teacher's neck and head.
     inherit: bool = False
     schedule: Schedule
     train: Split
@@ -113,7 +113,7 @@ def _train(training: Training) -> dict[str, float]:
     torch.set_num_threads(training.threads)
     folder = Path(training.folder)
     inputs = build_inputs(
-        training.model, training.teacher, training.data, training.train, training.test
+        training.model, training.teachers, training.data, training.train, training.test
     )
     distiller = None
     if training.distiller is not None:

@@ -75,7 +75,9 @@ class TrialContext(Inputs):
     ) -> TrialContext:
         """The context of all trials with one task. ``proxy``: training and validation split."""
         torch.set_num_threads(task.threads)
-        inputs = build_inputs(task.student, task.teacher, task.data, *proxy)
+        inputs = build_inputs(
+            task.student, [task.teacher] if task.teacher else [], task.data, *proxy
+        )
         return cls(**vars(inputs), task=task, schedule=schedule, seed=seed, warmup=warmup)
 
 

@@ -252,7 +252,7 @@ def student_training(
     return Training(
         name=name,
         model=plan.task.student,
-        teacher=plan.task.teacher if learns else None,
+        teachers=[plan.task.teacher] if learns and plan.task.teacher else [],
         distiller=document,
         inherit=plan.task.inherit and learns,
         schedule=Schedule(**schedule),
