@@ -1,4 +1,4 @@
-"""The database behind the store: schema, URLs that cannot be used, several processes at once."""
+"""The database behind the store: its schema, unusable URLs, several processes at once."""
 
 import os
 import shutil
@@ -15,11 +15,16 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from detkds.db import Store
-from detkds.db.engine import hide_password, open_database
-from detkds.db.migrate import MIGRATIONS, configuration
+from detkds.db.database import (
+    MIGRATIONS,
+    configuration,
+    create_sqlite_engine,
+    hide_password,
+    open_database,
+    use_write_ahead_log,
+)
 from detkds.db.migrations.__main__ import write_revision
 from detkds.db.models import Base
-from detkds.db.sqlite import create_sqlite_engine, use_write_ahead_log
 from detkds.space import Distiller, Status, WrongUse
 from sqlalchemy import create_engine, inspect, make_url, text
 
@@ -90,12 +95,12 @@ def test_importing_the_store_stays_light():
         ("postgresql:///x?host={folder}", "No such file"),
     ],
 )
-def test_unusable_urls_are_told_in_one_line(tmp_path, wrong, reason):
+def test_an_unusable_url_raises_one_line(tmp_path, wrong, reason):
     (tmp_path / "text.db").write_text("not a database " * 100)
     with pytest.raises(WrongUse, match=reason) as told:
         Store(wrong.format(folder=tmp_path))
     message = str(told.value)
-    assert message.startswith("--storage: can't use '")
+    assert message.startswith("storage: can't use '")
     assert hide_password(wrong.format(folder=tmp_path)) in message
     assert "s3cret" not in message
     assert os.listdir(tmp_path) == ["text.db"]
@@ -113,16 +118,16 @@ Store(sys.argv[1])
 """
     url = f"sqlite:///{tmp_path}/detkds.db"
     done = subprocess.run([sys.executable, "-c", code, url], stderr=subprocess.PIPE, text=True)
-    assert "WrongUse: --storage: can't use" in done.stderr
+    assert "WrongUse: storage: can't use" in done.stderr
     assert os.listdir(tmp_path) == []
 
 
-def test_a_newer_schema_is_refused_and_left_alone(url):
+def test_a_newer_schema_is_refused_and_unchanged(url):
     Store(url).close()
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(WrongUse, match=r"newer one may have written it: update detkds"):
+    with pytest.raises(WrongUse, match=r"a newer version may have written it: update detkds"):
         Store(url)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
@@ -152,7 +157,7 @@ with Store(url) as store:
 """).substitute(distiller=GLOBAL)
 
 
-def test_opening_and_reading_do_not_wait_for_a_writer(store, url):
+def test_opening_and_reading_do_not_wait_for_a_process_that_writes(store, url):
     search = store.create_search("a", {}, "c", 0)
     engine = open_database(url)
     with engine.begin() as connection:
@@ -164,7 +169,7 @@ def test_opening_and_reading_do_not_wait_for_a_writer(store, url):
 
 
 def start_writers(url: str, names: list[str], count: int) -> list[subprocess.Popen[str]]:
-    """Processes that open the database and write trials, all from the same moment on."""
+    """Start processes that open the database and write trials, all at the same moment."""
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, url, name, str(count)],
@@ -196,8 +201,8 @@ def test_processes_open_a_new_database_and_write_at_once(url):
             ]
 
 
-def test_the_journal_mode_waits_for_who_writes(tmp_path):
-    """SQLite's own waiting does not cover it: without ours this is "database is locked" at once."""
+def test_setting_the_journal_mode_waits_for_a_process_that_writes(tmp_path):
+    """SQLite itself does not wait here: "database is locked" at once."""
     engine = create_sqlite_engine(make_url(f"sqlite:///{tmp_path}/new.db"))
     other = sqlite3.connect(tmp_path / "new.db", check_same_thread=False, isolation_level=None)
     other.execute("CREATE TABLE t (x)")
@@ -209,7 +214,7 @@ def test_the_journal_mode_waits_for_who_writes(tmp_path):
         assert fresh.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_killed_process_leaves_whole_rows_only(url):
+def test_a_killed_process_leaves_no_half_written_row(url):
     for name, written in (("a", 5), ("b", 30), ("c", 57)):
         (writer,) = start_writers(url, [name], 1_000_000)
         seen = [writer.stdout.readline() for _ in range(written)]

@@ -1,4 +1,4 @@
-"""What the store keeps and gives back, on SQLite and on a real PostgreSQL."""
+"""What the store writes and reads back, on SQLite and on a real PostgreSQL."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -25,7 +25,7 @@ def add(store: Store, search_id: int, number: int, distiller: Distiller = GLOBAL
     return store.add_trial(search_id, candidate, **options)
 
 
-# What is kept
+# Values
 
 
 terms = st.tuples(st.sampled_from(SPACE.knowledge), st.randoms(use_true_random=False)).map(
@@ -54,7 +54,7 @@ outcomes = st.builds(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_candidates_and_outcomes_come_back_as_they_were(store, distiller, stage, outcome, seed):
+def test_candidates_and_outcomes_are_read_as_written(store, distiller, stage, outcome, seed):
     number = len(store.searches())
     search = store.create_search(f"s{number}", {}, "c", seed)
     candidate = Candidate(number, stage, distiller)
@@ -82,7 +82,7 @@ def test_times_are_utc_and_in_order(store):
     assert (trial.host, trial.device) == ("host", "cuda:0")
 
 
-def test_odd_texts_and_numbers_are_kept(store):
+def test_odd_texts_and_numbers_are_stored(store):
     search = store.create_search("Suche → ü", {"naïve": [1, None, {"ß": "\0"}]}, "c", 0)
     assert store.search("Suche → ü") == search
     trial_id = add(store, search.id, 0)
@@ -107,7 +107,9 @@ def test_searches_are_found_by_name(store):
     assert store.find_search("third") is None
     with pytest.raises(WrongUse, match="did you mean second"):
         store.search("secnd")
-    with pytest.raises(WrongUse, match=r"'first' already: .*--resume.*--name"):
+    with pytest.raises(
+        WrongUse, match=r"^name: .* 'first' already: resume it or give another name"
+    ):
         store.create_search("first", {}, "abc", 7)
 
 
@@ -233,7 +235,7 @@ def test_wrong_steps_are_refused_and_change_nothing(store):
     assert store.trials(None) == before
 
 
-def test_records_are_flat_and_alike(store):
+def test_records_are_flat_and_have_the_same_keys(store):
     search = store.create_search("mine", {}, "c", 0)
     store.tell_trial(add(store, search.id, 0), completed(0.5), told=0)
     add(store, search.id, 1)
@@ -258,7 +260,7 @@ def test_records_are_flat_and_alike(store):
 # Trainings
 
 
-def test_trainings_are_kept_with_and_without_a_search(store):
+def test_trainings_are_stored_with_and_without_a_search(store):
     search = store.create_search("a", {}, "c", 0)
     alone = store.add_training("alone", 1, "test", "c")
     found = store.add_training(
@@ -276,7 +278,7 @@ def test_trainings_are_kept_with_and_without_a_search(store):
     assert (second.score, second.host, second.device) == (0.5, "h", "cuda:0")
 
 
-def test_a_training_that_goes_on_keeps_its_row(store):
+def test_a_resumed_training_keeps_its_row(store):
     search = store.create_search("a", {}, "c", 0)
     first = store.add_training("found", 1, "test", "c", search.id, GLOBAL)
     others = [
@@ -288,4 +290,4 @@ def test_a_training_that_goes_on_keeps_its_row(store):
     assert first not in others
     store.finish_training(first, completed(0.5))
     again = store.add_training("found", 1, "test", "c", search.id, GLOBAL)
-    assert again not in (first, *others), "one that is done is another training"
+    assert again not in (first, *others), "a finished training is not resumed"
