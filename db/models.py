@@ -183,14 +183,14 @@ class Trial(Run, Base):
     """One scoring of one candidate.
 
     ``number`` counts the trials of a search in the order in which they were asked for, and
-    ``told`` counts its outcomes in the order in which they were told, both from 0.
+    ``tell_order`` counts its outcomes in the order in which they were told, both from 0.
     ``asked_after`` is the number of outcomes that had been told when the trial was asked for.
     """
 
     __tablename__ = "trials"
     __table_args__ = (
         UniqueConstraint("search_id", "number"),
-        UniqueConstraint("search_id", "told"),
+        UniqueConstraint("search_id", "tell_order"),
         Index(None, "conditions", "key"),
     )
 
@@ -198,7 +198,7 @@ class Trial(Run, Base):
     search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"))
     number: Mapped[int]
     asked_after: Mapped[int]
-    told: Mapped[int | None]
+    tell_order: Mapped[int | None]
     stage: Mapped[str]
     distiller: Mapped[Distiller]
     notation: Mapped[str]

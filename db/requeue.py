@@ -39,8 +39,8 @@ def requeue_failures(session: Session, search_id: int, in_a_row: int) -> int:
         select(Trial).filter_by(search_id=search_id).order_by(Trial.number)
     ).all()
     told = sorted(
-        (trial for trial in trials if trial.told is not None),
-        key=lambda trial: trial.told or 0,
+        (trial for trial in trials if trial.tell_order is not None),
+        key=lambda trial: trial.tell_order or 0,
     )
     first = _first_failure(told, in_a_row)
     if first is None:
@@ -49,7 +49,7 @@ def requeue_failures(session: Session, search_id: int, in_a_row: int) -> int:
     ids = [trial.id for trial in deleted]
     session.execute(update(Trial).where(Trial.reused_from.in_(ids)).values(reused_from=None))
     for trial in told[first:]:
-        trial.told = None
+        trial.tell_order = None
     for trial in deleted:
         session.delete(trial)
     session.flush()  # a place in the order must be free before another trial takes it
@@ -58,7 +58,7 @@ def requeue_failures(session: Session, search_id: int, in_a_row: int) -> int:
     _queue(failed)
     others = [trial for trial in kept if trial not in failed]
     for place, trial in enumerate(others, start=first):
-        trial.told = place
+        trial.tell_order = place
     return sum(trial.status is Status.FAILED for trial in deleted) + len(failed)
 
 

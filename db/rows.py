@@ -68,14 +68,14 @@ class TrialRow(RunRow):
     """One trial.
 
     ``asked_after`` is the number of outcomes that had been told when the trial was asked for;
-    ``told`` is the place of its own outcome in the order in which outcomes were told, from 0,
+    ``tell_order`` is the place of its own outcome in the order in which outcomes were told, from 0,
     and None until then. ``reused_from`` is the id of the trial whose outcome this trial copied.
     """
 
     search_id: int
     number: int
     asked_after: int
-    told: int | None
+    tell_order: int | None
     stage: str
     distiller: Distiller
     notation: str

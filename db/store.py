@@ -124,7 +124,9 @@ class Store:
 
         def add(session: Session, repeated: bool) -> int:
             search = find(session, Search, search_id)
-            own = select(Trial).filter_by(search_id=search_id, number=number, key=key, told=None)
+            own = select(Trial).filter_by(
+                search_id=search_id, number=number, key=key, tell_order=None
+            )
             known = session.scalar(own) if repeated else None
             if known is not None:
                 return known.id
@@ -156,9 +158,9 @@ class Store:
         self._transactions.write(start)
 
     def tell_trial(
-        self, trial_id: int, outcome: Outcome, told: int, reused_from: int | None = None
+        self, trial_id: int, outcome: Outcome, tell_order: int, reused_from: int | None = None
     ) -> None:
-        """Write the outcome of a trial, at the place ``told`` in the order of telling.
+        """Write the outcome of a trial, at the place ``tell_order`` in the order of telling.
 
         ``reused_from`` is the id of the trial that the outcome was copied from. Raises
         :class:`WrongUse` when the trial has an outcome already or when the place is taken, which
@@ -166,13 +168,13 @@ class Store:
         """
 
         def tell(session: Session, repeated: bool) -> None:
-            if repeated and find(session, Trial, trial_id).told == told:
+            if repeated and find(session, Trial, trial_id).tell_order == tell_order:
                 return
             trial = _find_untold(session, trial_id)
             search = find(session, Search, trial.search_id)
             source = None if reused_from is None else find(session, Trial, reused_from)
             trial.reused_from = None if source is None else source.id
-            trial.told = told
+            trial.tell_order = tell_order
             trial.finish(outcome)
             _flush(session, search)
 
@@ -202,7 +204,7 @@ class Store:
     def events(self, search_id: int) -> list[TrialRow]:
         """The trials of a search in the order of asking, for a replay.
 
-        Before a trial is asked for, the outcomes with a ``told`` below the trial's
+        Before a trial is asked for, the outcomes with a ``tell_order`` below the trial's
         ``asked_after`` are told.
         """
         return self.trials(search_id)
@@ -319,7 +321,7 @@ def _add_cost(row: CostRow, session: Session) -> None:
 def _find_untold(session: Session, trial_id: int) -> Trial:
     """A trial without an outcome. Raises :class:`WrongUse` if another process told its outcome."""
     trial = find(session, Trial, trial_id)
-    if trial.told is not None:
+    if trial.tell_order is not None:
         raise another_process(find(session, Search, trial.search_id).name)
     return trial
 

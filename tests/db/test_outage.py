@@ -57,7 +57,7 @@ def test_a_write_waits_for_a_server_that_comes_back(server, capsys):
             restart = threading.Timer(3, server.ensure_postgres_running)
             restart.start()
             began = time.monotonic()
-            store.tell_trial(trial, DONE, told=0)
+            store.tell_trial(trial, DONE, tell_order=0)
             assert time.monotonic() - began > 2
             restart.join()
         assert [row.outcome for row in store.trials(search.id)] == [DONE]
@@ -73,11 +73,11 @@ def test_writes_go_through_a_crash(server):
         crash.start()
         number = 0
         while crash.is_alive() or number < 20:
-            store.tell_trial(add(store, search.id, number), DONE, told=number)
+            store.tell_trial(add(store, search.id, number), DONE, tell_order=number)
             number += 1
             time.sleep(0.01)
         rows = store.trials(search.id)
-    assert [(row.number, row.told) for row in rows] == [(n, n) for n in range(number)]
+    assert [(row.number, row.tell_order) for row in rows] == [(n, n) for n in range(number)]
 
 
 @contextmanager
@@ -138,20 +138,20 @@ def test_a_write_is_not_repeated_if_only_the_answer_to_its_commit_was_lost(serve
         search = unanswered("create_search", "c", {}, "c", 0)
         trial = unanswered("add_trial", search.id, Candidate(0, "global", GLOBAL), 0, "c", 0)
         unanswered("start_trial", trial, "host", "cpu")
-        unanswered("tell_trial", trial, DONE, told=0)
+        unanswered("tell_trial", trial, DONE, tell_order=0)
         training = unanswered("add_training", "alone", 0, "val", "c", search.id)
         unanswered("finish_training", training, DONE)
         unanswered("add_costs", [cost])
         unanswered("finish_search", search.id)
 
         assert store.search("c").id == search.id
-        assert [(row.id, row.told) for row in store.trials(search.id)] == [(trial, 0)]
+        assert [(row.id, row.tell_order) for row in store.trials(search.id)] == [(trial, 0)]
         assert [row.id for row in store.trainings(search.id)] == [training]
         assert store.costs("d", ["kx", "ky"]) == [cost]
         with pytest.raises(WrongUse, match="holds a search 'c' already"):
             store.create_search("c", {}, "c", 0)
         with pytest.raises(WrongUse, match="another process"):
-            store.tell_trial(trial, DONE, told=0)
+            store.tell_trial(trial, DONE, tell_order=0)
         with pytest.raises(WrongUse, match="another process"):
             add(store, search.id, 0)
 
