@@ -46,12 +46,14 @@ class Session:
         self.store.requeue_failures(self.search_id, MAX_FAILURES)
         rows = self.store.events(self.search_id)
         events = [
-            Event(row.candidate, row.asked_after, row.told, row.outcome or Outcome(row.status))
+            Event(
+                row.candidate, row.asked_after, row.tell_order, row.outcome or Outcome(row.status)
+            )
             for row in rows
         ]
         self.open = replay(self.controller, events)
         self.told = sum(event.tell_order is not None for event in events)
-        self.trial_ids = {row.number: row.id for row in rows if row.told is None}
+        self.trial_ids = {row.number: row.id for row in rows if row.tell_order is None}
 
     def ask(self) -> Candidate | None:
         """The next candidate for a worker; None: wait for outcomes, or look at ``done``."""
