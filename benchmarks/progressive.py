@@ -9,96 +9,23 @@ trained already in ``--work-dir`` is not trained again.
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from detkds.cli.display import SearchDisplay
 from detkds.configs import distiller_file
-from detkds.data.loading import build_dataset, build_metric
 from detkds.db import Store
-from detkds.detectors import Tap, TeacherMemory, signature
-from detkds.distillers import DistillationLoss, DistilledDetector, boxes_of
 from detkds.search.plans.plan import Plan, make_plan, trained
 from detkds.search.plans.trainings import run_training
 from detkds.search.teachers.pool import PoolModel, ordered, pool_models, run_order
 from detkds.search.teachers.progressive import run_progressive
-from detkds.settings import Model, Schedule, load_config
-from detkds.space import FEATURE_KNOWLEDGE, Distiller
-from detkds.workers.runner import fit
-from detkds.workers.trial import SCORE, build_student, build_teacher
+from detkds.search.teachers.simultaneous import run_simultaneous
+from detkds.settings import load_config
+from detkds.space import Distiller
 from rich.console import Console
 from rich.table import Table
 from spread import QUICK, over_seeds
-from torch import nn
-
-
-class Ensemble(DistilledDetector):
-    """A student under several teachers at once: the mean of their distillation losses."""
-
-    def __init__(
-        self, student: Any, teachers: list[Any], distiller: Distiller, memories: list[Any]
-    ) -> None:
-        super().__init__(student)
-        self.form = distiller
-        self.memories = memories
-        ours = signature(student, "student")
-        self.parts = nn.ModuleList(
-            DistillationLoss(distiller, ours, signature(teacher, "teacher")) for teacher in teachers
-        )
-
-    def loss(self, batch_inputs: torch.Tensor, batch_data_samples: list) -> dict[str, Any]:
-        boxes = [boxes_of(sample) for sample in batch_data_samples]
-        responses = any(term.knowledge not in FEATURE_KNOWLEDGE for term in self.form.active)
-        with Tap(self.student, responses=responses) as tap:
-            losses = dict(self.student.loss(batch_inputs, batch_data_samples))
-        ours = tap.knowledge
-        for index, (part, memory) in enumerate(zip(self.parts, self.memories, strict=True)):
-            theirs = memory(
-                batch_inputs,
-                batch_data_samples,
-                responses=responses,
-                regions=ours.regions,
-            )
-            for name, value in part(ours, theirs, boxes).items():
-                losses[f"{name}_{index}"] = value / len(self.parts)
-        return losses
-
-
-def ensemble_score(
-    plan: Plan, teachers: list[Model], form: Distiller, seed: int, folder: Path
-) -> float:
-    """Test AP of a student trained under all teachers at once, on one thread."""
-    known = folder / f"ensemble-seed{seed}.json"
-    if known.is_file():
-        return json.loads(known.read_text())
-    torch.set_num_threads(1)
-    final, size = plan.config.final, plan.config.data.image_size
-    assert final is not None
-    assert plan.test is not None
-    train_set = build_dataset(
-        plan.train.annotations, plan.train.images, size, training=True, flip=plan.config.data.flip
-    )
-    test_set = build_dataset(plan.test.annotations, plan.test.images, size, training=False)
-    metric = build_metric(plan.test.annotations, test_set)
-    built = [build_teacher(teacher) for teacher in teachers]
-    memories = [TeacherMemory(one, images=len(train_set), megabytes=1024) for one in built]
-    model = Ensemble(build_student(plan.task.student, seed), built, form, memories)
-    schedule = Schedule(**final.model_dump(exclude={"seeds", "compare"}))
-    found = fit(
-        model,
-        train_set,
-        schedule,
-        folder / f"ensemble-seed{seed}",
-        seed=seed,
-        metric=metric,
-        val_set=test_set,
-    )
-    known.write_text(json.dumps(found[SCORE]))
-    return found[SCORE]
 
 
 def last_scores(results: list[Any], seeds: int) -> list[float]:
@@ -128,7 +55,7 @@ def main() -> None:
     )
     models = pool_models(plan)
     name = Path(arguments.distiller).stem
-    form = Distiller.from_json(distiller_file(arguments.distiller))
+    distiller = Distiller.from_json(distiller_file(arguments.distiller))
     rows: dict[str, list[float]] = {}
     url = f"sqlite:///{arguments.work_dir}/detkds.db"
     with Store(url) as store, SearchDisplay("") as display:
@@ -140,7 +67,7 @@ def main() -> None:
         def along(teachers: list[PoolModel]) -> list[float]:
             suffix = "-".join([name, *(one.name for one in teachers)])
             found = run_progressive(
-                plan, store, display, form, suffix, models, teachers, "bgs", None
+                plan, store, display, distiller, suffix, models, teachers, "bgs", None
             )
             return last_scores(found, len(seeds))
 
@@ -149,11 +76,10 @@ def main() -> None:
         )
         last = _under(plan, order[-1])
         rows[f"under {order[-1].name} only"] = last_scores(
-            run_training(last, store, display, form, f"{name}-{order[-1].name}"), len(seeds)
+            run_training(last, store, display, distiller, f"{name}-{order[-1].name}"), len(seeds)
         )
-        jobs = [(plan, [o.model for o in order], form, s, arguments.work_dir) for s in seeds]
-        with multiprocessing.get_context("spawn").Pool(2) as workers:
-            rows["under both at once"] = workers.starmap(ensemble_score, jobs)
+        both = run_simultaneous(plan, store, display, distiller, name, order)
+        rows["under both at once"] = last_scores(both, len(seeds))
         rows[f"progressively, {told}"] = along(order)
         rows["progressively, the reverse"] = along(order[::-1])
     table = Table("training", "AP", *(f"seed {seed}" for seed in seeds))

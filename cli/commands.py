@@ -145,13 +145,17 @@ def train(
     ] = None,
     max_teachers: MaxTeachers = None,
     algorithm: AlgorithmName = "bgs",
+    simultaneous: Annotated[
+        bool, typer.Option("--simultaneous", help="All of --teachers at once, not in sequence.")
+    ] = False,
     work_dir: WorkDir = None,
     storage: Storage = None,
     cfg_options: Options = None,
 ) -> None:
     """Train the student in full, with a distiller or alone, into a plain mmdet checkpoint.
 
-    With --teachers, progressively: under one teacher after the other, the epochs shared out.
+    With --teachers, progressively: under one teacher after the other, the epochs shared out. With
+    --simultaneous too, under all of the teachers at once.
     """
     from ..configs import distiller_file
     from ..search.teachers.order import check_algorithm
@@ -160,6 +164,8 @@ def train(
     check_algorithm(algorithm, max_teachers)
     if teachers is not None and distiller == "none":
         raise WrongUse("--teachers: nothing is learned from them with --distiller none")
+    if simultaneous and teachers is None:
+        raise WrongUse("--simultaneous: say which teachers teach at once: give --teachers")
     chosen = None if distiller == "none" else Distiller.from_json(distiller_file(distiller))
     folder = _folder(work_dir, config_name(config))
     settings = load_config(config, cfg_options or [])
@@ -168,6 +174,7 @@ def train(
     from ..search.plans.trainings import check_training, run_training
     from ..search.teachers.pool import named, pool_models
     from ..search.teachers.progressive import run_progressive
+    from ..search.teachers.simultaneous import run_simultaneous
     from .results import training_table
 
     plan = make_plan(settings, folder)
@@ -178,6 +185,8 @@ def train(
         name = Path(distiller).stem
         if teachers is None or chosen is None:
             results = run_training(plan, store, display, chosen, name)
+        elif simultaneous:
+            results = run_simultaneous(plan, store, display, chosen, name, order or models[1:])
         else:
             results = run_progressive(
                 plan, store, display, chosen, name, models, order, algorithm, max_teachers

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
+from ..settings import Split
 from ..space import WrongUse
+from ..space.writing import PathLike, read_json, replacing
 
 Document = dict[str, Any]
 Entry = dict[str, Any]
-PathLike = str | os.PathLike[str]
 
 SIZES = ("small", "medium", "large")
 SMALL_BELOW = 32**2
@@ -38,42 +38,43 @@ def size_class(area: float) -> str:
 def read_annotations(path: PathLike) -> Document:
     """Read and check a COCO-format annotation file.
 
-    Raises :class:`WrongUse` naming the file when it is missing, is not a whole JSON document,
+    Raises :class:`WrongUse` naming the file if the file is missing or is not a whole JSON document,
     lacks one of the three lists, repeats an id or a file name, points to an unknown image or
-    category, or holds a box or an area that is none. Empty annotations (area 0 on a box without
-    extent) pass: COCO's train2017 itself has two of them, and detectors leave them out.
+    category, or has a wrong box or area. Empty annotations (area 0 on a box without extent) pass:
+    COCO's train2017 itself has two of them, and detectors leave them out.
     """
-    document = _load(path)
-    for find_fault in (_fault_in_layout, _fault_in_entries, _fault_in_annotations):
+    document = read_json(path, "the annotation file", "give a COCO-format JSON file")
+    for find_fault in (_find_layout_fault, _find_entry_fault, _find_annotation_fault):
         fault = find_fault(document)
         if fault is not None:
             raise WrongUse(f"{path}: {fault}")
     return document
 
 
-def check_split(path: PathLike, image_folder: PathLike) -> Document:
-    """Read an annotation file that detectors are to be trained or scored on, and check its images.
+def read_split(split: Split) -> Document:
+    """Read the annotations of a split that detectors train or are scored on; check its images.
 
-    Besides :func:`read_annotations`, raises :class:`WrongUse` when an image's file is missing from
-    ``image_folder`` or an entry lacks what detectors and COCO's metrics need.
+    Raises :class:`WrongUse` as :func:`read_annotations` does, and if the file lists no images, if
+    an image's file is missing from the split's folder, or if an entry lacks what detectors and
+    COCO's metrics need.
     """
-    document = read_annotations(path)
-    lacking = _lacking(document["images"], "images", ("width", "height")) or _lacking(
-        document["annotations"], "annotations", ("area", "iscrowd")
-    )
-    if lacking is not None:
-        raise WrongUse(f"{path}: {lacking}")
+    document = read_annotations(split.annotations)
+    for kind, keys in (("images", ("width", "height")), ("annotations", ("area", "iscrowd"))):
+        fault = _find_lacking(document[kind], kind, keys)
+        if fault is not None:
+            raise WrongUse(f"{split.annotations}: {fault}")
     if not document["images"]:
-        raise WrongUse(f"{path}: it lists no images, a split has at least 1")
-    if not os.path.isdir(image_folder):
+        raise WrongUse(f"{split.annotations}: it lists no images, a split has at least 1")
+    if not os.path.isdir(split.images):
         raise WrongUse(
-            f"{image_folder}: there is no such folder; {path} looks for its images there"
+            f"{split.images}: there is no such folder; {split.annotations} looks for its images "
+            "there"
         )
     names = [image["file_name"] for image in document["images"]]
-    missing = _missing_files(names, image_folder)
+    missing = _missing_files(names, split.images)
     if missing:
         raise WrongUse(
-            f"{path}: {len(missing)} of {len(names)} images are not in {image_folder} "
+            f"{split.annotations}: {len(missing)} of {len(names)} images are not in {split.images} "
             f"(first: {missing[0]}); give the folder that the file names are relative to"
         )
     return document
@@ -91,42 +92,14 @@ def write_annotations(path: PathLike, document: Mapping[str, Any]) -> None:
 
 
 def write_together(documents: Mapping[PathLike, Mapping[str, Any]]) -> None:
-    """Write several annotation files; none is put in place before all are on the disk."""
-    written: list[tuple[str, PathLike]] = []
-    try:
+    """Write several annotation files; no file is replaced before all are written."""
+    with ExitStack() as stack:
         for path, document in documents.items():
-            handle, temporary = tempfile.mkstemp(
-                dir=Path(path).parent, prefix=f".{Path(path).name}."
-            )
-            written.append((temporary, path))
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps(document, ensure_ascii=False) + "\n")
-            os.chmod(temporary, 0o644)
-        for temporary, path in written:
-            os.replace(temporary, path)
-    finally:
-        for temporary, _ in written:
-            Path(temporary).unlink(missing_ok=True)
+            temporary = stack.enter_context(replacing(path))
+            temporary.write_text(json.dumps(document, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _load(path: PathLike) -> Any:
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise WrongUse(
-            f"{path}: can't read the annotation file: {reason}; give a COCO-format JSON file"
-        ) from None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise WrongUse(
-            f"{path}: not a whole JSON document (character {error.pos} of {len(text)}: "
-            f"{error.msg}); give a COCO-format JSON file, or copy a cut-off one again"
-        ) from None
-
-
-def _fault_in_layout(document: Any) -> str | None:
+def _find_layout_fault(document: Any) -> str | None:
     if not isinstance(document, dict):
         return f"a COCO-format file is a JSON object, not {type(document).__name__}"
     for name in _LISTS:
@@ -137,35 +110,37 @@ def _fault_in_layout(document: Any) -> str | None:
     return None
 
 
-def _fault_in_entries(document: Document) -> str | None:
+def _find_entry_fault(document: Document) -> str | None:
     required = {"images": ("id", "file_name"), "categories": ("id", "name"), "annotations": ("id",)}
     for kind, keys in required.items():
-        fault = _lacking(document[kind], kind, keys)
+        fault = _find_lacking(document[kind], kind, keys)
         for key in keys:
-            fault = fault or _repeated(document[kind], kind, key)
+            fault = fault or _find_repeated(document[kind], kind, key)
         if fault is not None:
             return fault
     return None
 
 
-def _fault_in_annotations(document: Document) -> str | None:
+def _find_annotation_fault(document: Document) -> str | None:
     annotations = document["annotations"]
     images = {image["id"] for image in document["images"]}
     categories = {category["id"] for category in document["categories"]}
     return (
-        _wrong(annotations, "image_id", lambda a: _known(a.get("image_id"), images), "in 'images'")
-        or _wrong(
+        _find_wrong(
+            annotations, "image_id", lambda a: _known(a.get("image_id"), images), "in 'images'"
+        )
+        or _find_wrong(
             annotations,
             "category_id",
             lambda a: _known(a.get("category_id"), categories),
             "in 'categories'",
         )
-        or _wrong(annotations, "area", _has_area, "a finite number, 0 or more")
-        or _wrong(annotations, "bbox", _has_box, _BOX)
+        or _find_wrong(annotations, "area", _has_area, "a finite number, 0 or more")
+        or _find_wrong(annotations, "bbox", _has_box, _BOX)
     )
 
 
-def _lacking(entries: Iterable[Entry], kind: str, keys: Sequence[str]) -> str | None:
+def _find_lacking(entries: Iterable[Entry], kind: str, keys: Sequence[str]) -> str | None:
     for position, entry in enumerate(entries):
         for key in keys:
             if not isinstance(entry.get(key), str | int | float):
@@ -173,7 +148,7 @@ def _lacking(entries: Iterable[Entry], kind: str, keys: Sequence[str]) -> str | 
     return None
 
 
-def _repeated(entries: Iterable[Entry], kind: str, key: str) -> str | None:
+def _find_repeated(entries: Iterable[Entry], kind: str, key: str) -> str | None:
     seen = set()
     for entry in entries:
         if entry[key] in seen:
@@ -182,7 +157,7 @@ def _repeated(entries: Iterable[Entry], kind: str, key: str) -> str | None:
     return None
 
 
-def _wrong(
+def _find_wrong(
     annotations: Sequence[Entry], key: str, is_right: Callable[[Entry], bool], right: str
 ) -> str | None:
     wrong = [annotation for annotation in annotations if not is_right(annotation)]
@@ -219,7 +194,7 @@ def _has_box(annotation: Entry) -> bool:
 
 
 def _missing_files(names: Iterable[str], folder: PathLike) -> list[str]:
-    """Those of ``names`` that are not there; every folder they lie in is listed once."""
+    """The names whose files are missing. Each folder is listed once."""
     listings: dict[str, set[str]] = {}
     missing = []
     for name in names:

@@ -1,4 +1,4 @@
-"""mmdet datasets over COCO-format files, their images decoded and resized once."""
+"""mmdet datasets over COCO-format files; each image is decoded and resized once."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import TRANSFORMS
 from torch.utils.data import get_worker_info
 
+from ..settings import Data, Split
 from .coco import class_names
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """pycocotools prints its steps to standard output; a worker's is nobody's to read."""
+    """Hide standard output, to which pycocotools prints its steps."""
     with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
         yield
 
 
 @TRANSFORMS.register_module()
 class CachedTransforms(BaseTransform):
-    """Applies transforms that give the same result every time once per image, and remembers.
+    """Applies deterministic transforms to each image once and keeps the results.
 
-    Up to ``megabytes`` of pixels are kept; images beyond that are transformed anew each time, and
-    all of them in a data loader's worker process, whose memory ends with the epoch.
+    Up to ``megabytes`` of pixels are kept; images beyond the limit are transformed every time. A
+    data loader's worker process keeps nothing, since its memory ends with the epoch.
     """
 
     def __init__(self, transforms: list[dict[str, Any]], megabytes: int) -> None:
@@ -57,7 +58,7 @@ class CachedTransforms(BaseTransform):
 
 
 def _copy(results: dict[str, Any]) -> dict[str, Any]:
-    """A copy that later transforms may write to: arrays and boxes are their own."""
+    """A copy with arrays and boxes of its own, which later transforms may write to."""
     return {
         key: value.copy()
         if isinstance(value, np.ndarray | dict)
@@ -68,42 +69,35 @@ def _copy(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def build_dataset(
-    annotations: str | Path,
-    images: str | Path,
-    image_size: tuple[int, int],
-    *,
-    training: bool,
-    flip: float = 0.5,
-    masks: bool = False,
-    cache_megabytes: int = 1024,
-) -> CocoDataset:
-    """An mmdet ``CocoDataset`` of all classes of the file, parsed now.
+def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = False) -> CocoDataset:
+    """An mmdet ``CocoDataset`` of a split with all classes of its file, parsed now.
 
-    ``image_size``: (width, height) the images are resized into, aspect ratio kept. Training sets
-    flip with probability ``flip`` and leave out images without boxes, as mmdet does. ``masks``:
-    with the objects' outlines, for training and scoring a detector with a mask head.
+    A training set has images of ``data.train_size``, flips them with probability ``data.flip`` and
+    leaves out images without boxes, as mmdet does. Other sets have all images, of
+    ``data.image_size``. The aspect ratio is kept. ``masks``: with the objects' outlines, for
+    detectors with a mask head.
     """
     register()
-    document = json.loads(Path(annotations).read_text("utf-8"))
+    document = json.loads(Path(split.annotations).read_text("utf-8"))
+    size = data.train_size if training else data.image_size
     fixed = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks, "poly2mask": False},
-        {"type": "Resize", "scale": tuple(image_size), "keep_ratio": True},
+        {"type": "Resize", "scale": tuple(size), "keep_ratio": True},
     ]
     pipeline: list[dict[str, Any]] = [
-        {"type": "CachedTransforms", "transforms": fixed, "megabytes": cache_megabytes}
+        {"type": "CachedTransforms", "transforms": fixed, "megabytes": data.cache_megabytes}
     ]
     if training:
-        pipeline.append({"type": "RandomFlip", "prob": flip})
+        pipeline.append({"type": "RandomFlip", "prob": data.flip})
         pipeline.append({"type": "PackDetInputs"})
     else:
         keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
         pipeline.append({"type": "PackDetInputs", "meta_keys": keys})
     with quiet():
         return CocoDataset(
-            ann_file=str(annotations),
-            data_prefix={"img": str(images)},
+            ann_file=split.annotations,
+            data_prefix={"img": split.images},
             metainfo={"classes": class_names(document)},
             filter_cfg={"filter_empty_gt": True, "min_size": 1} if training else None,
             pipeline=pipeline,
@@ -111,13 +105,11 @@ def build_dataset(
         )
 
 
-def build_metric(
-    annotations: str | Path, dataset: CocoDataset, *, masks: bool = False
-) -> CocoMetric:
-    """COCO's box metrics, and mask metrics if asked for, on the images of ``dataset``."""
+def build_metric(split: Split, dataset: CocoDataset, *, masks: bool = False) -> CocoMetric:
+    """COCO's box metrics of the split that ``dataset`` was built from; ``masks``: of masks, too."""
     with quiet():
         metric = CocoMetric(
-            ann_file=str(annotations), metric=["bbox", "segm"] if masks else ["bbox"]
+            ann_file=split.annotations, metric=["bbox", "segm"] if masks else ["bbox"]
         )
     metric.dataset_meta = dataset.metainfo
     return metric

@@ -15,6 +15,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from ..configs import FOLDER
+from ..settings import Model
 from ..space import WrongUse, nearest
 from . import operators
 from .cross_head import HeadLayers, head_layers
@@ -88,6 +89,11 @@ def model_config(
     if "model" not in config:
         raise WrongUse(f"{reference}: the config has no `model`; give a config of a detector")
     return config.model
+
+
+def configured(model: Model) -> ConfigDict:
+    """The ``model`` of a settings section's config, with the section's options merged in."""
+    return model_config(model.config, model.cfg_options)
 
 
 def custom_imports(reference: str | Mapping[str, Any]) -> list[str]:

@@ -92,11 +92,11 @@ def store_batch(context: TrialContext) -> StoredBatch:
     raw = pseudo_collate([context.train_set[index] for index in range(images)])
     batch = student.data_preprocessor(raw, True)
     scale = context.task.data.student_scale
-    ours, teacher = signature(student, "student"), context.teacher
+    ours = signature(student, "student")
     if scale != 1:
         ours = ours.features_only
     teachers, pair = [], Pair(ours)
-    if teacher is not None:
+    for teacher in context.teachers:
         teachers = [FrozenTeacher(teacher.cpu(), student)]
         pair = Pair(ours, signature(teacher, "teacher"), dense_head(teacher))
     MessageHub.get_current_instance().update_info("epoch", 0)  # TOOD's head asks for the epoch

@@ -61,6 +61,11 @@ class Data(Settings):
         return self.teacher_image_size or self.image_size
 
     @property
+    def for_teachers(self) -> Data:
+        """The same data for a teacher that is trained or scored alone, on images of its size."""
+        return self.model_copy(update={"image_size": self.train_size, "teacher_image_size": None})
+
+    @property
     def student_scale(self) -> float:
         """The factor in (0, 1] that shrinks training images to the student's images."""
         return min(self.image_size) / min(self.train_size)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import WrongUse
 from .options import CONSTANT, EXTENDED, STEPWISE
+from .writing import read_json, replace_file
 
 SCHEMA = "detkds/distiller/1"
 
@@ -60,36 +59,14 @@ def validated(document: Any, source: str) -> dict[str, Any]:
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """The JSON of a file. Raises :class:`WrongUse` naming it if it can't be read."""
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise WrongUse(f"{path}: can't read the distiller file: {reason}") from None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise WrongUse(
-            f"{path}: not a whole JSON document (line {error.lineno}: {error.msg}); "
-            "export the distiller again with `detkds export`"
-        ) from None
-    except RecursionError:
-        raise WrongUse(f"{path}: nested too deep to be a distiller file") from None
+    """The JSON of a file. Raises :class:`WrongUse` naming the file if it can't be read."""
+    return read_json(path, "the distiller file", "export the distiller again with `detkds export`")
 
 
 def write(document: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a document; the file appears whole or not at all."""
-    target = Path(path)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_file(path, text + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Going on after a kill: from the epoch and iteration, with the random numbers that came next."""
+"""Resuming a killed training at its epoch and iteration, with the random numbers that follow."""
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from itertools import islice
@@ -15,15 +14,17 @@ from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-#: What a killed training goes on from: one file, there whole or not at all.
+from ..space.writing import replacing
+
+#: The file of the state that a killed training resumes from.
 RESUME = "resume.pth"
-#: Iterations after which the file is written anew within an epoch.
+#: Within an epoch, the state is written again after so many iterations.
 EVERY = 500
 _RANDOM = "random_states"
 
 
 class Sampler(DefaultSampler):
-    """mmengine's sampler, which can leave out images that a broken-off epoch has seen already."""
+    """mmengine's sampler. ``skip``: images of the next epoch that were seen before a kill."""
 
     skip = 0
 
@@ -34,7 +35,7 @@ class Sampler(DefaultSampler):
 
 
 class Loop(EpochBasedTrainLoop):
-    """mmengine's epochs; one that was broken off is gone on with where it was."""
+    """mmengine's loop over epochs. The first epoch after a kill starts at the next iteration."""
 
     random_states: dict[str, Any] | None = None
 
@@ -45,8 +46,8 @@ class Loop(EpochBasedTrainLoop):
         self.dataloader.sampler.skip = done * self.dataloader.batch_size
         if not done:
             self._restore()
-        batches = iter(self.dataloader)  # draws a seed for workers: before the first state of it
-        self._restore()
+        batches = iter(self.dataloader)  # draws the seed of the loader's workers
+        self._restore()  # a state from within an epoch was written after that draw
         for index, batch in enumerate(batches, start=done):
             self.run_iter(index, batch)
         self.runner.call_hook("after_train_epoch")
@@ -59,9 +60,9 @@ class Loop(EpochBasedTrainLoop):
 
 
 class ResumeHook(Hook):
-    """Writes :data:`RESUME` after every epoch and every :data:`EVERY` iterations within one."""
+    """Writes :data:`RESUME` after every epoch, and every :data:`EVERY` iterations within one."""
 
-    priority = "VERY_LOW"  # after the learning rate's step, which belongs to what it keeps
+    priority = "VERY_LOW"  # after the learning rate's step, which the state contains
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         done = batch_idx + 1
@@ -79,14 +80,13 @@ class ResumeHook(Hook):
 
 
 def _write(runner: Runner, by_epoch: bool) -> None:
-    """Whole or not at all: a kill while it is written leaves the one before."""
-    temporary = f"{RESUME}.tmp"
-    runner.save_checkpoint(runner.work_dir, temporary, by_epoch=by_epoch)
-    os.replace(Path(runner.work_dir, temporary), Path(runner.work_dir, RESUME))
+    """Write the state; a kill meanwhile leaves the state that was written before."""
+    with replacing(Path(runner.work_dir, RESUME), one_writer=True) as temporary:
+        runner.save_checkpoint(runner.work_dir, temporary.name, by_epoch=by_epoch)
 
 
 def random_states() -> dict[str, Any]:
-    """The states of all random numbers that a training draws, in types that load safely."""
+    """The states of all random generators of a training, in types that load safely."""
     drawn: Any = np.random.get_state()
     name, keys, *rest = drawn
     return {
@@ -98,7 +98,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Go on with the random numbers that would have come next."""
+    """Continue with the random numbers that would have come next."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = states["numpy"]

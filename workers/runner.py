@@ -1,10 +1,11 @@
-"""One training on mmengine's Runner: the trial's and the full one's alike."""
+"""One training on mmengine's Runner, for trials and full trainings alike."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,16 @@ from ..settings import Schedule
 from .resuming import RESUME, Loop, ResumeHook, Sampler
 
 
-class _Runner(Runner):
-    """A runner that is quick to make and speaks to its log file only.
+def host_and_device() -> dict[str, str]:
+    """The names of this host and of the device that trains here, as an outcome has them."""
+    return {"host": socket.gethostname(), "device": get_device()}
 
-    mmengine's own starts subprocesses to report on compilers and cards, dumps its (here empty)
-    config and logs to the console.
+
+class _Runner(Runner):
+    """mmengine's runner without its slow start, which logs to its file only.
+
+    mmengine's runner starts subprocesses to report on compilers and cards, writes its config, which
+    is empty here, to a file, and logs to the console.
     """
 
     def _log_env(self, env_cfg: dict) -> None:
@@ -82,12 +88,13 @@ def fit(
 ) -> dict[str, float]:
     """Train ``model`` and score it at the end.
 
-    With ``resumes`` a killed training goes on in the epoch and iteration that its last file in
-    ``work_dir`` holds, and a log is written; without, nothing is. Returns what :func:`score` does,
-    nothing without a validation set.
+    With ``resumes``, the training writes a log and its state to ``work_dir``; a state that is there
+    already is of a killed training, which goes on from its epoch and iteration. Without
+    ``resumes``, nothing is written. Returns the metrics of :func:`score`; without a validation set,
+    no metrics.
     """
     register()
-    kept = work_dir / RESUME
+    state = work_dir / RESUME
     own = [DistillationHook(), *([ResumeHook()] if resumes else [])]
     log = {
         "logger": {"type": "LoggerHook", "interval": 50} if resumes else None,
@@ -103,8 +110,8 @@ def fit(
             param_scheduler=json.loads(json.dumps(schedule.param_scheduler)) or None,
             default_hooks={"checkpoint": None, **log},
             custom_hooks=[*own, *(hooks or [])],
-            load_from=str(kept) if resumes and kept.is_file() else None,
-            resume=resumes and kept.is_file(),
+            load_from=str(state) if resumes and state.is_file() else None,
+            resume=resumes and state.is_file(),
             randomness={"seed": seed},
             log_level="INFO" if resumes else "ERROR",
             experiment_name=f"detkds_{os.getpid()}_{time.monotonic_ns()}",
@@ -122,9 +129,10 @@ def fit(
 def score(
     model: Any, dataset: CocoDataset, metric: Any, batch_size: int = 8, num_workers: int = 0
 ) -> dict[str, float]:
-    """COCO's metrics of a trained model by name ("bbox_mAP", …; in [0, 1], -1 where there is
+    """COCO's metrics of a trained model on a data set, by name ("bbox_mAP", ...).
 
-    nothing to measure), empty for one that finds nothing.
+    The values lie in [0, 1]; a value is -1 where COCO has nothing to measure. A model that finds no
+    object has no metrics.
     """
     register()
     if not MMLogger.check_instance_created("detkds_score"):
@@ -141,7 +149,7 @@ def score(
 def _loader(
     dataset: CocoDataset, batch_size: int, num_workers: int, seed: int | None = None
 ) -> DataLoader:
-    """Shuffled by ``seed``, else in order."""
+    """A loader that shuffles the images by ``seed``; without a seed, they come in order."""
     return DataLoader(
         dataset,
         batch_size,
@@ -153,7 +161,7 @@ def _loader(
 
 
 def _forget(runner: Runner) -> None:
-    """Drop this runner's logger, hub, scope and visualizer: mmengine keeps them for ever."""
+    """Drop the runner's logger, hub, scope and visualizer, which mmengine would keep for ever."""
     name = runner.experiment_name
     for handler in list(runner.logger.handlers):
         handler.close()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,17 +11,14 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from mmengine.device import get_device
 from pydantic import BaseModel, ConfigDict
 
-from ..data.loading import build_dataset, build_metric
-from ..detectors import TeacherMemory, has_masks, model_config
-from ..distillers import DistilledDetector
 from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
+from ..space.writing import find_json, replace_file, replacing
 from .resuming import RESUME
-from .runner import ProgressHook, fit
-from .trial import SCORE, build_student, build_teacher
+from .runner import ProgressHook, host_and_device
+from .student import SCORE, build_inputs, build_student, train_student
 
 CHECKPOINT = "student.pth"
 _OUTCOME = "outcome.json"
@@ -32,66 +27,65 @@ _LOCK = "training.lock"
 
 
 class Training(BaseModel):
-    """One full training, as plain data.
-
-    ``model`` is trained on ``train`` from ``seed``; with ``distiller`` (the content of a distiller
-    file) under ``teacher``, whose neck and head it takes over with ``inherit``. It is scored on
-    ``test`` at the end, if there is one. Everything it leaves is in ``folder``: a file to resume
-    from while it runs, ``student.pth`` when it is done.
-    """
+    """One full training, as plain data. Everything that it leaves is in its folder."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
+    #: The model that is trained.
     model: Model
-    teacher: Model | None = None
+    #: The teachers, which teach at once. None: the model is trained alone, or learns from labels.
+    teachers: list[Model] = []
+    #: The content of a distiller file. None: the model is trained alone.
     distiller: dict | None = None
+    #: Whether the model starts from the first teacher's neck and head.
     inherit: bool = False
     schedule: Schedule
     train: Split
+    #: The split that the model is scored on at the end. None: the model is not scored.
     test: Split | None = None
     data: Data
     seed: int
+    #: torch's threads.
     threads: int = 1
+    #: The folder of the checkpoint and, until the training is done, of the state to resume from.
     folder: str
 
     @property
     def checkpoint(self) -> Path:
+        """The file of the trained model: a plain mmdet checkpoint."""
         return Path(self.folder) / CHECKPOINT
 
     def finished(self) -> Outcome | None:
-        """The outcome of a training that is already done in this folder."""
+        """The outcome of a training that is done; None: it is not done yet."""
         path = Path(self.folder) / _OUTCOME
         if not (path.is_file() and self.checkpoint.is_file()):
             return None
         return Outcome.from_json(path.read_text("utf-8"))
 
     def progress(self) -> tuple[int, int]:
-        """Iterations done and in all, (0, 0) before the first."""
-        try:
-            done, total = json.loads((Path(self.folder) / _PROGRESS).read_text("utf-8"))
-        except (OSError, ValueError):
-            return 0, 0
+        """Iterations done and all iterations; (0, 0) before the first."""
+        done, total = find_json(Path(self.folder) / _PROGRESS) or (0, 0)
         return done, total
 
 
 def train(training: Training) -> Outcome:
-    """Train to the end, resuming a killed training; one that is done already is not repeated.
+    """Train to the end, from where a killed training stopped. A training that is done stays so.
 
-    While another process trains in the same folder, this one waits for what comes out.
+    While another process trains in the same folder, this process waits and returns the outcome of
+    the other.
     """
-    where = {"host": socket.gethostname(), "device": get_device()}
     try:
         Path(training.folder).mkdir(parents=True, exist_ok=True)
         with _alone(Path(training.folder)):
-            return training.finished() or _outcome(training, where)
+            return training.finished() or _outcome(training)
     except Exception:
-        return Outcome.failed(traceback.format_exc(), **where)
+        return Outcome.failed(traceback.format_exc(), **host_and_device())
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process; without one where there are no locks."""
+    """Hold the folder's lock, which ends with the process. A file system may have no locks."""
     lock = FileLock(folder / _LOCK)
     with suppress(OSError):
         lock.acquire()
@@ -101,7 +95,7 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _outcome(training: Training, where: dict[str, str]) -> Outcome:
+def _outcome(training: Training) -> Outcome:
     started = time.perf_counter()
     metrics = _train(training)
     outcome = Outcome(
@@ -109,77 +103,45 @@ def _outcome(training: Training, where: dict[str, str]) -> Outcome:
         score=metrics.get(SCORE, 0.0 if training.test else None),
         metrics=metrics,
         seconds=time.perf_counter() - started,
-        **where,
+        **host_and_device(),
     )
-    _write(Path(training.folder) / _OUTCOME, outcome.to_json())
+    replace_file(Path(training.folder) / _OUTCOME, outcome.to_json(), one_writer=True)
     return outcome
 
 
 def _train(training: Training) -> dict[str, float]:
     torch.set_num_threads(training.threads)
     folder = Path(training.folder)
-    data, size = training.data, training.data.image_size
-    masks = has_masks(model_config(training.model.config, training.model.cfg_options))
-    train_set = build_dataset(
-        training.train.annotations,
-        training.train.images,
-        data.train_size,
-        training=True,
-        flip=data.flip,
-        masks=masks,
-        cache_megabytes=data.cache_megabytes,
+    inputs = build_inputs(
+        training.model, training.teachers, training.data, training.train, training.test
     )
-    test_set = metric = None
-    if training.test is not None:
-        split = training.test
-        test_set = build_dataset(split.annotations, split.images, size, training=False)
-        metric = build_metric(split.annotations, test_set, masks=masks)
     distiller = None
-    teacher = memory = None
     if training.distiller is not None:
         distiller = Distiller.from_dict(training.distiller, training.name)
-    if training.teacher is not None:
-        teacher = build_teacher(training.teacher)
-        memory = TeacherMemory(teacher, images=len(train_set), megabytes=data.cache_megabytes)
     student = build_student(training.model, training.seed)
-    model = DistilledDetector(
+    metrics = train_student(
         student,
-        teacher,
+        inputs,
         distiller,
-        memory=memory,
-        inherit=training.inherit,
-        student_scale=data.student_scale,
-    )
-    metrics = fit(
-        model,
-        train_set,
+        training.data,
         training.schedule,
         folder,
         seed=training.seed,
-        metric=metric,
-        val_set=test_set,
+        inherit=training.inherit,
         hooks=[ProgressHook(_reporter(folder / _PROGRESS))],
         resumes=True,
-        num_workers=data.num_workers,
     )
-    _save(student, train_set.metainfo, training)
+    _save(student, inputs.train_set.metainfo, training)
     return metrics
 
 
 def _save(student: torch.nn.Module, metainfo: dict, training: Training) -> None:
-    """A plain mmdet checkpoint; what a resume would need makes room for it."""
+    """Write a plain mmdet checkpoint; then delete the state to resume from."""
     meta = {"dataset_meta": dict(metainfo), "detkds": {"distiller": training.distiller}}
-    temporary = training.checkpoint.with_suffix(".tmp")
-    torch.save({"meta": meta, "state_dict": student.cpu().state_dict()}, temporary)
-    os.replace(temporary, training.checkpoint)
+    with replacing(training.checkpoint, one_writer=True) as temporary:
+        torch.save({"meta": meta, "state_dict": student.cpu().state_dict()}, temporary)
     (training.checkpoint.parent / RESUME).unlink(missing_ok=True)
 
 
 def _reporter(path: Path) -> Callable[[int, int], None]:
-    return lambda done, total: _write(path, json.dumps([done, total]))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    return lambda done, total: replace_file(path, json.dumps([done, total]), one_writer=True)

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ...configs import distiller_file
-from ...data import CLASSES, check_split, class_names, read_annotations, shapes_files
+from ...data import CLASSES, class_names, read_annotations, read_split, shapes_files
 from ...data.proxy import check_disjoint, check_sizes
 from ...detectors import (
     Signature,
     build_detector,
+    configured,
     has_masks,
     load_checkpoint,
     load_weights,
-    model_config,
     num_classes,
     signature,
     without_pretrained,
@@ -61,12 +61,12 @@ def check_data(
         )
         return CLASSES, train, test, fingerprint({"synthetic": data.synthetic.model_dump()})
     assert data.train is not None
-    document = check_split(data.train.annotations, data.train.images)
+    document = read_split(data.train)
     if not document["annotations"]:
         raise WrongUse(f"{data.train.annotations}: no image has a box: there is nothing to learn")
     classes = class_names(document)
     if data.test is not None:
-        there = class_names(check_split(data.test.annotations, data.test.images))
+        there = class_names(read_split(data.test))
         if there != classes:
             raise WrongUse(
                 f"{data.test.annotations}: its classes {list(there)} differ from {list(classes)} "
@@ -93,7 +93,7 @@ def check_model(name: str, model: Model, classes: tuple[str, ...]) -> Signature:
 
     ``name``: its section of the config.
     """
-    built = build_detector(without_pretrained(model_config(model.config, model.cfg_options)), name)
+    built = build_detector(without_pretrained(configured(model)), name)
     there = num_classes(built)
     if there is not None and there != len(classes):
         raise WrongUse(
@@ -109,7 +109,7 @@ def check_model(name: str, model: Model, classes: tuple[str, ...]) -> Signature:
 
 def check_outlines(config: SearchConfig, splits: Iterable[Split | None]) -> None:
     """A student with a mask head needs the objects' outlines."""
-    if not has_masks(model_config(config.student.config, config.student.cfg_options)):
+    if not has_masks(configured(config.student)):
         return
     if config.data.synthetic is not None:
         raise WrongUse("student: it has a mask head, and the synthetic set has boxes only")
@@ -202,8 +202,7 @@ def check_proxy(
     proxy = config.proxy
     if proxy.train is not None and proxy.val is not None:
         for split in (proxy.train, proxy.val):
-            if not check_split(split.annotations, split.images)["images"]:
-                raise WrongUse(f"{split.annotations}: the proxy holds no image")
+            read_split(split)
         check_disjoint(proxy.train.annotations, proxy.val.annotations)
         return (proxy.train, proxy.val), fingerprint(
             [file_fingerprint(s.annotations) for s in (proxy.train, proxy.val)]
@@ -235,6 +234,6 @@ def check_compare(config: SearchConfig, signatures: Pair) -> dict[str, Distiller
 
 def model_key(model: Model) -> str:
     """What a model is, whatever file it comes from."""
-    config = model_config(model.config, model.cfg_options).to_dict()
+    config = configured(model).to_dict()
     start = file_fingerprint(model.checkpoint) if model.checkpoint else None
     return fingerprint([config, start])

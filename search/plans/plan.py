@@ -8,7 +8,7 @@ from pathlib import Path
 from ... import __version__
 from ...data import make_shapes
 from ...data.proxy import write_proxy
-from ...detectors import custom_imports, model_config
+from ...detectors import configured, custom_imports
 from ...settings import PROGRESSIVE, Final, Model, Schedule, SearchConfig, Split, Task
 from ...space import Distiller, SearchSpace, WrongUse
 from ...workers.cluster import check_machine
@@ -156,9 +156,7 @@ def _teacher(
             f"{name}.checkpoint: the teacher has no weights; give a checkpoint, or "
             f"{name}.schedule to train it first"
         )
-    data = config.data.model_copy(
-        update={"image_size": config.data.train_size, "teacher_image_size": None}
-    )
+    data = config.data.for_teachers
     key = fingerprint(
         [model_key(model), data_key, model.schedule.model_dump(), data.flip, data.image_size]
     )
@@ -209,7 +207,7 @@ def trained(model: Model, training: Training) -> Model:
 
 def resolved(model: Model) -> Model:
     """The same model without reference to config files: read once, not in every trial."""
-    whole = model_config(model.config, model.cfg_options).to_dict()
+    whole = configured(model).to_dict()
     imports = [*model.imports, *custom_imports(model.config)]
     return model.model_copy(update={"config": whole, "cfg_options": {}, "imports": imports})
 
@@ -254,7 +252,7 @@ def student_training(
     return Training(
         name=name,
         model=plan.task.student,
-        teacher=plan.task.teacher if learns else None,
+        teachers=[plan.task.teacher] if learns and plan.task.teacher else [],
         distiller=document,
         inherit=plan.task.inherit and learns,
         schedule=Schedule(**schedule),

@@ -56,7 +56,7 @@ def run_training(
     schedule = final.schedule.model_dump()
     trainings = [student_training(plan, name, document, schedule, seed) for seed in final.seeds]
     with ready(plan, display):
-        if plan.teacher is not None and any(training.teacher for training in trainings):
+        if plan.teacher is not None and any(training.teachers for training in trainings):
             train_all([plan.teacher], plan, display, store)
         outcomes = train_all(trainings, plan, display, store)
     return list(zip(trainings, outcomes, strict=True))

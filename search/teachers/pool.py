@@ -18,9 +18,9 @@ from ...detectors import Signature
 from ...settings import Data, Model, Split
 from ...space import WrongUse, nearest
 from ...workers.runner import score
+from ...workers.student import SCORE, build_teacher
 from ...workers.tasks import run_job
 from ...workers.training import Training
-from ...workers.trial import SCORE, build_teacher
 from ..plans.checks import check_model, file_fingerprint, fingerprint
 from ..plans.plan import Plan, plan_teacher, resolved, student_training, trained
 from ..plans.trainings import Display, ready, train_all
@@ -145,7 +145,7 @@ def cost_job(
 ) -> dict[tuple[str, str], Cost]:
     """Build the models and measure: plain data in and out, for a worker."""
     torch.set_num_threads(threads)
-    dataset = build_dataset(split.annotations, split.images, data.train_size, training=False)
+    dataset = build_dataset(split, data.for_teachers, training=False)
     subset = Subset(dataset, range(min(images, len(dataset))))
     loader = DataLoader(subset, BATCH, collate_fn=pseudo_collate)
     built = {key: build_teacher(model).to(get_device()).eval() for key, model in models.items()}
@@ -155,8 +155,8 @@ def cost_job(
 def score_job(model: Model, split: Split, data: Data, threads: int) -> dict[str, float]:
     """COCO's box metrics of a trained model on a split."""
     torch.set_num_threads(threads)
-    dataset = build_dataset(split.annotations, split.images, data.train_size, training=False)
-    return score(build_teacher(model), dataset, build_metric(split.annotations, dataset))
+    dataset = build_dataset(split, data.for_teachers, training=False)
+    return score(build_teacher(model), dataset, build_metric(split, dataset))
 
 
 def make_pool(

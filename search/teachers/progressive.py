@@ -49,7 +49,7 @@ def progressive_stages(
             Training(
                 name=f"{name} {index + 1}/{len(order)} {teacher.name}",
                 model=student,
-                teacher=teacher.model,
+                teachers=[teacher.model],
                 distiller=document,
                 inherit=plan.task.inherit and index == 0,
                 schedule=shortened(whole, epochs),

@@ -24,7 +24,7 @@ from detkds.detectors import (
     without_pretrained,
 )
 from detkds.distillers import DistilledDetector, available_knowledge
-from detkds.settings import load_config
+from detkds.settings import Data, Split, load_config
 from detkds.space import KNOWLEDGE, Distiller, WrongUse
 from kinds import CROSS_KNOWLEDGE, RESPONSE_KNOWLEDGE
 from mmengine.dataset import pseudo_collate
@@ -93,13 +93,10 @@ def built_teacher(name: str) -> Any:
 def real_batch(masks: bool) -> dict[str, Any]:
     if not TINY_COCO.is_dir():
         pytest.skip(f"no {TINY_COCO}")
-    dataset = build_dataset(
-        TINY_COCO / "annotations" / "instances_train2017.json",
-        TINY_COCO / "train2017",
-        SIZE,
-        training=True,
-        masks=masks,
-    )
+    annotations = TINY_COCO / "annotations" / "instances_train2017.json"
+    split = Split(annotations=str(annotations), images=str(TINY_COCO / "train2017"))
+    data = Data(train=split, image_size=SIZE)
+    dataset = build_dataset(split, data, training=True, masks=masks)
     return pseudo_collate([dataset[0], dataset[1]])
 
 

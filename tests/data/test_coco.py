@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 from detkds.data import (
-    check_split,
     class_names,
     read_annotations,
+    read_split,
     size_class,
     write_annotations,
     write_together,
 )
+from detkds.settings import Split
 from detkds.space import WrongUse
-
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+from real_data import REAL_DATA
 
 
 def document() -> dict:
@@ -185,17 +185,17 @@ def test_a_split_needs_its_images(path: Path, tmp_path: Path) -> None:
     write_annotations(path, content)
     images = tmp_path / "images"
     with pytest.raises(WrongUse, match=rf"^{re.escape(str(images))}: there is no such folder"):
-        check_split(path, images)
+        read_split(Split(annotations=str(path), images=str(images)))
     images.mkdir()
     (images / "a.jpg").touch()
     with pytest.raises(WrongUse, match=r"2 of 3 images are not in .*\(first: b\.jpg\)"):
-        check_split(path, images)
+        read_split(Split(annotations=str(path), images=str(images)))
     (images / "b.jpg").touch()
     with pytest.raises(WrongUse, match=r"1 of 3 images are not in .*\(first: c/d\.jpg\)"):
-        check_split(path, images)
+        read_split(Split(annotations=str(path), images=str(images)))
     (images / "c").mkdir()
     (images / "c" / "d.jpg").touch()
-    assert check_split(path, images) == content
+    assert read_split(Split(annotations=str(path), images=str(images))) == content
 
 
 def test_a_split_needs_what_detectors_and_metrics_read(path: Path, tmp_path: Path) -> None:
@@ -211,13 +211,13 @@ def test_a_split_needs_what_detectors_and_metrics_read(path: Path, tmp_path: Pat
         del content[kind][1][key]
         write_annotations(path, content)
         with pytest.raises(WrongUse, match=rf"{kind}\[1\] \(id \d\) has no '{key}'"):
-            check_split(path, tmp_path)
+            read_split(Split(annotations=str(path), images=str(tmp_path)))
 
 
 def test_a_split_has_images(path: Path, tmp_path: Path) -> None:
     write_annotations(path, {"images": [], "annotations": [], "categories": []})
     with pytest.raises(WrongUse, match="no images"):
-        check_split(path, tmp_path)
+        read_split(Split(annotations=str(path), images=str(tmp_path)))
 
 
 def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path) -> None:
@@ -238,8 +238,10 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path) -> None:
     ],
 )
 def test_real_sets_are_read(annotations: str, images: str, boxes: int) -> None:
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"needs the real images in {SHARED_DATA}")
-    read = check_split(SHARED_DATA / annotations, SHARED_DATA / images)
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"needs the real images in {REAL_DATA}")
+    read = read_split(
+        Split(annotations=str(REAL_DATA / annotations), images=str(REAL_DATA / images))
+    )
     assert len(read["annotations"]) == boxes
     assert len(class_names(read)) == (80 if "coco" in annotations else 3)

@@ -19,8 +19,7 @@ from detkds.data.proxy import (
 from detkds.space import WrongUse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+from real_data import REAL_DATA
 
 
 def make_document(images: int, classes: int, seed: int = 0, boxes: float = 7) -> Document:
@@ -72,9 +71,9 @@ def names(document: Document) -> list[str]:
 
 
 def bccd() -> Document:
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"needs the annotations in {SHARED_DATA}")
-    return read_annotations(SHARED_DATA / "bccd" / "train.json")
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"needs the annotations in {REAL_DATA}")
+    return read_annotations(REAL_DATA / "bccd" / "train.json")
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

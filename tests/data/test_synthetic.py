@@ -10,8 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from detkds.data import check_split, class_names, make_shapes, read_annotations
+from detkds.data import class_names, make_shapes, read_annotations, read_split
 from detkds.data.synthetic import MOST_HIDDEN, MOST_OBJECTS, draw_image
+from detkds.settings import Split
 from detkds.space import WrongUse
 
 SMALL = {"train": 12, "val": 4, "test": 3, "size": 64}
@@ -40,7 +41,7 @@ def test_the_set_is_whole_and_in_coco_format(made: Path) -> None:
     files = make_shapes(made, **SMALL)
     seen: set[str] = set()
     for path, images in [(files.train, 12), (files.val, 4), (files.test, 3)]:
-        document = check_split(path, files.images)
+        document = read_split(Split(annotations=str(path), images=str(files.images)))
         assert class_names(document) == ("circle", "square", "triangle", "star")
         names = {image["file_name"] for image in document["images"]}
         assert len(names) == images

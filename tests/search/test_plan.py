@@ -103,8 +103,8 @@ def test_a_teacher_goes_with_whoever_takes_something_from_it(
         plan = planned(tmp_path, *shapes, f"inherit={inherit}")
         for name, form in (("found", FOUND), ("label", LABEL)):
             alone, found = final_trainings(plan, form)
-            assert (alone.teacher, alone.inherit) == (None, False)
-            learners[name, inherit] = (found.teacher is not None, found.inherit)
+            assert (alone.teachers, alone.inherit) == ([], False)
+            learners[name, inherit] = (bool(found.teachers), found.inherit)
     assert learners == {
         ("found", False): (True, False),
         ("found", True): (True, True),

@@ -134,6 +134,32 @@ def test_a_stopped_training_goes_on_and_other_teachers_are_refused(
     assert names == ["pkd 1/2 r18", "pkd 2/2 r34", "pkd 2/2 r34"]
 
 
+def test_two_teachers_teach_at_once(folder: Path, ordered: dict) -> None:
+    """The training is one, under both teachers, and the student it leaves is plain."""
+    command = ("train", "--distiller", "pkd", "--teachers", "r18,r34", "--simultaneous")
+    done = run(folder, *command)
+    assert done.returncode == 0, done.stderr
+    (left,) = folder.glob("trained/pkd-simultaneous-seed0-*")
+    assert json.loads((left / "progress.json").read_text()) == [42, 42], "3 epochs of 14 iterations"
+    (log,) = left.glob("*/vis_data/scalars.json")
+    logged = json.loads(log.read_text().splitlines()[-1])
+    assert {"loss_global_0", "loss_global_1"} <= logged.keys()
+    config = load_config("quickstart").student
+    stock = build_detector(model_config(config.config, config.cfg_options))
+    stock.load_state_dict(torch.load(left / "student.pth", weights_only=True)["state_dict"])
+    with store(folder) as opened:
+        (row,) = (row for row in opened.trainings() if row.name == "pkd under r18, r34")
+    assert row.outcome.completed
+    assert run(folder, *command).returncode == 0, "what is trained is not trained again"
+
+
+def test_teachers_at_once_must_be_named(tmp_path: Path) -> None:
+    done = run(tmp_path / "run", "train", "--distiller", "pkd", "--simultaneous")
+    assert done.returncode == 2
+    assert "--simultaneous: say which teachers teach at once: give --teachers" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_command_from_the_search_to_the_progressive_training(
     folder: Path, ordered: dict
 ) -> None:

@@ -131,14 +131,15 @@ def test_a_kill_while_the_file_is_written_leaves_the_one_before(
     replaced = []
 
     def replace_once(source: Path, target: Path) -> None:
-        if replaced:
-            Path(source).write_bytes(b"half a file")
-            raise Killed
-        replaced.append(target)
-        Path(source).rename(target)
+        if target.name == resuming.RESUME:
+            if replaced:
+                source.write_bytes(b"half a file")
+                raise Killed
+            replaced.append(target)
+        source.rename(target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("detkds.workers.resuming.os.replace", replace_once)
+        patch.setattr("detkds.space.writing.os.replace", replace_once)
         with pytest.raises(Killed):
             train(killed)
     assert train(killed).metrics == whole.finished().metrics
