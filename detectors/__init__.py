@@ -22,6 +22,7 @@ from .families import dense_head  # noqa: E402
 from .inherit import inherit  # noqa: E402
 from .maps import again, feature_maps, loss_of_maps  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
+from .paa import use_float64_in_paa  # noqa: E402
 from .responses import Levels, Regions, Responses  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 
@@ -53,5 +54,6 @@ __all__ = [
     "register",
     "signature",
     "teacher_knowledge",
+    "use_float64_in_paa",
     "without_pretrained",
 ]

@@ -20,6 +20,7 @@ from . import operators
 from .cross_head import HeadLayers, head_layers
 from .families import NO_HEAD, encodes, image_size, levels_read, unread
 from .maps import feature_maps
+from .paa import use_float64_in_paa
 from .responses import Responses, responses_of
 
 #: Side of the blank image on which a model's levels are read off, in pixels.
@@ -30,6 +31,7 @@ def register() -> None:
     """Make mmdet's registries whole, on torchvision's operators where mmcv has none compiled.
 
     mmengine's own logger is told to warn only: it prints every initialised parameter otherwise.
+    PAA's heads fit their mixture in float64 from now on (:func:`use_float64_in_paa`).
     """
     operators.install()
     if not MMLogger.check_instance_created("mmengine"):
@@ -37,6 +39,7 @@ def register() -> None:
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=True)
+    use_float64_in_paa()
 
 
 def config_path(reference: str) -> Path:

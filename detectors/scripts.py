@@ -1,7 +1,8 @@
 """For mmdet's own scripts, where mmcv has no compiled operators or torch is 2.6 or newer.
 
-Imported, it puts torchvision's operators where mmcv has none compiled and lets mmengine load its
-checkpoints without executing what they hold. A config may name it:
+Imported, it puts torchvision's operators where mmcv has none compiled, lets mmengine load its
+checkpoints without executing what they hold, and lets PAA's heads fit their mixture in float64. A
+config may name it:
 
     custom_imports = dict(imports=["detkds.detectors.scripts"])
 
@@ -16,8 +17,10 @@ import runpy
 import sys
 
 from .checkpoints import use_safe_loading
+from .paa import use_float64_in_paa
 
 use_safe_loading()
+use_float64_in_paa()
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:

@@ -26,6 +26,7 @@ from ..detectors import (  # first: it makes mmcv.ops importable, which mmdet im
     model_config,
     signature,
     teacher_knowledge,
+    use_float64_in_paa,
     without_pretrained,
 )
 
@@ -37,6 +38,7 @@ from ..space import Distiller
 from .loss import DistillationLoss
 
 PREFIX = "student."
+use_float64_in_paa()  # also for a PAA head that mmdet builds before the DistilledDetector
 
 
 class _Frozen:

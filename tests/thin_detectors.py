@@ -23,6 +23,7 @@ STOCK = {
     ),
     "gfl": "mmdet::gfl/gfl_r50_fpn_1x_coco.py",
     "atss": "mmdet::atss/atss_r50_fpn_1x_coco.py",
+    "paa": "mmdet::paa/paa_r50_fpn_1x_coco.py",
     "faster_rcnn": "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
 }
 ONE_STAGE = ("retinanet", "fcos", "fcos_norm_on_bbox", "gfl", "atss")
