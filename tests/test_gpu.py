@@ -61,7 +61,7 @@ def test_a_memory_stays_on_the_device(pair):
     for index, sample in enumerate(samples):
         sample.set_metainfo({"img_path": f"{index}.png"})
     pair.cuda()
-    memory = TeacherMemory(pair.teacher, images=2, megabytes=64, responses=True)
+    memory = TeacherMemory(pair.teacher, images=2, megabytes=64)
     first = memory(inputs.cuda(), samples, responses=True)
     second = memory(torch.zeros_like(inputs).cuda(), samples, responses=True)
     assert first.features[0].is_cuda

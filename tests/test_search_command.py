@@ -142,7 +142,7 @@ def interrupted(folder: Path, database: str, kill: int, after_told: int) -> int:
             break
         time.sleep(0.05)
     process.send_signal(kill)
-    return process.wait(timeout=120)
+    return process.wait(timeout=600)
 
 
 def _told_count(folder: Path, database: str) -> int:
