@@ -23,6 +23,7 @@ STOCK = {
     ),
     "gfl": "mmdet::gfl/gfl_r50_fpn_1x_coco.py",
     "atss": "mmdet::atss/atss_r50_fpn_1x_coco.py",
+    "paa": "mmdet::paa/paa_r50_fpn_1x_coco.py",
     "faster_rcnn": "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
     "mask_rcnn": "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
 }
