@@ -194,7 +194,7 @@ def test_a_resume_tries_the_failures_that_ended_a_search_again(store, workers, s
     resumed = new_session(store, "a", conditions="one")  # its replay raises if it is not exact
     rows = {row.number: row for row in store.trials(resumed.search_id)}
     assert sorted(row.tell_order for row in rows.values() if row.tell_order is not None) == list(
-        range(resumed.told)
+        range(resumed.outcomes)
     )
     if broken.failure is not None:
         queued = [row for row in rows.values() if row.status is Status.QUEUED]
