@@ -26,8 +26,9 @@ settings.load_profile("detkds")
 
 #: The files that take longest, longest first. They start first, so that pytest-xdist's workers end
 #: at about the same time.
-LONG = ["test_search_command", "test_progressive", "test_extended", "test_cluster"]
-LONG += ["test_ray_engine", "test_coco_pairs", "test_trial"]
+LONG = ["test_search_command", "test_coco_pairs", "test_progressive", "test_benchmarks"]
+LONG += ["test_ray_engine", "test_extended", "test_resuming", "test_cluster", "test_teacher_order"]
+LONG += ["test_bad_input", "test_plan", "test_heads"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

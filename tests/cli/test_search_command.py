@@ -18,6 +18,8 @@ from detkds.detectors import build_detector, model_config
 from detkds.space import Distiller, Status
 from terminal import Terminal
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ("resources.workers=1", "search.start=['pkd', 'logits: norm_n, l2 × 5']")
 
 

@@ -115,7 +115,7 @@ def test_other_seeds_draw_other_subsets(make: Callable[[], Document]) -> None:
     [
         (bccd, 100, 50, 3),
         (bccd, 40, 20, 3),
-        (lambda: make_document(10_000, 80), 2000, 500, 5),
+        pytest.param(lambda: make_document(10_000, 80), 2000, 500, 5, marks=pytest.mark.slow),
         (lambda: make_document(300, 20), 100, 50, 2),
     ],
     ids=["bccd", "bccd small", "80 classes", "few boxes of a class"],

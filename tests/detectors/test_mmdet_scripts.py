@@ -15,6 +15,8 @@ from detkds.data.synthetic import CLASSES as SHAPES
 from mmengine.config import Config
 from thin_detectors import ALL_TERMS, thin_config, thin_detector
 
+pytestmark = pytest.mark.slow
+
 TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 
 

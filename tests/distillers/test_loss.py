@@ -295,6 +295,7 @@ def test_the_mask_of_the_background_is_the_complement() -> None:
     assert mask[1].sum() == 0
 
 
+@pytest.mark.slow
 def test_the_loss_is_one_graph() -> None:
     """``torch.compile`` finds no break in it, whatever the number of boxes."""
     module = composed(ALL_TERMS)

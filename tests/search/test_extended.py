@@ -12,6 +12,8 @@ from detkds.search.plans.plan import Plan, make_plan
 from detkds.settings import load_config
 from detkds.space import Distiller, WrongUse
 
+pytestmark = pytest.mark.slow
+
 EXTENDED = "search.space=extended"
 ALL = "search.knowledge=none"
 STEPS = "[{'type':'MultiStepLR','milestones':[1],'by_epoch':True}]"

@@ -128,6 +128,7 @@ model = dict(bbox_head=dict(type="MyHead"))
 """
 
 
+@pytest.mark.slow
 def test_a_worker_knows_the_modules_that_a_config_imports(
     tmp_path: Path, shapes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,8 @@ from detkds.detectors import build_detector, model_config
 from detkds.search.teachers.progressive import shares, shortened
 from detkds.settings import Schedule, load_config
 
+pytestmark = pytest.mark.slow
+
 SMALL = (*tiny.OPTIONS, "final.epochs=3", "resources.workers=2")
 
 

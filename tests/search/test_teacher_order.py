@@ -44,6 +44,7 @@ def run(*arguments: object) -> str:
     return done.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", TABLE_8)
 @pytest.mark.parametrize("most", [1, 2, 3, 4])
 def test_the_orders_of_table_8(file: Path, algorithm: str, most: int) -> None:
@@ -52,6 +53,7 @@ def test_the_orders_of_table_8(file: Path, algorithm: str, most: int) -> None:
     assert printed["order"] == TABLE_8[algorithm][most - 1].split()
 
 
+@pytest.mark.slow
 def test_the_installed_command_prints_the_table_and_why_it_stops(file: Path) -> None:
     done = tiny.run(tiny.command("teachers", "--costs", file, "--student", "S"))
     assert done.returncode == 0, done.stderr

@@ -30,6 +30,8 @@ from detkds.workers.training import Training, train
 from filelock import FileLock
 from ray.cluster_utils import Cluster
 
+pytestmark = pytest.mark.slow
+
 SMALL = Resources(cpus=1, gpus=0)
 
 

@@ -44,6 +44,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return Split(annotations=str(file), images=str(TINY_COCO / "train2017"))
 
 
+@pytest.mark.slow
 def test_a_trial_trains_and_scores_masks(split: Split, tmp_path: Path) -> None:
     weights = tmp_path / "teacher.pth"
     torch.save({"state_dict": build_student(MASK_RCNN, seed=1).state_dict()}, weights)

@@ -20,6 +20,8 @@ from detkds.workers.cluster import cluster, fits, per_trial, room
 from detkds.workers.ray_engine import run_actors
 from ray.cluster_utils import Cluster
 
+pytestmark = pytest.mark.slow
+
 DISTILLER = Distiller.parse("global: identity, pearson × 5")
 ONE_CPU = {"cpu": 1, "gpu": 0}
 

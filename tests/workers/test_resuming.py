@@ -15,6 +15,8 @@ from detkds.space import Distiller, Status
 from detkds.workers import resuming
 from detkds.workers.training import Training, train
 
+pytestmark = pytest.mark.slow
+
 FORM = Distiller.parse(
     """global: catt → scale_2 → norm_n, l1 × 5
     localization: sigmoid, ciou × 0.5"""
