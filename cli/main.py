@@ -150,7 +150,7 @@ def train(
     from ..search.plans.plan import make_plan
     from ..search.plans.trainings import check_training, run_training
     from ..search.teachers.order import check_algorithm
-    from ..search.teachers.pool import named, pool_models
+    from ..search.teachers.pool import chosen_teachers
     from ..search.teachers.progressive import run_progressive
     from ..settings import config_name, load_config
     from .display import SearchDisplay, training_table
@@ -160,17 +160,17 @@ def train(
         raise WrongUse("--teachers: nothing is learned from them with --distiller none")
     form = None if distiller == "none" else Distiller.from_json(distiller_file(distiller))
     folder = _folder(work_dir, config_name(config))
-    plan = make_plan(load_config(config, cfg_options or []), folder)
-    models = [] if teachers is None else pool_models(plan)
-    order = None if teachers in (None, "auto") else named(models, (teachers or "").split(","))
-    check_training(plan, form, [one.signature for one in order or models[1:]])
+    plan = make_plan(load_config(config, cfg_options or []), folder, pool=teachers is not None)
+    names = None if teachers in (None, "auto") else (teachers or "").split(",")
+    order = None if names is None else chosen_teachers(plan, names)
+    check_training(plan, form, [one.signature for one in order or plan.pool[1:]])
     with _store(storage, folder, create=True) as store, SearchDisplay(_again()) as display:
         name = Path(distiller).stem
         if teachers is None or form is None:
             results = run_training(plan, store, display, form, name)
         else:
             results = run_progressive(
-                plan, store, display, form, name, models, order, algorithm, max_teachers
+                plan, store, display, form, name, order, algorithm, max_teachers
             )
     training_table(results)
 
@@ -206,16 +206,15 @@ def teachers(
     else:
         from ..search.plans.plan import make_plan
         from ..search.teachers.order import check_algorithm
-        from ..search.teachers.pool import pool_models, run_order
+        from ..search.teachers.pool import run_order
         from ..settings import config_name, load_config
 
         assert config is not None
         check_algorithm(algorithm, max_teachers)
         folder = _folder(work_dir, config_name(config))
-        plan = make_plan(load_config(config, cfg_options or []), folder)
-        models = pool_models(plan)
+        plan = make_plan(load_config(config, cfg_options or []), folder, pool=True)
         with _store(storage, folder, create=True) as store, SearchDisplay(_again()) as display:
-            pool = run_order(plan, models, store, display, images)
+            pool = run_order(plan, store, display, images)
     order = teacher_order(pool, algorithm, max_teachers)
     if as_json:
         typer.echo(json.dumps({"order": order.teachers, "reason": order.reason, **vars(pool)}))

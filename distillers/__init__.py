@@ -4,7 +4,15 @@ from .detector import DistilledDetector, Renormalise, boxes_of, shrunk
 from .distances import BOX_DISTANCES, DISTANCES
 from .hooks import DistillationHook
 from .loss import DistillationLoss
-from .pairing import available_knowledge, check_pair, excluded, label_fault, mismatch, pair_levels
+from .pairing import (
+    available_knowledge,
+    check_pair,
+    common_strides,
+    excluded,
+    label_fault,
+    mismatch,
+    pair_levels,
+)
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "available_knowledge",
     "boxes_of",
     "check_pair",
+    "common_strides",
     "excluded",
     "label_fault",
     "mismatch",
