@@ -1,6 +1,6 @@
-"""What is remembered: searches, trials and trainings, in SQLite or PostgreSQL."""
+"""What is remembered: searches, trials, trainings and adaptation costs, in SQLite or PostgreSQL."""
 
-from .engine import hide_password
+from .database import hide_password
 from .rows import CostRow, SearchRow, TrainingRow, TrialRow
 from .store import Store
 

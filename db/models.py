@@ -1,20 +1,114 @@
-"""The tables: searches, their trials, full trainings, and adaptation costs between models."""
+"""The tables (searches, trials, full trainings, adaptation costs) and their column types."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, Double, Enum, ForeignKey, Index, MetaData, String
-from sqlalchemy import UniqueConstraint as Unique
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Double,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.types import TypeDecorator
 
-from ..space import Distiller, Status
-from .column_types import DistillerTerms, FreeText, Json, UtcDateTime
+from ..space import SCHEMA, Distiller, Outcome, Status
+from .rows import FINISHED
+
+
+def now() -> datetime:
+    """The time in UTC: the only times that the tables hold."""
+    return datetime.now(timezone.utc)
+
+
+# Column types
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time with its time zone, stored and read as UTC. Raises ValueError for a naive time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value.isoformat()} has no time zone")
+        return value.astimezone(timezone.utc)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:  # SQLite stores no time zone
+            return value.replace(tzinfo=timezone.utc)
+        return value.astimezone(timezone.utc)
+
+
+class FreeText(TypeDecorator[str]):
+    """Any text, such as an error message or a path.
+
+    Lone surrogates and the NUL character, which UTF-8 or PostgreSQL cannot hold, are stored as
+    backslash escapes: every error message can be stored.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None:
+            return None
+        return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class Json(TypeDecorator[Mapping[str, Any]]):
+    """A JSON object as text. Keys keep their order; NaN and infinities are written as by ``json``.
+
+    The databases' own JSON types refuse NaN or reorder keys.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Mapping[str, Any] | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(dict(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any] | None:
+        return None if value is None else json.loads(value)
+
+
+class DistillerTerms(TypeDecorator[Distiller]):
+    """A distiller as JSON text: the ``terms`` of its distiller file."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Distiller | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value.to_dict()["terms"])
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Distiller | None:
+        if value is None:
+            return None
+        document = {"schema": SCHEMA, "terms": json.loads(value)}
+        return Distiller.from_dict(document, source="a distiller in the database")
+
+
+# Tables
 
 
 class Base(DeclarativeBase):
-    """Names every constraint, so that migrations can speak of it on any database."""
+    """Gives every constraint a name, so that a revision can change it on any database."""
 
     metadata = MetaData(
         naming_convention={
@@ -41,7 +135,7 @@ class Base(DeclarativeBase):
 
 
 class Search(Base):
-    """One search. ``conditions`` is the hash of all that makes two trials' scores comparable."""
+    """A search. Scores are comparable between trials of equal ``conditions``, which is a hash."""
 
     __tablename__ = "searches"
 
@@ -57,7 +151,7 @@ class Search(Base):
 
 
 class Run:
-    """What trials and full trainings record alike: how they ran and what came out."""
+    """The columns that trials and trainings share: where a run worked and what came out."""
 
     status: Mapped[Status]
     score: Mapped[float | None]
@@ -71,18 +165,32 @@ class Run:
     finished: Mapped[datetime | None]
     seconds: Mapped[float | None]
 
+    def finish(self, outcome: Outcome) -> None:
+        """Copy an outcome into the row. Raises ValueError for the states queued and running."""
+        if outcome.status not in FINISHED:
+            status = outcome.status.value
+            raise ValueError(f"an outcome is completed, rejected or failed, not {status}")
+        self.status, self.seconds = outcome.status, outcome.seconds
+        # Scores may be NumPy numbers: JSON refuses them, and SQLite would store their bytes.
+        self.score = None if outcome.score is None else float(outcome.score)
+        self.metrics = {name: float(value) for name, value in outcome.metrics.items()}
+        self.reason, self.error = outcome.reason, outcome.error
+        self.host, self.device = outcome.host or self.host, outcome.device or self.device
+        self.finished = now()
+
 
 class Trial(Run, Base):
     """One scoring of one candidate.
 
-    ``number`` is its place in the order of asking, ``told`` in the order of telling, both from 0;
-    ``asked_after`` is how many outcomes had been told when it was asked for.
+    ``number`` counts the trials of a search in the order in which they were asked for, and
+    ``tell_order`` counts its outcomes in the order in which they were told, both from 0.
+    ``asked_after`` is the number of outcomes that had been told when the trial was asked for.
     """
 
     __tablename__ = "trials"
     __table_args__ = (
-        Unique("search_id", "number"),
-        Unique("search_id", "told"),
+        UniqueConstraint("search_id", "number"),
+        UniqueConstraint("search_id", "tell_order"),
         Index(None, "conditions", "key"),
     )
 
@@ -90,7 +198,7 @@ class Trial(Run, Base):
     search_id: Mapped[int] = mapped_column(ForeignKey("searches.id"))
     number: Mapped[int]
     asked_after: Mapped[int]
-    told: Mapped[int | None]
+    tell_order: Mapped[int | None]
     stage: Mapped[str]
     distiller: Mapped[Distiller]
     notation: Mapped[str]
@@ -101,7 +209,7 @@ class Trial(Run, Base):
 
 
 class Training(Run, Base):
-    """One full training of a student; ``name`` says with what, for example "alone" or "found"."""
+    """One full training of a student. ``name`` names its distiller, for example "found"."""
 
     __tablename__ = "trainings"
 
@@ -115,14 +223,15 @@ class Training(Run, Base):
 
 
 class AdaptationCost(Base):
-    """C(source, target) of MTPD: names for people, keys for what the two models are.
+    """MTPD's adaptation cost C(source, target) between two models.
 
-    ``data`` is the hash of the images it was measured on; ``levels`` gives [fit, held out] by
-    stride.
+    ``source`` and ``target`` are the models' names; ``source_key`` and ``target_key`` identify the
+    models. ``data`` is the hash of the images that the cost was measured on. ``levels`` gives
+    [cost on the fitted images, cost on the held-out images] by stride.
     """
 
     __tablename__ = "adaptation_costs"
-    __table_args__ = (Unique("data", "source_key", "target_key"),)
+    __table_args__ = (UniqueConstraint("data", "source_key", "target_key"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     data: Mapped[str] = mapped_column(String(16))
@@ -135,3 +244,14 @@ class AdaptationCost(Base):
     levels: Mapped[dict[str, Any]]
     images: Mapped[int]
     created: Mapped[datetime]
+
+
+Model = TypeVar("Model", bound=Base)
+
+
+def find(session: Session, model: type[Model], row_id: int) -> Model:
+    """The row of this id. Raises LookupError when the table has no such row."""
+    found = session.get(model, row_id)
+    if found is None:
+        raise LookupError(f"the store holds no row {row_id} in {model.__tablename__}")
+    return found

@@ -1,6 +1,7 @@
-"""What a resume puts back into the queue: trials that were running, and failures of no candidate's.
+"""What a resume queues again: trials that were interrupted, and failures that ended the search.
 
-Both keep what a replay needs: trials are asked for and told in an order that a controller repeats.
+A resume repeats the stored search: a fresh controller is asked for the trials and told their
+outcomes in the stored order. Both functions leave an order that a controller can repeat.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .models import Trial
 
 
 def requeue_running(session: Session, search_id: int) -> int:
+    """Queue the running trials of a search again; returns how many."""
     running = session.scalars(
         select(Trial).filter_by(search_id=search_id, status=Status.RUNNING)
     ).all()
@@ -23,36 +25,45 @@ def requeue_running(session: Session, search_id: int) -> int:
 
 
 def requeue_failures(session: Session, search_id: int, in_a_row: int) -> int:
-    """Untell the failures that ended the search, or that it ends with; returns how many.
+    """Queue the failures again that ended the search; returns how many failures are taken back.
 
-    Trials asked for after the first of them are forgotten, since without them others might be
-    asked for. What was told after it of earlier trials moves up.
+    These are the failures of the first row of at least ``in_a_row`` failures; if there is no such
+    row, the failures that the search ends with. Rejected trials and trials that copied an outcome
+    never reached a worker and do not interrupt a row.
+
+    Trials asked for after the first of these failures was told are deleted, because without the
+    failure the search might ask for other trials. Later outcomes of the remaining trials keep their
+    sequence and move up in the order of telling.
     """
     trials = session.scalars(
         select(Trial).filter_by(search_id=search_id).order_by(Trial.number)
     ).all()
-    told = sorted((t for t in trials if t.told is not None), key=lambda t: t.told or 0)
+    told = sorted(
+        (trial for trial in trials if trial.tell_order is not None),
+        key=lambda trial: trial.tell_order or 0,
+    )
     first = _first_failure(told, in_a_row)
     if first is None:
         return 0
-    forgotten = [trial for trial in trials if trial.asked_after > first]
-    ids = [trial.id for trial in forgotten]
+    deleted = [trial for trial in trials if trial.asked_after > first]
+    ids = [trial.id for trial in deleted]
     session.execute(update(Trial).where(Trial.reused_from.in_(ids)).values(reused_from=None))
     for trial in told[first:]:
-        trial.told = None
-    for trial in forgotten:
+        trial.tell_order = None
+    for trial in deleted:
         session.delete(trial)
-    session.flush()  # places are free before they are given out anew
+    session.flush()  # a place in the order must be free before another trial takes it
     kept = [trial for trial in told[first:] if trial.asked_after <= first]
     failed = [trial for trial in kept if trial.status is Status.FAILED]
     _queue(failed)
-    for place, trial in enumerate((t for t in kept if t not in failed), start=first):
-        trial.told = place
-    return sum(trial.status is Status.FAILED for trial in forgotten) + len(failed)
+    others = [trial for trial in kept if trial not in failed]
+    for place, trial in enumerate(others, start=first):
+        trial.tell_order = place
+    return sum(trial.status is Status.FAILED for trial in deleted) + len(failed)
 
 
 def _first_failure(told: Sequence[Trial], in_a_row: int) -> int | None:
-    """Where the failures begin, with no other outcome of a worker among them."""
+    """The place in the order of telling of the first failure of the row; None without a row."""
     first, count = None, 0
     for place, trial in enumerate(told):
         if trial.status is Status.FAILED:

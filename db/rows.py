@@ -1,4 +1,4 @@
-"""What the store hands out: plain, frozen rows that know nothing of the database."""
+"""What the store hands out: frozen rows without a connection, and flat records of trials."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 from ..space import Candidate, Distiller, Outcome, Status
 
+#: The states of a trial or training that has an outcome.
 FINISHED = (Status.COMPLETED, Status.REJECTED, Status.FAILED)
 
 
 @dataclass(frozen=True)
 class SearchRow:
-    """One search. ``finished`` is None while it goes on; times are UTC."""
+    """One search. ``finished`` is None until the search ends; times are UTC."""
 
     id: int
     name: str
@@ -29,7 +30,7 @@ class SearchRow:
 
 @dataclass(frozen=True)
 class RunRow:
-    """What trials and trainings record alike. Times are UTC, ``seconds`` is the working time."""
+    """The fields that trials and trainings share. Times are UTC; ``seconds`` is working time."""
 
     id: int
     status: Status
@@ -47,7 +48,7 @@ class RunRow:
 
     @property
     def outcome(self) -> Outcome | None:
-        """What came out; None before that."""
+        """The outcome; None while the run is queued or running."""
         if self.status not in FINISHED:
             return None
         return Outcome(
@@ -64,12 +65,17 @@ class RunRow:
 
 @dataclass(frozen=True)
 class TrialRow(RunRow):
-    """One trial; ``reused_from`` is the id of the trial whose outcome it took over."""
+    """One trial.
+
+    ``asked_after`` is the number of outcomes that had been told when the trial was asked for;
+    ``tell_order`` is the place of its own outcome in the order in which outcomes were told, from 0,
+    and None until then. ``reused_from`` is the id of the trial whose outcome this trial copied.
+    """
 
     search_id: int
     number: int
     asked_after: int
-    told: int | None
+    tell_order: int | None
     stage: str
     distiller: Distiller
     notation: str
@@ -84,7 +90,7 @@ class TrialRow(RunRow):
 
 @dataclass(frozen=True)
 class TrainingRow(RunRow):
-    """One full training; without a distiller, the student trained alone."""
+    """One full training. ``distiller`` is None if the student trained alone."""
 
     search_id: int | None
     name: str
@@ -95,10 +101,10 @@ class TrainingRow(RunRow):
 
 @dataclass(frozen=True)
 class CostRow:
-    """What it costs to adapt the features of one model to another's, on some images.
+    """The cost of adapting the features of the model ``source`` to those of the model ``target``.
 
-    ``cost`` is the loss on held-out images, ``fit`` on the others; ``levels`` gives [fit, held out]
-    by stride. Equal ``source_key`` or ``target_key``: the same model, whatever it is called.
+    ``cost`` is the loss on held-out images and ``fit`` the loss on the fitted images; ``levels``
+    gives [fit, held out] by stride. Models of equal keys are the same model, whatever their names.
     """
 
     data: str
@@ -117,9 +123,45 @@ Row = TypeVar("Row", SearchRow, TrialRow, TrainingRow, CostRow)
 
 
 def to_row(row_type: type[Row], model: Any) -> Row:
-    """A row from the model of the same fields."""
+    """The row that copies the fields of the same names from a model."""
     return row_type(**{field.name: getattr(model, field.name) for field in fields(row_type)})
 
 
-def to_rows(row_type: type[Row], models: Iterable[Any]) -> list[Row]:
-    return [to_row(row_type, model) for model in models]
+#: The fields of a trial in a flat record, in their order.
+_RECORD_FIELDS = (
+    "number",
+    "stage",
+    "status",
+    "notation",
+    "key",
+    "score",
+    "reason",
+    "error",
+    "seed",
+    "host",
+    "device",
+    "queued",
+    "started",
+    "finished",
+    "seconds",
+    "reused_from",
+)
+
+
+def flatten(named_trials: Iterable[tuple[str, TrialRow]]) -> list[dict[str, Any]]:
+    """One flat dict per (name of the search, trial), for CSV files and data frames.
+
+    All dicts have the same keys in the same order. The metrics come last, as ``metrics.NAME``; the
+    value is None if the trial has no such metric.
+    """
+    named_trials = list(named_trials)
+    metrics = dict.fromkeys(name for _, trial in named_trials for name in trial.metrics)
+    return [
+        {
+            "search": search,
+            **{field: getattr(trial, field) for field in _RECORD_FIELDS},
+            "status": trial.status.value,
+            **{f"metrics.{name}": trial.metrics.get(name) for name in metrics},
+        }
+        for search, trial in named_trials
+    ]

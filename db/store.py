@@ -1,49 +1,43 @@
-"""The store: every method is one transaction, and hands out plain rows."""
+"""The store: every method reads or writes in one transaction and hands out plain rows."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from types import TracebackType
+from functools import partial
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session
 
 from .. import __version__
 from ..space import Candidate, Distiller, Outcome, Status, WrongUse, nearest
-from .changes import flush_alone, get, get_untold, now, write_outcome
-from .engine import hide_password, open_database
-from .holding import held
-from .models import AdaptationCost, Search, Training, Trial
-from .patience import patient
-from .records import flatten
+from .database import hide_password, open_database
+from .models import AdaptationCost, Search, Training, Trial, find, now
 from .requeue import requeue_failures, requeue_running
-from .rows import CostRow, SearchRow, TrainingRow, TrialRow, to_row, to_rows
-from .sqlite import READING
+from .rows import CostRow, Row, SearchRow, TrainingRow, TrialRow, flatten, to_row
+from .search_lock import another_process, locked
+from .transactions import Transactions
 
 
-@patient
 class Store:
     """Searches, trials, trainings and adaptation costs in a database.
 
-    ``url`` is ``sqlite:///path/to/file.db``, made with ``create`` when it is not there, or
-    ``postgresql+psycopg://user:password@host/database``. Opening brings the schema up to date.
-    Several processes may write at the same time. A database that stops answering is waited for, up
-    to ten minutes (see ``patience``). Raises :class:`WrongUse` for a URL that cannot be
-    opened and for a database that a newer version has written; ids that the store does not hold
-    raise LookupError.
+    ``url`` is ``sqlite:///path/to/file.db`` or ``postgresql+psycopg://user:password@host/database``;
+    ``create`` makes a SQLite file that does not exist. Opening brings the schema up to date.
+    Several processes may write at the same time. A method waits up to ten minutes for a database
+    that does not answer (see :class:`Transactions`).
+
+    Raises :class:`WrongUse` for a database that cannot be opened, or whose schema is newer than
+    this version. A method raises LookupError for an id that the store does not hold.
     """
 
     def __init__(self, url: str, create: bool = True) -> None:
         self.url = hide_password(url)
-        #: Whether this is another try, after one whose end the lost connection left open.
-        self.repeats = False
         self._engine = open_database(url, create)
-        self._write = sessionmaker(self._engine)
-        self._read = sessionmaker(self._engine.execution_options(**READING))
+        self._transactions = Transactions(self._engine, self.url)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -51,12 +45,7 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # Searches
@@ -65,33 +54,37 @@ class Store:
         self, name: str, config: Mapping[str, Any], conditions: str, seed: int
     ) -> SearchRow:
         """Begin a search. Raises :class:`WrongUse` when the name is taken."""
-        search = Search(
-            name=name,
-            config=dict(config),
-            conditions=conditions,
-            seed=seed,
-            version=__version__,
-            created=now(),
-            host=platform.node(),
-        )
+        created = now()
+
+        def create(session: Session, repeated: bool) -> SearchRow:
+            own = select(Search).filter_by(name=name, created=created)
+            search = session.scalar(own) if repeated else None
+            search = search or Search(
+                name=name,
+                config=dict(config),
+                conditions=conditions,
+                seed=seed,
+                version=__version__,
+                created=created,
+                host=platform.node(),
+            )
+            session.add(search)
+            session.flush()
+            return to_row(SearchRow, search)
+
         try:
-            with self._write.begin() as session:
-                session.add(search)
-                session.flush()
-                return to_row(SearchRow, search)
+            return self._transactions.write_once(create)
         except IntegrityError:
             raise WrongUse(
-                f"--name: {self.url} holds a search '{name}' already: continue it with --resume "
-                "or give another --name"
+                f"{self.url} holds a search '{name}' already: resume it or give another name",
+                setting="name",
             ) from None
 
     def find_search(self, name: str) -> SearchRow | None:
-        with self._read.begin() as session:
-            search = session.scalar(select(Search).where(Search.name == name))
-            return None if search is None else to_row(SearchRow, search)
+        return self._first(SearchRow, select(Search).filter_by(name=name))
 
     def search(self, name: str) -> SearchRow:
-        """The search of that name. Raises :class:`WrongUse` with the nearest name there is."""
+        """The search of this name. Raises :class:`WrongUse` that suggests the nearest name."""
         found = self.find_search(name)
         if found is not None:
             return found
@@ -101,134 +94,147 @@ class Store:
 
     def searches(self) -> list[SearchRow]:
         """All searches, oldest first."""
-        with self._read.begin() as session:
-            return to_rows(SearchRow, session.scalars(select(Search).order_by(Search.id)))
+        return self._all(SearchRow, select(Search).order_by(Search.id))
 
     def held(self, name: str) -> AbstractContextManager[None]:
-        """Hold a search while this process runs it; it is given back when the process ends.
+        """A context in which this process alone runs the search of this name.
 
-        Entering it raises :class:`WrongUse` when another process holds the search.
+        Entering it raises :class:`WrongUse` when another process runs the search. The search is
+        free again after the context, or when the process ends.
         """
-        return held(self._engine, name)
+        return locked(self._engine, name)
 
     def finish_search(self, search_id: int) -> None:
-        with self._write.begin() as session:
-            get(session, Search, search_id).finished = now()
+        def finish(session: Session) -> None:
+            find(session, Search, search_id).finished = now()
+
+        self._transactions.write(finish)
 
     # Trials
 
     def add_trial(
         self, search_id: int, candidate: Candidate, asked_after: int, conditions: str, seed: int
     ) -> int:
-        """Queue a trial of a candidate, asked for after ``asked_after`` outcomes; returns its id.
+        """Queue a trial of a candidate that was asked for after ``asked_after`` outcomes.
 
-        Raises :class:`WrongUse` when the search has a trial of this number already, which is so
-        when two processes run the same search.
+        Returns the trial's id. Raises :class:`WrongUse` when the search has a trial of this number
+        already, which happens when two processes run the same search.
         """
-        trial = Trial(
-            search_id=search_id,
-            number=candidate.number,
-            asked_after=asked_after,
-            stage=candidate.stage,
-            status=Status.QUEUED,
-            distiller=candidate.distiller,
-            notation=str(candidate.distiller),
-            key=candidate.distiller.key,
-            conditions=conditions,
-            seed=seed,
-            queued=now(),
-        )
-        with self._write.begin() as session:
-            search = get(session, Search, search_id)
-            same = {"search_id": search_id, "number": trial.number, "key": trial.key, "told": None}
-            known = session.scalar(select(Trial).filter_by(**same)) if self.repeats else None
+        number, key = candidate.number, candidate.distiller.key
+
+        def add(session: Session, repeated: bool) -> int:
+            search = find(session, Search, search_id)
+            own = select(Trial).filter_by(
+                search_id=search_id, number=number, key=key, tell_order=None
+            )
+            known = session.scalar(own) if repeated else None
             if known is not None:
                 return known.id
+            trial = Trial(
+                search_id=search_id,
+                number=number,
+                asked_after=asked_after,
+                stage=candidate.stage,
+                status=Status.QUEUED,
+                distiller=candidate.distiller,
+                notation=str(candidate.distiller),
+                key=key,
+                conditions=conditions,
+                seed=seed,
+                queued=now(),
+            )
             session.add(trial)
-            flush_alone(session, search)
+            _flush(session, search)
             return trial.id
 
+        return self._transactions.write_once(add)
+
     def start_trial(self, trial_id: int, host: str, device: str) -> None:
-        with self._write.begin() as session:
-            trial = get_untold(session, trial_id)
+        def start(session: Session) -> None:
+            trial = _find_untold(session, trial_id)
             trial.status, trial.started = Status.RUNNING, now()
             trial.host, trial.device = host, device
 
-    def tell_trial(
-        self, trial_id: int, outcome: Outcome, told: int, reused_from: int | None = None
-    ) -> None:
-        """Record what came out, as the ``told``-th outcome of the search, counted from 0.
+        self._transactions.write(start)
 
-        ``reused_from`` is the id of the trial whose outcome this one takes over. Raises
-        :class:`WrongUse` when the trial or the place has an outcome already, which is so when two
-        processes run the same search.
+    def tell_trial(
+        self, trial_id: int, outcome: Outcome, tell_order: int, reused_from: int | None = None
+    ) -> None:
+        """Write the outcome of a trial, at the place ``tell_order`` in the order of telling.
+
+        ``reused_from`` is the id of the trial that the outcome was copied from. Raises
+        :class:`WrongUse` when the trial has an outcome already or when the place is taken, which
+        happens when two processes run the same search.
         """
-        with self._write.begin() as session:
-            if self.repeats and get(session, Trial, trial_id).told == told:
+
+        def tell(session: Session, repeated: bool) -> None:
+            if repeated and find(session, Trial, trial_id).tell_order == tell_order:
                 return
-            trial = get_untold(session, trial_id)
-            search = get(session, Search, trial.search_id)
-            trial.reused_from = None if reused_from is None else get(session, Trial, reused_from).id
-            trial.told = told
-            write_outcome(trial, outcome)
-            flush_alone(session, search)
+            trial = _find_untold(session, trial_id)
+            search = find(session, Search, trial.search_id)
+            source = None if reused_from is None else find(session, Trial, reused_from)
+            trial.reused_from = None if source is None else source.id
+            trial.tell_order = tell_order
+            trial.finish(outcome)
+            _flush(session, search)
+
+        self._transactions.write_once(tell)
 
     def requeue(self, search_id: int) -> int:
-        """Put trials that ran when the process ended back into the queue; returns how many."""
-        with self._write.begin() as session:
-            return requeue_running(session, search_id)
+        """Queue the trials again that ran when their process ended; returns how many."""
+        return self._transactions.write(lambda session: requeue_running(session, search_id))
 
     def requeue_failures(self, search_id: int, in_a_row: int) -> int:
-        """Take back the failures that the search ends with, or that ended it; returns how many.
+        """Queue the failures again that ended the search; returns how many.
 
-        Those that ended it are the first ``in_a_row`` with no other outcome of a worker among them.
-        What an exact replay can't keep, trials asked for after the first of them, is forgotten.
+        See :func:`~detkds.db.requeue.requeue_failures`.
         """
-        with self._write.begin() as session:
-            return requeue_failures(session, search_id, in_a_row)
+        return self._transactions.write(
+            lambda session: requeue_failures(session, search_id, in_a_row)
+        )
 
     def trials(
         self, search_id: int | None, stage: str | None = None, status: Status | None = None
     ) -> list[TrialRow]:
-        """The trials of one search or of all, in the order of asking."""
+        """The trials of one search or of all searches, in the order of asking."""
         wanted = {"search_id": search_id, "stage": stage, "status": status}
         query = select(Trial).filter_by(**{k: v for k, v in wanted.items() if v is not None})
-        with self._read.begin() as session:
-            ordered = query.order_by(Trial.search_id, Trial.number)
-            return to_rows(TrialRow, session.scalars(ordered))
+        return self._all(TrialRow, query.order_by(Trial.search_id, Trial.number))
 
     def events(self, search_id: int) -> list[TrialRow]:
-        """All that a replay of the search needs: its trials in the order of asking.
+        """The trials of a search in the order of asking, for a replay.
 
-        Before asking for a trial, tell the outcomes whose ``told`` is below its ``asked_after``.
+        Before a trial is asked for, the outcomes with a ``tell_order`` below the trial's
+        ``asked_after`` are told.
         """
         return self.trials(search_id)
 
     def scored(self, conditions: str, key: str) -> TrialRow | None:
-        """A trial of any search that scored this distiller under these conditions."""
+        """The first trial of any search that scored this distiller under these conditions."""
         query = select(Trial).filter_by(
             conditions=conditions, key=key, status=Status.COMPLETED, reused_from=None
         )
-        return self._first(query.order_by(Trial.id))
+        return self._first(TrialRow, query.order_by(Trial.id))
 
     def best(self, search_id: int) -> TrialRow | None:
-        """The completed trial of the highest score; of equal ones the first asked for."""
+        """The completed trial with the highest score; among equals the trial asked for first."""
         query = select(Trial).filter_by(search_id=search_id, status=Status.COMPLETED)
         scored = query.where(Trial.score.is_not(None))  # PostgreSQL puts nulls first
-        return self._first(scored.order_by(Trial.score.desc(), Trial.number))
+        return self._first(TrialRow, scored.order_by(Trial.score.desc(), Trial.number))
 
     def counts(self, search_id: int) -> dict[Status, int]:
-        """How many trials are in each state; states without trials count 0."""
+        """The number of trials in each state, 0 included."""
         query = select(Trial.status, func.count()).filter_by(search_id=search_id)
         counts = dict.fromkeys(Status, 0)
-        with self._read.begin() as session:
-            for status, count in session.execute(query.group_by(Trial.status)):
-                counts[status] = count
+        for status, count in self._transactions.read(
+            lambda session: session.execute(query.group_by(Trial.status)).all()
+        ):
+            counts[status] = count
         return counts
 
     def trial_records(self, search_id: int | None = None) -> list[dict[str, Any]]:
-        """The trials of one search or of all as flat dicts (see ``records.flatten``)."""
-        trials = self.trials(search_id)  # first: of searches there can only be more by then
+        """The trials of one search or of all searches as flat dicts (see ``rows.flatten``)."""
+        trials = self.trials(search_id)  # before the searches: every trial's search is read then
         names = {search.id: search.name for search in self.searches()}
         return flatten((names[trial.search_id], trial) for trial in trials)
 
@@ -247,13 +253,14 @@ class Store:
     ) -> int:
         """Record that a full training starts, to be scored on ``split``; returns its id.
 
-        One that was running when its process ended, and now goes on, keeps its row.
+        A training that resumes keeps the row of its interrupted run.
         """
         what = {"name": name, "seed": seed, "conditions": conditions, "search_id": search_id}
         unfinished = select(Training).filter_by(status=Status.RUNNING, split=split, **what)
-        with self._write.begin() as session:
+
+        def add(session: Session) -> int:
             if search_id is not None:
-                get(session, Search, search_id)
+                find(session, Search, search_id)
             training = session.scalar(unfinished.limit(1)) or Training(
                 status=Status.RUNNING, split=split, **what
             )
@@ -263,41 +270,66 @@ class Store:
             session.flush()
             return training.id
 
+        return self._transactions.write(add)
+
     def finish_training(
         self, training_id: int, outcome: Outcome, checkpoint: str | None = None
     ) -> None:
-        with self._write.begin() as session:
-            training = get(session, Training, training_id)
-            write_outcome(training, outcome)
+        def finish(session: Session) -> None:
+            training = find(session, Training, training_id)
+            training.finish(outcome)
             training.checkpoint = checkpoint
 
+        self._transactions.write(finish)
+
     def trainings(self, search_id: int | None = None) -> list[TrainingRow]:
-        """The full trainings of one search or all there are, oldest first."""
+        """The full trainings of one search, or all full trainings, oldest first."""
         query = select(Training).order_by(Training.id)
-        if search_id is not None:
-            query = query.filter_by(search_id=search_id)
-        with self._read.begin() as session:
-            return to_rows(TrainingRow, session.scalars(query))
+        return self._all(
+            TrainingRow, query if search_id is None else query.filter_by(search_id=search_id)
+        )
 
     # Adaptation costs
 
     def add_costs(self, rows: Iterable[CostRow]) -> None:
-        """Keep costs; one that another process has kept meanwhile stays as it is."""
+        """Add costs. A cost that another process has added in the meantime stays as it is."""
         for row in rows:
-            self.add_cost(row)
-
-    def add_cost(self, row: CostRow) -> None:
-        with suppress(IntegrityError), self._write.begin() as session:
-            session.add(AdaptationCost(**vars(row)))
+            with suppress(IntegrityError):
+                self._transactions.write(partial(_add_cost, row))
 
     def costs(self, data: str, keys: Collection[str]) -> list[CostRow]:
-        """What is known of these images between models of these keys."""
+        """The known costs on these images between models of these keys."""
         query = select(AdaptationCost).filter_by(data=data).order_by(AdaptationCost.id)
         between = AdaptationCost.source_key.in_(keys), AdaptationCost.target_key.in_(keys)
-        with self._read.begin() as session:
-            return to_rows(CostRow, session.scalars(query.where(*between)))
+        return self._all(CostRow, query.where(*between))
 
-    def _first(self, query: Any) -> TrialRow | None:
-        with self._read.begin() as session:
-            trial = session.scalar(query.limit(1))
-            return None if trial is None else to_row(TrialRow, trial)
+    # What the methods share
+
+    def _all(self, row_type: type[Row], query: Select) -> list[Row]:
+        return self._transactions.read(
+            lambda session: [to_row(row_type, model) for model in session.scalars(query)]
+        )
+
+    def _first(self, row_type: type[Row], query: Select) -> Row | None:
+        return next(iter(self._all(row_type, query.limit(1))), None)
+
+
+def _add_cost(row: CostRow, session: Session) -> None:
+    session.add(AdaptationCost(**vars(row)))
+
+
+def _find_untold(session: Session, trial_id: int) -> Trial:
+    """A trial without an outcome. Raises :class:`WrongUse` if another process told its outcome."""
+    trial = find(session, Trial, trial_id)
+    if trial.tell_order is not None:
+        raise another_process(find(session, Search, trial.search_id).name)
+    return trial
+
+
+def _flush(session: Session, search: Search) -> None:
+    """Write. Raises :class:`WrongUse` when another process has taken the number or the place."""
+    name = search.name
+    try:
+        session.flush()
+    except IntegrityError:
+        raise another_process(name) from None

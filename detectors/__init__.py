@@ -23,6 +23,7 @@ from .families import dense_head  # noqa: E402
 from .inherit import inherit  # noqa: E402
 from .maps import copy_samples, feature_maps, loss_of_maps  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
+from .paa import use_float64_in_paa  # noqa: E402
 from .responses import Levels, Regions, Responses  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 
@@ -55,5 +56,6 @@ __all__ = [
     "signature",
     "teacher_knowledge",
     "to_float32",
+    "use_float64_in_paa",
     "without_pretrained",
 ]

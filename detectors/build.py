@@ -21,6 +21,7 @@ from . import operators
 from .cross_head import HeadLayers, head_layers
 from .families import NO_HEAD, Unreadable, fixed_image_size, has_encoder_maps, head_strides
 from .maps import feature_maps
+from .paa import use_float64_in_paa
 from .responses import Responses, responses_of
 
 #: Side in pixels of the blank image whose maps show a detector's strides and channels.
@@ -34,6 +35,7 @@ def register() -> None:
 
     Operators that mmcv has not compiled come from torchvision. mmengine's logger prints warnings
     only: at its own level it prints every parameter that is initialised.
+    PAA's heads fit their mixture in float64 (:func:`use_float64_in_paa`).
     """
     operators.install()
     if not MMLogger.check_instance_created("mmengine"):
@@ -41,6 +43,7 @@ def register() -> None:
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=True)
+    use_float64_in_paa()
 
 
 def config_path(reference: str) -> Path:

@@ -1,7 +1,8 @@
 """Lets mmdet's own scripts run without a compiled mmcv, and with torch 2.6 or newer.
 
 Importing this module puts torchvision's operators in the place of operators that mmcv has not
-compiled, and makes mmengine load checkpoints without running code in them. A config may import it:
+compiled, makes mmengine load checkpoints without running code in them, and lets PAA's heads fit
+their mixture in float64. A config may import it:
 
     custom_imports = dict(imports=["detkds.detectors.scripts"])
 
@@ -16,8 +17,10 @@ import runpy
 import sys
 
 from .checkpoints import use_safe_loading
+from .paa import use_float64_in_paa
 
 use_safe_loading()
+use_float64_in_paa()
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:

@@ -17,6 +17,7 @@ from ..detectors import (  # before mmdet: detkds.detectors makes mmcv.ops impor
     load_weights,
     model_config,
     signature,
+    use_float64_in_paa,
     without_pretrained,
 )
 
@@ -32,6 +33,8 @@ from .pairing import Pair
 PREFIX = "student."
 #: A model as a config, a config file (``mmdet::…`` or a path), or built.
 AnyModel = nn.Module | Mapping[str, Any] | str
+
+use_float64_in_paa()  # mmdet may build a PAA head before the DistilledDetector
 
 
 @MODELS.register_module()

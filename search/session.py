@@ -18,7 +18,7 @@ class Session:
     """What the engine sees of a search; every ask and every outcome is in the store at once.
 
     The session itself answers a candidate that ``reject`` rejects, or that the store holds a score
-    of under the same conditions; such a candidate never reaches a worker. ``told`` counts the
+    of under the same conditions; such a candidate never reaches a worker. ``outcomes`` counts the
     outcomes so far. The session calls ``changed`` after every change.
     """
 
@@ -29,7 +29,7 @@ class Session:
     seed: int
     reject: Callable[[Distiller], str | None]
     changed: Callable[[], None] = lambda: None
-    told: int = 0
+    outcomes: int = 0
     open: list[Candidate] = field(default_factory=list)
     trial_ids: dict[int, int] = field(default_factory=dict)
     failures: int = 0
@@ -46,12 +46,14 @@ class Session:
         self.store.requeue_failures(self.search_id, MAX_FAILURES)
         rows = self.store.events(self.search_id)
         events = [
-            Event(row.candidate, row.asked_after, row.told, row.outcome or Outcome(row.status))
+            Event(
+                row.candidate, row.asked_after, row.tell_order, row.outcome or Outcome(row.status)
+            )
             for row in rows
         ]
         self.open = replay(self.controller, events)
-        self.told = sum(event.tell_order is not None for event in events)
-        self.trial_ids = {row.number: row.id for row in rows if row.told is None}
+        self.outcomes = sum(event.tell_order is not None for event in events)
+        self.trial_ids = {row.number: row.id for row in rows if row.tell_order is None}
 
     def ask(self) -> Candidate | None:
         """The next candidate for a worker; None: wait for outcomes, or look at ``done``."""
@@ -77,7 +79,7 @@ class Session:
         candidate = self.controller.ask()
         if candidate is not None:
             self.trial_ids[candidate.number] = self.store.add_trial(
-                self.search_id, candidate, self.told, self.conditions, self.seed
+                self.search_id, candidate, self.outcomes, self.conditions, self.seed
             )
         return candidate
 
@@ -97,9 +99,9 @@ class Session:
     def _tell(self, candidate: Candidate, outcome: Outcome, reused_from: int | None) -> None:
         """Tell the store first: what the store does not hold has not happened."""
         trial_id = self.trial_ids.pop(candidate.number)
-        self.store.tell_trial(trial_id, outcome, self.told, reused_from)
+        self.store.tell_trial(trial_id, outcome, self.outcomes, reused_from)
         self.controller.tell(candidate, outcome)
-        self.told += 1
+        self.outcomes += 1
         self.changed()
 
     @property

@@ -23,6 +23,7 @@ STOCK = {
     ),
     "gfl": "mmdet::gfl/gfl_r50_fpn_1x_coco.py",
     "atss": "mmdet::atss/atss_r50_fpn_1x_coco.py",
+    "paa": "mmdet::paa/paa_r50_fpn_1x_coco.py",
     "faster_rcnn": "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
     "mask_rcnn": "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
 }
@@ -49,7 +50,7 @@ def thin_config(family: str, neck: int = 16, **options: Any) -> ConfigDict:
         "model.neck.in_channels": [8, 16, 32, 64],
         "model.neck.out_channels": neck,
     }
-    if family in ONE_STAGE:
+    if not family.endswith("rcnn"):
         head = _one_stage(family, neck)
     else:
         head = {**_two_stage(neck), **(_masks(neck) if family == "mask_rcnn" else {})}

@@ -40,7 +40,8 @@ def search_command(work_dir: Path, *more: str | Path, options: tuple[str, ...] =
 
 
 def run(arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200"}
+    # On some virtual machines torch warns, on standard error, that the processor lacks something.
+    environment = {**os.environ, "COLUMNS": "200", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     return subprocess.run(
         arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900
     )

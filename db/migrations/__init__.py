@@ -1,1 +1,1 @@
-"""The schema's revisions. ``python -m detkds.db.migrations "what changes"`` writes a new one."""
+"""The schema's revisions. ``python -m detkds.db.migrations "what changes"`` writes the next."""

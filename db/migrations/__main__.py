@@ -1,4 +1,4 @@
-"""Write a revision from what the models hold beyond the newest one."""
+"""Write the revision that leads from the newest revision to the models."""
 
 import sys
 from pathlib import Path
@@ -7,12 +7,11 @@ from tempfile import TemporaryDirectory
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from ..engine import open_database
-from ..migrate import MIGRATIONS, configuration
+from ..database import MIGRATIONS, configuration, open_database
 
 
 def write_revision(message: str, folder: Path = MIGRATIONS) -> None:
-    """Compare a fresh database with the models and write the difference as the next revision."""
+    """Write the differences between a fresh database and the models as the next revision."""
     with TemporaryDirectory() as temporary:
         engine = open_database(f"sqlite:///{temporary}/newest.db")
         with engine.begin() as connection:

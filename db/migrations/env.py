@@ -1,4 +1,4 @@
-"""Run by alembic: the connection and the models come with its configuration."""
+"""Alembic runs this file; the configuration holds the connection and the models' metadata."""
 
 from typing import Any, Literal
 
@@ -7,9 +7,9 @@ from sqlalchemy.types import TypeDecorator
 
 
 def plain_type(kind: str, item: Any, _: Any) -> str | Literal[False]:
-    """Write our column types into revisions as the SQL type they stand on.
+    """Write a column type of the models into a revision as the SQL type that implements it.
 
-    A revision must go on meaning the same when the models' types change.
+    A revision must not change its meaning when the models' types change.
     """
     if kind == "type" and isinstance(item, TypeDecorator):
         return f"sa.{item.impl!r}"
@@ -19,7 +19,7 @@ def plain_type(kind: str, item: Any, _: Any) -> str | Literal[False]:
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=context.config.attributes["metadata"],
-    render_as_batch=True,  # SQLite changes a table by copying it
+    render_as_batch=True,  # on SQLite a table is changed by copying it
     render_item=plain_type,
 )
 with context.begin_transaction():

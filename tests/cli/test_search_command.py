@@ -39,7 +39,7 @@ def rows(folder: Path, name: str = "detkds.db") -> list:
 
 
 def told(folder: Path, name: str) -> list:
-    return [row for row in rows(folder, name) if row.told is not None]
+    return [row for row in rows(folder, name) if row.tell_order is not None]
 
 
 def test_a_search_ends_with_the_table_and_the_paths(finished):

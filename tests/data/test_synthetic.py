@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -192,7 +193,22 @@ def test_wrong_parameters_are_named(wrong: dict[str, int], said: str, tmp_path: 
     assert not (tmp_path / "none").exists()
 
 
-def test_a_thousand_images_take_less_than_fifteen_seconds(tmp_path: Path) -> None:
+def cpu_seconds(action: Callable[[], object]) -> float:
     started = time.process_time()
-    make_shapes(tmp_path, train=60, val=20, test=20)
-    assert (time.process_time() - started) * 10 < 15
+    action()
+    return time.process_time() - started
+
+
+def test_making_an_image_costs_a_few_times_what_writing_it_costs(tmp_path: Path) -> None:
+    """A thousand images take seconds. The same processor, writing the same files, is the clock:
+
+    about 10 times as long on two kinds of it; the best of three, for others work on it too.
+    """
+    made, written = [], []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        made.append(cpu_seconds(lambda: make_shapes(folder, train=60, val=20, test=20)))  # noqa: B023
+        images = {str(path): cv2.imread(str(path)) for path in (folder / "images").iterdir()}
+        assert len(images) == 100
+        written.append(cpu_seconds(lambda: [cv2.imwrite(*image) for image in images.items()]))  # noqa: B023
+    assert min(made) < 40 * min(written)

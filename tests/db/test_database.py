@@ -1,5 +1,6 @@
-"""The database behind the store: schema, URLs that cannot be used, several processes at once."""
+"""The database behind the store: its schema, unusable URLs, several processes at once."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import string
 import subprocess
 import sys
 import threading
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,18 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from detkds.db import Store
-from detkds.db.engine import hide_password, open_database
-from detkds.db.migrate import MIGRATIONS, configuration
+from detkds.db.database import (
+    MIGRATIONS,
+    configuration,
+    create_sqlite_engine,
+    hide_password,
+    open_database,
+    use_write_ahead_log,
+)
 from detkds.db.migrations.__main__ import write_revision
 from detkds.db.models import Base
-from detkds.db.sqlite import create_sqlite_engine, use_write_ahead_log
-from detkds.space import Distiller, Status, WrongUse
-from sqlalchemy import create_engine, inspect, make_url, text
+from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse
+from sqlalchemy import MetaData, create_engine, inspect, make_url, text
 
 GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
 
@@ -35,6 +42,86 @@ def test_migrations_give_the_models_schema(url):
         command.downgrade(configuration(connection), "base")
     assert inspect(engine).get_table_names() == ["alembic_version"]
     engine.dispose()
+
+
+TIME = datetime(2026, 1, 2, 3, 4, 5, 678, timezone.utc)
+SEARCH = {"config": '{"a": 1}', "conditions": "c", "seed": 2**62, "version": "0.1.0"}
+SEARCH |= {"created": TIME, "finished": None, "host": "node"}
+RUN = {"metrics": '{"bbox_mAP": 0.5}', "reason": None, "error": "é", "seed": 3, "host": "node"}
+RUN |= {"device": "cuda:0", "started": TIME, "finished": TIME, "seconds": 1.5}
+TRIAL = {"asked_after": 0, "stage": "global", "notation": str(GLOBAL), "key": GLOBAL.key}
+TRIAL |= {"distiller": json.dumps(GLOBAL.to_dict()["terms"]), "conditions": "c", "queued": TIME}
+TRAINING = {"search_id": 1, "name": "alone", "distiller": None, "conditions": "c", "split": "test"}
+COST = {"data": "d", "source": "r18", "source_key": "a", "target": "r34", "target_key": "b"}
+COST |= {"cost": 0.25, "fit": 0.5, "levels": '{"8": [0.5, 0.25]}', "images": 10, "created": TIME}
+#: Rows as the first two schemas hold them, in columns that JSON, a distiller or a status is read
+#: from. Trials refer to other trials of their own search and of another search.
+OLD_ROWS = {
+    "searches": [{"name": name, **SEARCH} for name in ("first", "second")],
+    "trials": [
+        {**TRIAL, **RUN, **row}
+        for row in (
+            {"search_id": 1, "number": 0, "told": 1, "status": "completed", "score": 0.5},
+            {"search_id": 1, "number": 1, "told": 0, "status": "completed", "score": 0.5},
+            {"search_id": 1, "number": 2, "told": None, "status": "running", "score": None},
+            {"search_id": 2, "number": 0, "told": 0, "status": "failed", "score": None},
+        )
+    ],
+    "trainings": [{**TRAINING, **RUN, "status": "rejected", "score": None, "checkpoint": "s.pth"}],
+    "adaptation_costs": [COST],
+}
+REUSED_FROM = {1: 2, 2: None, 3: None, 4: 1}
+READ_AS = {"config": json.loads, "metrics": json.loads, "levels": json.loads, "status": Status}
+READ_AS |= {"distiller": lambda terms: terms and GLOBAL}
+
+
+def write_old_rows(url: str, revision: str) -> None:
+    """Make a database of an earlier schema that holds the old rows of its tables."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        command.upgrade(configuration(connection), revision)
+    schema = MetaData()
+    schema.reflect(engine)
+    with engine.begin() as connection:
+        for table in schema.sorted_tables:
+            if table.name in OLD_ROWS:
+                connection.execute(table.insert(), OLD_ROWS[table.name])
+        for trial, source in REUSED_FROM.items():
+            trials = schema.tables["trials"]
+            connection.execute(
+                trials.update().where(trials.c.id == trial).values(reused_from=source)
+            )
+    engine.dispose()
+
+
+def expected(table: str) -> list[dict]:
+    """The old rows as the newest schema's rows show them."""
+    rows = []
+    for number, row in enumerate(OLD_ROWS[table], start=1):
+        read = {name: READ_AS.get(name, lambda value: value)(row[name]) for name in row}
+        if table != "adaptation_costs":
+            read["id"] = number
+        if table == "trials":
+            read |= {"tell_order": read.pop("told"), "reused_from": REUSED_FROM[number]}
+        rows.append(read)
+    return rows
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_a_database_of_an_earlier_schema_opens_with_its_rows(url, revision):
+    write_old_rows(url, revision)
+    with Store(url) as store:
+        assert [vars(row) for row in store.searches()] == expected("searches")
+        assert [vars(row) for row in store.trials(None)] == expected("trials")
+        assert [vars(row) for row in store.trainings()] == expected("trainings")
+        costs = [vars(row) for row in store.costs("d", ["a", "b"])]
+        assert costs == (expected("adaptation_costs") if revision == "0002" else [])
+        with pytest.raises(WrongUse, match="another process"):
+            store.tell_trial(3, Outcome.rejected("NaN"), tell_order=1)
+        store.tell_trial(3, Outcome.rejected("NaN"), tell_order=2)
+        assert [trial.tell_order for trial in store.trials(1)] == [1, 0, 2]
+        store.add_trial(2, Candidate(1, "global", GLOBAL), 1, "c", 0)
+    Store(url).close()
 
 
 def test_sqlite_settings(tmp_path):
@@ -90,12 +177,12 @@ def test_importing_the_store_stays_light():
         ("postgresql:///x?host={folder}", "No such file"),
     ],
 )
-def test_unusable_urls_are_told_in_one_line(tmp_path, wrong, reason):
+def test_an_unusable_url_raises_one_line(tmp_path, wrong, reason):
     (tmp_path / "text.db").write_text("not a database " * 100)
     with pytest.raises(WrongUse, match=reason) as told:
         Store(wrong.format(folder=tmp_path))
     message = str(told.value)
-    assert message.startswith("--storage: can't use '")
+    assert message.startswith("storage: can't use '")
     assert hide_password(wrong.format(folder=tmp_path)) in message
     assert "s3cret" not in message
     assert os.listdir(tmp_path) == ["text.db"]
@@ -113,16 +200,16 @@ Store(sys.argv[1])
 """
     url = f"sqlite:///{tmp_path}/detkds.db"
     done = subprocess.run([sys.executable, "-c", code, url], stderr=subprocess.PIPE, text=True)
-    assert "WrongUse: --storage: can't use" in done.stderr
+    assert "WrongUse: storage: can't use" in done.stderr
     assert os.listdir(tmp_path) == []
 
 
-def test_a_newer_schema_is_refused_and_left_alone(url):
+def test_a_newer_schema_is_refused_and_unchanged(url):
     Store(url).close()
     engine = create_engine(url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(WrongUse, match=r"newer one may have written it: update detkds"):
+    with pytest.raises(WrongUse, match=r"a newer version may have written it: update detkds"):
         Store(url)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
@@ -152,7 +239,7 @@ with Store(url) as store:
 """).substitute(distiller=GLOBAL)
 
 
-def test_opening_and_reading_do_not_wait_for_a_writer(store, url):
+def test_opening_and_reading_do_not_wait_for_a_process_that_writes(store, url):
     search = store.create_search("a", {}, "c", 0)
     engine = open_database(url)
     with engine.begin() as connection:
@@ -164,7 +251,7 @@ def test_opening_and_reading_do_not_wait_for_a_writer(store, url):
 
 
 def start_writers(url: str, names: list[str], count: int) -> list[subprocess.Popen[str]]:
-    """Processes that open the database and write trials, all from the same moment on."""
+    """Start processes that open the database and write trials, all at the same moment."""
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, url, name, str(count)],
@@ -191,13 +278,13 @@ def test_processes_open_a_new_database_and_write_at_once(url):
     with Store(url) as store:
         for name in names:
             trials = store.trials(store.search(name).id)
-            assert [(t.number, t.told, t.score) for t in trials] == [
+            assert [(t.number, t.tell_order, t.score) for t in trials] == [
                 (number, number, 0.5) for number in range(40)
             ]
 
 
-def test_the_journal_mode_waits_for_who_writes(tmp_path):
-    """SQLite's own waiting does not cover it: without ours this is "database is locked" at once."""
+def test_setting_the_journal_mode_waits_for_a_process_that_writes(tmp_path):
+    """SQLite itself does not wait here: "database is locked" at once."""
     engine = create_sqlite_engine(make_url(f"sqlite:///{tmp_path}/new.db"))
     other = sqlite3.connect(tmp_path / "new.db", check_same_thread=False, isolation_level=None)
     other.execute("CREATE TABLE t (x)")
@@ -209,7 +296,7 @@ def test_the_journal_mode_waits_for_who_writes(tmp_path):
         assert fresh.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_killed_process_leaves_whole_rows_only(url):
+def test_a_killed_process_leaves_no_half_written_row(url):
     for name, written in (("a", 5), ("b", 30), ("c", 57)):
         (writer,) = start_writers(url, [name], 1_000_000)
         seen = [writer.stdout.readline() for _ in range(written)]
@@ -220,7 +307,7 @@ def test_a_killed_process_leaves_whole_rows_only(url):
         assert len(told) + 1 >= len(seen)
         assert [trial.number for trial in [*told, last]] == list(range(len(told) + 1))
         for number, trial in enumerate(told):
-            assert (trial.told, trial.score, trial.error) == (number, 0.5, "x" * 5000)
+            assert (trial.tell_order, trial.score, trial.error) == (number, 0.5, "x" * 5000)
             assert None not in (trial.started, trial.finished)
-        assert (last.told is None) == (last.outcome is None) == (last.finished is None)
+        assert (last.tell_order is None) == (last.outcome is None) == (last.finished is None)
         assert (last.started is None) == (last.status is Status.QUEUED)

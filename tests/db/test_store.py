@@ -1,4 +1,4 @@
-"""What the store keeps and gives back, on SQLite and on a real PostgreSQL."""
+"""What the store writes and reads back, on SQLite and on a real PostgreSQL."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -25,7 +25,7 @@ def add(store: Store, search_id: int, number: int, distiller: Distiller = GLOBAL
     return store.add_trial(search_id, candidate, **options)
 
 
-# What is kept
+# Values
 
 
 terms = st.tuples(st.sampled_from(SPACE.knowledge), st.randoms(use_true_random=False)).map(
@@ -54,16 +54,16 @@ outcomes = st.builds(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_candidates_and_outcomes_come_back_as_they_were(store, distiller, stage, outcome, seed):
+def test_candidates_and_outcomes_are_read_as_written(store, distiller, stage, outcome, seed):
     number = len(store.searches())
     search = store.create_search(f"s{number}", {}, "c", seed)
     candidate = Candidate(number, stage, distiller)
     trial_id = store.add_trial(search.id, candidate, asked_after=0, conditions="c", seed=seed)
     (asked,) = store.trials(search.id)
-    assert (asked.candidate, asked.outcome, asked.told) == (candidate, None, None)
-    store.tell_trial(trial_id, outcome, told=0)
+    assert (asked.candidate, asked.outcome, asked.tell_order) == (candidate, None, None)
+    store.tell_trial(trial_id, outcome, tell_order=0)
     (told,) = store.trials(search.id)
-    assert (told.candidate, told.outcome, told.told) == (candidate, outcome, 0)
+    assert (told.candidate, told.outcome, told.tell_order) == (candidate, outcome, 0)
     assert (told.notation, told.key, told.seed) == (str(distiller), distiller.key, seed)
 
 
@@ -72,7 +72,7 @@ def test_times_are_utc_and_in_order(store):
     search = store.create_search("a", {}, "c", 0)
     trial_id = add(store, search.id, 0)
     store.start_trial(trial_id, "host", "cuda:0")
-    store.tell_trial(trial_id, completed(0.5), told=0)
+    store.tell_trial(trial_id, completed(0.5), tell_order=0)
     store.finish_search(search.id)
     (trial,) = store.trials(search.id)
     finished = store.search("a").finished
@@ -82,12 +82,14 @@ def test_times_are_utc_and_in_order(store):
     assert (trial.host, trial.device) == ("host", "cuda:0")
 
 
-def test_odd_texts_and_numbers_are_kept(store):
+def test_odd_texts_and_numbers_are_stored(store):
     search = store.create_search("Suche → ü", {"naïve": [1, None, {"ß": "\0"}]}, "c", 0)
     assert store.search("Suche → ü") == search
     trial_id = add(store, search.id, 0)
     score, scores = np.float32(0.5), {"ap": np.float32(0.25), "loss": float("nan")}
-    store.tell_trial(trial_id, Outcome(Status.FAILED, score, scores, error="\0 \udcff é"), told=0)
+    store.tell_trial(
+        trial_id, Outcome(Status.FAILED, score, scores, error="\0 \udcff é"), tell_order=0
+    )
     (trial,) = store.trials(search.id)
     assert (trial.score, trial.metrics["ap"], trial.error) == (0.5, 0.25, "\\x00 \\udcff é")
     assert np.isnan(trial.metrics["loss"])
@@ -107,7 +109,9 @@ def test_searches_are_found_by_name(store):
     assert store.find_search("third") is None
     with pytest.raises(WrongUse, match="did you mean second"):
         store.search("secnd")
-    with pytest.raises(WrongUse, match=r"'first' already: .*--resume.*--name"):
+    with pytest.raises(
+        WrongUse, match=r"^name: .* 'first' already: resume it or give another name"
+    ):
         store.create_search("first", {}, "abc", 7)
 
 
@@ -143,8 +147,8 @@ def test_trials_are_listed_counted_and_ranked(store):
 
 def test_a_completed_trial_without_score_is_never_the_best(store):
     search = store.create_search("a", {}, "c", 0)
-    store.tell_trial(add(store, search.id, 0), Outcome(Status.COMPLETED), told=0)
-    store.tell_trial(add(store, search.id, 1), completed(0.1), told=1)
+    store.tell_trial(add(store, search.id, 0), Outcome(Status.COMPLETED), tell_order=0)
+    store.tell_trial(add(store, search.id, 1), completed(0.1), tell_order=1)
     best = store.best(search.id)
     assert best is not None
     assert best.number == 1
@@ -155,14 +159,14 @@ def test_scores_are_reused_under_the_same_conditions_only(store):
     second = store.create_search("second", {}, "c", 0)
     copy, source = add(store, second.id, 0), add(store, first.id, 0)
     assert store.scored("c", GLOBAL.key) is None
-    store.tell_trial(source, completed(0.5), told=0)
-    store.tell_trial(add(store, first.id, 1, LOGITS), Outcome.rejected("NaN"), told=1)
+    store.tell_trial(source, completed(0.5), tell_order=0)
+    store.tell_trial(add(store, first.id, 1, LOGITS), Outcome.rejected("NaN"), tell_order=1)
     found = store.scored("c", GLOBAL.key)
     assert found is not None
     assert (found.id, found.outcome) == (source, completed(0.5))
     assert store.scored("d", GLOBAL.key) is None
     assert store.scored("c", LOGITS.key) is None
-    store.tell_trial(copy, found.outcome, told=0, reused_from=source)
+    store.tell_trial(copy, found.outcome, tell_order=0, reused_from=source)
     assert store.trials(second.id)[0].reused_from == source
     assert store.scored("c", GLOBAL.key) == found
 
@@ -172,7 +176,7 @@ def test_interrupted_trials_are_queued_again(store):
     told, running, queued = (add(store, search.id, number) for number in range(3))
     for trial_id in (told, running):
         store.start_trial(trial_id, "host", "cpu")
-    store.tell_trial(told, completed(0.5), told=0)
+    store.tell_trial(told, completed(0.5), tell_order=0)
     assert store.requeue(search.id) == 1
     assert store.requeue(search.id) == 0
     trials = store.trials(search.id)
@@ -196,10 +200,10 @@ def test_events_give_the_order_of_asks_and_tells(store):
             happened.append(("tell", number))
             told += 1
     events = store.events(search.id)
-    tells = sorted((e for e in events if e.told is not None), key=lambda e: e.told)
+    tells = sorted((e for e in events if e.tell_order is not None), key=lambda e: e.tell_order)
     replayed: list[tuple[str, int]] = []
     for event in events:
-        while len(tells) and tells[0].told < event.asked_after:
+        while len(tells) and tells[0].tell_order < event.asked_after:
             replayed.append(("tell", tells.pop(0).number))
         replayed.append(("ask", event.number))
     assert replayed + [("tell", event.number) for event in tells] == happened
@@ -208,22 +212,22 @@ def test_events_give_the_order_of_asks_and_tells(store):
 def test_wrong_steps_are_refused_and_change_nothing(store):
     search = store.create_search("a", {}, "c", 0)
     first, second = add(store, search.id, 0), add(store, search.id, 1)
-    store.tell_trial(first, completed(0.5), told=0)
+    store.tell_trial(first, completed(0.5), tell_order=0)
     before = store.trials(None)
     with pytest.raises(WrongUse, match="another process runs the search 'a'"):
         add(store, search.id, 1)
     with pytest.raises(WrongUse, match="another process runs the search 'a'"):
-        store.tell_trial(second, completed(0.1), told=0)
+        store.tell_trial(second, completed(0.1), tell_order=0)
     with pytest.raises(WrongUse, match="another process runs the search 'a'"):
-        store.tell_trial(first, completed(0.1), told=1)
+        store.tell_trial(first, completed(0.1), tell_order=1)
     with pytest.raises(WrongUse, match="another process runs the search 'a'"):
         store.start_trial(first, "host", "cpu")
     with pytest.raises(ValueError, match="not running"):
-        store.tell_trial(second, Outcome(Status.RUNNING), told=1)
+        store.tell_trial(second, Outcome(Status.RUNNING), tell_order=1)
     for step in (
         lambda: add(store, 99, 0),
         lambda: store.start_trial(99, "host", "cpu"),
-        lambda: store.tell_trial(second, completed(0.1), told=1, reused_from=99),
+        lambda: store.tell_trial(second, completed(0.1), tell_order=1, reused_from=99),
         lambda: store.finish_search(99),
         lambda: store.finish_training(99, completed(0.1)),
         lambda: store.add_training("alone", 0, "val", "c", search_id=99),
@@ -233,13 +237,13 @@ def test_wrong_steps_are_refused_and_change_nothing(store):
     assert store.trials(None) == before
 
 
-def test_records_are_flat_and_alike(store):
+def test_records_are_flat_and_have_the_same_keys(store):
     search = store.create_search("mine", {}, "c", 0)
-    store.tell_trial(add(store, search.id, 0), completed(0.5), told=0)
+    store.tell_trial(add(store, search.id, 0), completed(0.5), tell_order=0)
     add(store, search.id, 1)
     other = store.create_search("other", {}, "c", 0)
     outcome = Outcome(Status.COMPLETED, 0.1, {"score": 3.0})
-    store.tell_trial(add(store, other.id, 0, LOGITS), outcome, told=0)
+    store.tell_trial(add(store, other.id, 0, LOGITS), outcome, tell_order=0)
     records = store.trial_records()
     assert len({tuple(record) for record in records}) == 1
     shown = [
@@ -258,7 +262,7 @@ def test_records_are_flat_and_alike(store):
 # Trainings
 
 
-def test_trainings_are_kept_with_and_without_a_search(store):
+def test_trainings_are_stored_with_and_without_a_search(store):
     search = store.create_search("a", {}, "c", 0)
     alone = store.add_training("alone", 1, "test", "c")
     found = store.add_training(
@@ -276,7 +280,7 @@ def test_trainings_are_kept_with_and_without_a_search(store):
     assert (second.score, second.host, second.device) == (0.5, "h", "cuda:0")
 
 
-def test_a_training_that_goes_on_keeps_its_row(store):
+def test_a_resumed_training_keeps_its_row(store):
     search = store.create_search("a", {}, "c", 0)
     first = store.add_training("found", 1, "test", "c", search.id, GLOBAL)
     others = [
@@ -288,4 +292,4 @@ def test_a_training_that_goes_on_keeps_its_row(store):
     assert first not in others
     store.finish_training(first, completed(0.5))
     again = store.add_training("found", 1, "test", "c", search.id, GLOBAL)
-    assert again not in (first, *others), "one that is done is another training"
+    assert again not in (first, *others), "a finished training is not resumed"

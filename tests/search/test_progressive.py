@@ -83,11 +83,12 @@ def test_costs_are_measured_once(folder: Path, ordered: dict) -> None:
 
 def every_cost(opened: Store) -> list:
     from detkds.db.models import AdaptationCost
-    from detkds.db.rows import CostRow, to_rows
+    from detkds.db.rows import CostRow, to_row
     from sqlalchemy import select
 
-    with opened._read.begin() as session:
-        return to_rows(CostRow, session.scalars(select(AdaptationCost)))
+    return opened._transactions.read(
+        lambda session: [to_row(CostRow, cost) for cost in session.scalars(select(AdaptationCost))]
+    )
 
 
 @pytest.fixture(scope="module")

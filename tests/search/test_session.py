@@ -193,12 +193,12 @@ def test_a_resume_tries_the_failures_that_ended_a_search_again(store, workers, s
     before = store.trials(broken.search_id)
     resumed = new_session(store, "a", conditions="one")  # its replay raises if it is not exact
     rows = {row.number: row for row in store.trials(resumed.search_id)}
-    assert sorted(row.told for row in rows.values() if row.told is not None) == list(
-        range(resumed.told)
+    assert sorted(row.tell_order for row in rows.values() if row.tell_order is not None) == list(
+        range(resumed.outcomes)
     )
     if broken.failure is not None:
         queued = [row for row in rows.values() if row.status is Status.QUEUED]
-        first = min(row.told for row in before if row.number in {q.number for q in queued})
+        first = min(row.tell_order for row in before if row.number in {q.number for q in queued})
         assert all(row.asked_after <= first for row in rows.values())
         for row in before:
             if row.status is Status.COMPLETED and row.asked_after <= first:

@@ -54,7 +54,7 @@ def test_an_earlier_search_gives_the_best_of_each_stage(store):
         outcome = (
             Outcome.rejected("no") if score is None else Outcome(Status.COMPLETED, score=score)
         )
-        store.tell_trial(trial, outcome, told=number)
+        store.tell_trial(trial, outcome, tell_order=number)
     found = start_terms(["search:before"], SPACE, store)
     expected = ["global: catt, l1 × 2", "logits: norm_n, l2 × 5", "global: catt, l1 × 8"]
     assert [str(term) for term in found] == expected

@@ -179,5 +179,5 @@ def test_a_second_training_in_a_folder_waits_for_the_first(tmp_path: Path) -> No
         first = Outcome(Status.COMPLETED, score=0.25)
         (folder / "student.pth").touch()
         (folder / "outcome.json").write_text(first.to_json())
-    waiting.join(30)
+    waiting.join(600)
     assert found == [first]

@@ -153,10 +153,8 @@ def test_what_a_source_raises_comes_out_as_itself(nodes: Cluster, step: str) -> 
         raise WrongUse(message)
 
     setattr(source, step, fail)
-    began = time.monotonic()
     with pytest.raises(WrongUse, match=message):
         run(source, lambda context, candidate: completed())
-    assert time.monotonic() - began < 60
 
 
 # Clusters
@@ -181,7 +179,7 @@ def test_nodes_that_join_later_are_used(nodes: Cluster, tmp_path: Path) -> None:
 
     def evaluator(context: None, candidate: Candidate) -> Outcome:
         (tmp_path / str(candidate.number)).touch()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not (tmp_path / "1").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         return Outcome(Status.COMPLETED, score=float((tmp_path / "1").exists()))

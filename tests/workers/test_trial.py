@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from detkds.detectors import TeacherMemory, teacher_knowledge
 from detkds.search.plans.plan import make_data, make_plan
 from detkds.search.rejection import store_batch
 from detkds.settings import Model, load_config
@@ -68,14 +69,24 @@ def test_the_same_seed_gives_the_same_weights_and_the_distiller_changes_them(con
 
 
 def test_a_remembered_teacher_is_the_teacher(context):
-    memory, context.memory = context.memory, None
-    try:
-        seen = weights_after(context, Distiller.parse("global: identity, pearson × 5"))
-    finally:
-        context.memory = memory
-    remembered = weights_after(context, Distiller.parse("global: identity, pearson × 5"))
-    assert torch.allclose(seen, remembered, atol=5e-3)
-    assert not memory._fits or memory._known
+    """In every batch of two epochs: images come again, flipped or not, beside others."""
+    images = len(context.train_set)
+    (teacher,) = context.teachers
+    memory = TeacherMemory(teacher, images=images, megabytes=1024)
+
+    def compared(inputs, samples, **asked):
+        found = memory(inputs, samples, **asked)
+        seen = teacher_knowledge(teacher, inputs, samples, **asked)
+        for name in ("features", "logits", "localization"):
+            for ours, theirs in zip(getattr(found, name), getattr(seen, name), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        return found
+
+    schedule = context.schedule.model_copy(update={"epochs": 2})
+    form = Distiller.parse("global: identity, pearson × 5; logits: norm_n, pearson × 2")
+    outcome = evaluate(replace(context, memories=[compared], schedule=schedule), form)
+    assert outcome.status is Status.COMPLETED, outcome.error
+    assert images < len(memory._known) < 2 * images, "some were remembered, some seen both ways"
 
 
 def test_a_loss_above_100_or_nan_ends_the_trial_with_a_reason(context, monkeypatch):

@@ -1,1 +1,1 @@
-"""One module per revision, found by alembic."""
+"""One module per revision; alembic finds them by their folder."""
