@@ -53,8 +53,7 @@ def pytest_runtest_setup() -> None:
     """
     random.seed(0)
     np.random.seed(0)
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+    torch.manual_seed(0)
 
 
 @contextmanager
