@@ -16,7 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
+
+# A thread for each process: pytest-xdist starts a process for each core. More threads than cores
+# wait for each other, and sums in another order have other last digits.
+torch.set_num_threads(1)
 
 # No deadline: a test may be slow on a busy machine. Derandomized: hypothesis draws the same
 # examples in every run, so a test that fails here fails everywhere.
@@ -48,8 +53,7 @@ def pytest_runtest_setup() -> None:
     """
     random.seed(0)
     np.random.seed(0)
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+    torch.manual_seed(0)
 
 
 @contextmanager

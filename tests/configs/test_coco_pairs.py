@@ -31,8 +31,6 @@ from mmengine.dataset import pseudo_collate
 from real_data import TINY_COCO
 from thin_detectors import total
 
-torch.set_num_threads(2)
-
 SIZE = (256, 192)
 PAIRS = coco_pairs()
 #: One pair for each family of student and of teacher, and for each kind of backbone and image size.

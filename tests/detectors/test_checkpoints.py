@@ -20,8 +20,6 @@ from detkds.detectors.checkpoints import load_checkpoint, load_weights
 from detkds.space import WrongUse
 from torch import nn
 
-torch.set_num_threads(1)
-
 
 class Payload:
     """An object whose pickle calls ``function`` when it is loaded."""

@@ -10,7 +10,6 @@ import torch
 from mmcv_operators import devices, needs_stand_in, ops
 from torch import Tensor
 
-torch.set_num_threads(1)
 pytestmark = needs_stand_in
 
 

@@ -16,7 +16,6 @@ from mmcv_operators import devices, needs_stand_in, ops
 from mmengine.utils.dl_utils import mmcv_full_available
 from thin_detectors import CLASSES, thin_detector
 
-torch.set_num_threads(1)
 pytestmark = needs_stand_in
 
 

@@ -17,8 +17,6 @@ from mmdet.registry import MODELS
 from thin_detectors import batch, thin_detector
 from torch import Tensor
 
-torch.set_num_threads(1)
-
 COVARIANCES = ("diag", "spherical", "tied", "full")
 PER_LEVEL, LEVELS = 9, 5
 CANDIDATES = PER_LEVEL * LEVELS

@@ -19,8 +19,6 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-torch.set_num_threads(1)
-
 
 @MODELS.register_module()
 class CheckpointModel(BaseModel):

@@ -13,8 +13,6 @@ from thin_detectors import CLASSES, ONE_STAGE, batch, still, thin_detector
 from torch import Tensor
 from torchvision.ops import box_iou
 
-torch.set_num_threads(1)
-
 
 def flattened(levels: list[Tensor], channels: int) -> Tensor:
     """Outputs of mmdet's head, (N, A·channels, H, W) per level, as (N, all priors, channels)."""

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torchvision.ops import sigmoid_focal_loss as reference_focal_loss
 
-torch.set_num_threads(1)
 pytestmark = needs_stand_in
 
 # Multi-scale deformable attention

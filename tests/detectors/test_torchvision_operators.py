@@ -12,7 +12,6 @@ from mmcv_operators import devices, needs_stand_in, ops, random
 from torch import Tensor
 from torch.autograd import gradcheck
 
-torch.set_num_threads(1)
 pytestmark = needs_stand_in
 
 # RoIAlign

@@ -13,8 +13,6 @@ from detkds.space.options import LOCALIZATION_DISTANCES
 from torch import Tensor
 from torchvision import ops
 
-torch.set_num_threads(1)
-
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -26,8 +26,6 @@ from thin_detectors import batch, still
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
-torch.set_num_threads(1)
-
 
 @pytest.mark.parametrize("position", range(STACKED + 1))
 @pytest.mark.parametrize("family", HEADS)

@@ -19,8 +19,6 @@ from detkds.distillers import DistilledDetector, available_knowledge
 from detkds.space import Distiller, Term, WrongUse
 from thin_detectors import batch, thin_detector
 
-torch.set_num_threads(1)
-
 
 @pytest.mark.parametrize("family", HEADS)
 def test_under_autocast(family: str) -> None:

@@ -26,8 +26,6 @@ from thin_detectors import (
 )
 from torch import Tensor, nn
 
-torch.set_num_threads(1)
-
 TERM_LOSSES = {f"loss_{term.knowledge}" for term in ALL_TERMS.terms}
 
 

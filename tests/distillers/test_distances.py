@@ -19,8 +19,6 @@ from scipy.stats import entropy, zscore
 from torch import Tensor
 from torch.autograd import gradcheck
 
-torch.set_num_threads(1)
-
 Array = NDArray[np.float64]
 SYMMETRIC = ("l1", "l2", "smooth_l1", "jensen_shannon", "cosine", "pearson", "correlation")
 

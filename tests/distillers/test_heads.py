@@ -27,8 +27,6 @@ from mmengine.logging import MessageHub
 from thin_detectors import batch, still, thin_detector, total
 from torch import Tensor
 
-torch.set_num_threads(1)
-
 #: What a ResNet-50 with an FPN is shrunk to.
 RESNET = {
     "model.backbone.depth": 18,

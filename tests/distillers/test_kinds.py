@@ -17,8 +17,6 @@ from detkds.distillers import (
 from detkds.space import KNOWLEDGE, Distiller, WrongUse
 from thin_detectors import batch, still, thin_detector, total
 
-torch.set_num_threads(1)
-
 
 def test_every_name_of_the_space_has_its_class() -> None:
     assert tuple(KINDS) == KNOWLEDGE

@@ -17,8 +17,6 @@ from thin_detectors import batch, thin_config, thin_detector, total
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-torch.set_num_threads(1)
-
 LABEL = Distiller.parse("label: identity, jensen_shannon × 15")
 FAMILIES = ("retinanet", "fcos", "atss", "gfl", "faster_rcnn")
 

@@ -24,8 +24,6 @@ from test_regions import touched_cells
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-torch.set_num_threads(1)
-
 STRIDES, FINER_STRIDES = (8, 16, 32, 64), (4, 8, 16, 32, 64)
 CHANNELS, CLASSES, PRIORS = 6, 3, 2
 SIZE = 64

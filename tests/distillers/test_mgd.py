@@ -10,8 +10,6 @@ from detkds.distillers.mgd import hidden_share
 from detkds.space import Distiller, Term
 from thin_detectors import batch, still, thin_detector
 
-torch.set_num_threads(1)
-
 
 def distilled(text: str) -> DistilledDetector:
     torch.manual_seed(0)

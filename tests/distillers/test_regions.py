@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_align
 
-torch.set_num_threads(1)
-
 SIZE = 64
 
 #: Corners on the grid of every level, off it and outside of the image.

@@ -19,8 +19,6 @@ from mmengine.runner import Runner
 from thin_detectors import ALL_TERMS, FEATURE_TERMS, batch, thin_config, thin_detector, total
 from torch import Tensor
 
-torch.set_num_threads(1)
-
 
 def distilled(family: str = "retinanet", seed: int = 0) -> DistilledDetector:
     """With adapters: the teacher's neck is wider."""

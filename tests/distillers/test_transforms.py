@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from torch import Tensor
 
-torch.set_num_threads(1)
-
 Array = NDArray[np.float64]
 TEMPERATURE = 0.5
 

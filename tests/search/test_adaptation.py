@@ -13,8 +13,6 @@ from detkds.space import WrongUse
 from thin_detectors import thin_detector
 from torch import Tensor, nn
 
-torch.set_num_threads(1)
-
 
 def images(number: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)

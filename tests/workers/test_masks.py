@@ -15,8 +15,6 @@ from detkds.space import Distiller, Status, WrongUse
 from detkds.workers.trial import TrialContext, build_student, evaluate
 from real_data import TINY_COCO
 
-torch.set_num_threads(2)
-
 MASK_RCNN = Model(
     config="mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
     cfg_options={
