@@ -47,15 +47,18 @@ class Adapter(nn.Module):
 
     def forward(self, observation: Observation) -> list[TensorPair]:
         """The maps (N, C, H, W) of student and teacher, in float32 or wider, level by level."""
-        student = observation.student.select(self._pair.levels.student).features
-        teacher = observation.teacher.select(self._pair.levels.teacher).features
+        student, teacher = self._pair.select(observation.student, observation.teacher)
         adapted = []
-        for level, ours, theirs in zip(self.levels, student, teacher, strict=True):
+        for level, ours, theirs in zip(
+            self.levels, student.features, teacher.features, strict=True
+        ):
             ours = level(ours)
             if ours.shape[-2:] != theirs.shape[-2:]:
                 ours = F.interpolate(ours, size=theirs.shape[-2:], mode="nearest")
             adapted.append(ours)
-        return [(to_float32(s), to_float32(t)) for s, t in zip(adapted, teacher, strict=True)]
+        return [
+            (to_float32(s), to_float32(t)) for s, t in zip(adapted, teacher.features, strict=True)
+        ]
 
 
 class FeatureKind(Kind):

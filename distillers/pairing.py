@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..detectors import Signature
+from ..detectors import Knowledge, Signature
 from ..space import WrongUse
 
 RESPONDS = {"dense": "at every position", "region": "for regions"}
@@ -44,6 +44,10 @@ class Pair:
         """Student and teacher, for knowledge that a teacher gives."""
         assert self.teacher is not None
         return self.student, self.teacher
+
+    def select(self, student: Knowledge, teacher: Knowledge) -> tuple[Knowledge, Knowledge]:
+        """What both know at the paired levels."""
+        return student.select(self.levels.student), teacher.select(self.levels.teacher)
 
     def __deepcopy__(self, memo: dict) -> Pair:
         """The pair itself: nothing of it changes, and the teacher's head is never copied."""

@@ -39,8 +39,7 @@ class Logits(ResponseKind):
         return response_mismatch(pair, boxes=False)
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
-        student = observation.student.select(self.pair.levels.student)
-        teacher = observation.teacher.select(self.pair.levels.teacher)
+        student, teacher = self.pair.select(observation.student, observation.teacher)
         ours, theirs = self.transformed(student.logits, teacher.logits)
         return classification(self.term.distance, ours, theirs, student.positives)
 
@@ -54,8 +53,7 @@ class Localization(ResponseKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         """Mean over the student's positives; a negative side, left by ``identity``, counts as 0."""
-        student = observation.student.select(self.pair.levels.student)
-        teacher = observation.teacher.select(self.pair.levels.teacher)
+        student, teacher = self.pair.select(observation.student, observation.teacher)
         ours, theirs = self.transformed(student.localization, teacher.localization)
         ours, theirs = ours.clamp(min=0).transpose(1, 2), theirs.clamp(min=0).transpose(1, 2)
         positives = torch.cat(student.positives, dim=1).to(ours.dtype)

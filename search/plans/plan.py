@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ...data import make_shapes
 from ...data.proxy import write_proxy
@@ -74,6 +75,16 @@ class Plan:
     def seed(self) -> int:
         """The seed of the search and of its trials."""
         return self.config.search.seed
+
+    def training(self, **own: Any) -> Training:
+        """A full training with the plan's splits, data and threads; ``own``: its other fields."""
+        return Training(
+            train=self.train,
+            test=self.test,
+            data=self.config.data,
+            threads=self.task.threads,
+            **own,
+        )
 
     @property
     def preliminary(self) -> list[Training]:
@@ -211,17 +222,13 @@ def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: i
     learns = distiller is not None and (distiller.needs_teacher or plan.task.inherit)
     source = [plan.teacher_key, plan.task.inherit] if learns else None
     key = keys.training_key(plan.student_key, source, distiller, schedule)
-    return Training(
+    return plan.training(
         name=name,
         model=plan.task.student,
         teachers=[plan.task.teacher] if learns and plan.task.teacher else [],
         distiller=None if distiller is None else distiller.to_dict(),
         inherit=plan.task.inherit and learns,
         schedule=schedule,
-        train=plan.train,
-        test=plan.test,
-        data=plan.config.data,
         seed=seed,
-        threads=plan.task.threads,
         folder=str(plan.folder / "trained" / f"{name}-seed{seed}-{key[:8]}"),
     )

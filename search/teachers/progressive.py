@@ -52,18 +52,14 @@ def progressive_stages(
     ):
         student = plan.task.student if not stages else trained(plan.task.student, stages[-1])
         stages.append(
-            Training(
+            plan.training(
                 name=f"{name} {index + 1}/{len(order)} {teacher.name}",
                 model=student,
                 teachers=[teacher.model],
                 distiller=document,
                 inherit=plan.task.inherit and index == 0,
                 schedule=shortened(whole, epochs),
-                train=plan.train,
-                test=plan.test,
-                data=plan.config.data,
                 seed=seed,
-                threads=plan.task.threads,
                 folder=str(folder / f"{index + 1}-{teacher.name}"),
             )
         )

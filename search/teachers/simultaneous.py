@@ -21,18 +21,14 @@ def simultaneous_training(
     schedule = final_section(plan).schedule
     sources = [plan.task.inherit, "simultaneous", [teacher.key for teacher in teachers]]
     key = training_key(plan.student_key, sources, distiller, schedule)
-    return Training(
+    return plan.training(
         name=f"{name} under {', '.join(teacher.name for teacher in teachers)}",
         model=plan.task.student,
         teachers=[teacher.model for teacher in teachers],
         distiller=distiller.to_dict(),
         inherit=plan.task.inherit,
         schedule=schedule,
-        train=plan.train,
-        test=plan.test,
-        data=plan.config.data,
         seed=seed,
-        threads=plan.task.threads,
         folder=str(plan.folder / "trained" / f"{name}-simultaneous-seed{seed}-{key[:8]}"),
     )
 
