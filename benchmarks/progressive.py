@@ -16,9 +16,11 @@ from typing import Any
 from detkds.cli.display import SearchDisplay
 from detkds.configs import distiller_file
 from detkds.db import Store
-from detkds.search.plans.plan import Plan, make_plan, trained
+from detkds.search.plans.models import trained
+from detkds.search.plans.plan import Plan, make_plan
+from detkds.search.plans.pool import PoolModel
 from detkds.search.plans.trainings import run_training
-from detkds.search.teachers.pool import PoolModel, ordered, pool_models, run_order
+from detkds.search.teachers.pool import ordered, run_order
 from detkds.search.teachers.progressive import run_progressive
 from detkds.search.teachers.simultaneous import run_simultaneous
 from detkds.settings import load_config
@@ -51,24 +53,23 @@ def main() -> None:
     options = [f"final.epochs={arguments.epochs}", f"final.seeds={seeds}"]
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     plan = make_plan(
-        load_config(arguments.config, [*options, *arguments.cfg_options]), arguments.work_dir
+        load_config(arguments.config, [*options, *arguments.cfg_options]),
+        arguments.work_dir,
+        pool=True,
     )
-    models = pool_models(plan)
     name = Path(arguments.distiller).stem
     distiller = Distiller.from_json(distiller_file(arguments.distiller))
     rows: dict[str, list[float]] = {}
     url = f"sqlite:///{arguments.work_dir}/detkds.db"
     with Store(url) as store, SearchDisplay("") as display:
-        pool = run_order(plan, models, store, display, images=1000)
-        order = ordered(models, pool)
+        pool = run_order(plan, store, display, images=1000)
+        order = ordered(plan, pool)
         told = " → ".join(one.name for one in order)
         display.say(f"order: {told}; scores {pool.scores}; costs {pool.costs}")
 
         def along(teachers: list[PoolModel]) -> list[float]:
             suffix = "-".join([name, *(one.name for one in teachers)])
-            found = run_progressive(
-                plan, store, display, distiller, suffix, models, teachers, "bgs", None
-            )
+            found = run_progressive(plan, store, display, distiller, suffix, teachers)
             return last_scores(found, len(seeds))
 
         rows["student alone"] = last_scores(

@@ -172,24 +172,25 @@ def train(
 
     from ..search.plans.plan import make_plan
     from ..search.plans.trainings import check_training, run_training
-    from ..search.teachers.pool import named, pool_models
+    from ..search.teachers.pool import chosen_teachers
     from ..search.teachers.progressive import run_progressive
     from ..search.teachers.simultaneous import run_simultaneous
     from .results import training_table
 
-    plan = make_plan(settings, folder)
-    models = [] if teachers is None else pool_models(plan)
-    order = None if teachers in (None, "auto") else named(models, (teachers or "").split(","))
-    check_training(plan, chosen, [model.signature for model in order or models[1:]])
+    plan = make_plan(settings, folder, pool=teachers is not None)
+    names = None if teachers in (None, "auto") else (teachers or "").split(",")
+    order = None if names is None else chosen_teachers(plan, names)
+    check_training(plan, chosen, [model.signature for model in order or plan.pool[1:]])
     with _store(storage, folder, create=True) as store, _display() as display:
         name = Path(distiller).stem
         if teachers is None or chosen is None:
             results = run_training(plan, store, display, chosen, name)
         elif simultaneous:
-            results = run_simultaneous(plan, store, display, chosen, name, order or models[1:])
+            together = order or list(plan.pool[1:])
+            results = run_simultaneous(plan, store, display, chosen, name, together)
         else:
             results = run_progressive(
-                plan, store, display, chosen, name, models, order, algorithm, max_teachers
+                plan, store, display, chosen, name, order, algorithm, max_teachers
             )
     training_table(results)
 
@@ -230,12 +231,11 @@ def teachers(
         settings = load_config(config, cfg_options or [])
 
         from ..search.plans.plan import make_plan
-        from ..search.teachers.pool import pool_models, run_order
+        from ..search.teachers.pool import run_order
 
-        plan = make_plan(settings, folder)
-        models = pool_models(plan)
+        plan = make_plan(settings, folder, pool=True)
         with _store(storage, folder, create=True) as store, _display() as display:
-            pool = run_order(plan, models, store, display, images)
+            pool = run_order(plan, store, display, images)
     order = teacher_order(pool, algorithm, max_teachers)
     if as_json:
         typer.echo(json.dumps({"order": order.teachers, "reason": order.reason, **vars(pool)}))

@@ -1,12 +1,13 @@
-"""Proxy subsets: small train and validation sets, both drawn from the training set.
+"""Proxy subsets: a small train and a small validation set, both drawn from the training set.
 
-Trials run on them, so they are to look like the whole: each keeps the share of every class in
-every COCO size class, the number of boxes an image and the share of images without boxes (the
-aim of COCO minitrain: Samet et al., HoughNet, ECCV 2020).
+Trials run on the subsets, which must be like the whole set: each keeps the share of every class in
+every COCO size class, the number of boxes an image and the share of images without boxes (the aim
+of COCO minitrain: Samet et al., HoughNet, ECCV 2020).
 
-The method: draw at random, then swap images in and out as long as a swap brings the counts nearer
-to the whole's. First all images of both subsets are drawn from the set, then the validation images
-from those, so that the train images are a good subset as well, being the one minus the other.
+The method: draw images at random, then swap images in and out as long as a swap brings the counts
+nearer to those of the whole set. The images of both subsets together are drawn first, and the
+validation images from them. Both draws are like the whole set, and so are the images that are left
+for training.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ import numpy as np
 from ..space import WrongUse
 from .coco import SIZES, Document, PathLike, read_annotations, size_class, write_together
 
-CANDIDATES = 64  # images on either side of a round of swaps: 64 x 64 swaps are weighed at once
-PATIENCE = 200  # rounds without a better swap after which the subset is final
+CANDIDATES = 64  # images on either side of a round, which compares 64 x 64 swaps
+PATIENCE = 200  # the subset is final after so many rounds without a better swap
 
 
 @dataclass(frozen=True)
 class SubsetReport:
-    """What a subset holds; shares are of its boxes, crowds left out.
+    """What a subset holds. Shares are shares of its boxes without the crowds.
 
-    ``deviation`` is the total variation distance, in [0, 1], between its class x size histogram
-    and that of the set it was drawn from: the share of boxes that are in another bucket.
+    ``deviation`` is the total variation distance, in [0, 1], between the class x size histograms of
+    the subset and of the whole set: the share of boxes in another class or size than in the whole.
     """
 
     images: int
@@ -43,7 +44,7 @@ class SubsetReport:
 
 @dataclass(frozen=True)
 class ProxyReport:
-    """The set drawn from and the two subsets."""
+    """What the whole set and its two subsets hold."""
 
     whole: SubsetReport
     train: SubsetReport
@@ -64,8 +65,8 @@ def write_proxy(
 ) -> ProxyFiles:
     """Draw a proxy and write it as ``train.json`` and ``val.json``, both or neither.
 
-    Raises :class:`WrongUse` as :func:`sample_proxy` does, and when ``out_dir`` is the folder of the
-    annotations themselves, where the set's own files could be overwritten.
+    Raises :class:`WrongUse` as :func:`sample_proxy` does, and if ``out_dir`` is the folder of the
+    annotations, where the set's own files could be overwritten.
     """
     document = read_annotations(annotations_path)
     train_document, val_document = sample_proxy(document, train, val, seed)
@@ -83,9 +84,9 @@ def sample_proxy(
     """Draw two disjoint subsets of a COCO-format document that keep its class and size shares.
 
     The subsets hold exactly ``train_images`` and ``val_images`` images with all their annotations,
-    in the document's order, and everything else the document holds; entries are shared with it,
-    not copied. The same document and seed give the same subsets. Raises :class:`WrongUse` naming
-    ``--train`` or ``--val`` when one is not positive or the set is too small.
+    in the document's order, and everything else that the document holds. They share the document's
+    entries. The same document and seed give the same subsets. Raises :class:`WrongUse` as
+    :func:`check_sizes` does.
     """
     check_sizes(train_images, val_images, len(document["images"]))
     contents = _Contents.of(document)
@@ -111,7 +112,7 @@ def check_disjoint(train_path: PathLike, val_path: PathLike) -> None:
 def class_size_histogram(document: Mapping[str, Any]) -> np.ndarray:
     """Boxes by class, in the order of category ids, and size class; shape (classes, 3).
 
-    Crowds and empty annotations (area 0) do not count: nothing is trained or scored on them.
+    Crowds and empty annotations (area 0) do not count, since no detector learns from them.
     """
     _, cells = _boxes(document)
     shape = (len(document["categories"]), len(SIZES))
@@ -126,11 +127,11 @@ def deviation(histogram: np.ndarray, reference: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What every image holds, as numbers of buckets.
+    """The buckets of every image's boxes, by their numbers.
 
-    A box falls into four: that of its class and size, of its class, of its size, and of all boxes,
-    so that shares hold by class and by size also where a set has few boxes of a class and size.
-    An image without boxes falls into the last bucket.
+    A box falls into four buckets: of its class and size, of its class, of its size, and of all
+    boxes. So the subsets keep the shares of classes and of sizes even if few boxes have a class and
+    a size. An image without boxes falls into the last bucket.
     """
 
     buckets_of: list[np.ndarray]
@@ -170,7 +171,7 @@ class _Contents:
 
 
 def _boxes(document: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Image position and histogram cell, 3 x class + size, of every box that counts."""
+    """The image's position and the histogram's cell, 3 x class + size, of every box that counts."""
     image_position = {image["id"]: i for i, image in enumerate(document["images"])}
     category_ids = sorted(category["id"] for category in document["categories"])
     first_cell = {category: len(SIZES) * i for i, category in enumerate(category_ids)}
@@ -189,19 +190,19 @@ def _boxes(document: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 def _draw_alike(
     contents: _Contents, pool: np.ndarray, number: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split ``pool`` into ``number`` images that are alike the pool in their counts, and the rest.
+    """Split ``pool`` into ``number`` images whose counts are like the pool's, and the rest.
 
-    Each round weighs all swaps between some chosen and some other images and makes the best one.
-    It lowers the sum over buckets of w x (count - expected)², where w is about 1 / expected: the
-    chi-square statistic, in which rare and common buckets weigh alike.
+    Each round compares all swaps between some chosen and some other images and makes the best swap.
+    A swap lowers the sum over buckets of w x (count - expected)², where w is about 1 / expected:
+    the chi-square statistic, in which rare and common buckets weigh alike.
     """
     shuffled = generator.permutation(pool)
     chosen, rest = shuffled[:number], shuffled[number:]
     if not len(rest):
         return chosen, rest
     expected = contents.total(pool) * (number / len(pool))
-    # Binary fractions and powers of two make the sums below exact in any order of adding, so that
-    # ties are broken alike, and the same images drawn, on every machine.
+    # With binary fractions and powers of two, the sums below are exact in any order of adding.
+    # Every machine then breaks ties alike and draws the same images.
     expected = np.round(expected * 256) / 256
     weights = np.ldexp(1.0, -np.frexp(np.maximum(expected, 1))[1])
     excess = contents.total(chosen) - expected
@@ -209,39 +210,43 @@ def _draw_alike(
     while rounds_without < PATIENCE:
         leaving = generator.integers(len(chosen), size=min(CANDIDATES, len(chosen)))
         coming = generator.integers(len(rest), size=min(CANDIDATES, len(rest)))
-        lost, won = contents.counts(chosen[leaving]), contents.counts(rest[coming])
-        changes = _changes(excess, weights, lost, won)
+        removed, added = contents.counts(chosen[leaving]), contents.counts(rest[coming])
+        changes = _changes(excess, weights, removed, added)
         i, j = np.unravel_index(changes.argmin(), changes.shape)
         if changes[i, j] >= 0:
             rounds_without += 1
             continue
         rounds_without = 0
-        excess += won[j] - lost[i]
+        excess += added[j] - removed[i]
         out, into = leaving[i], coming[j]
         chosen[out], rest[into] = rest[into], chosen[out]
     return chosen, rest
 
 
 def _changes(
-    excess: np.ndarray, weights: np.ndarray, lost: np.ndarray, won: np.ndarray
+    excess: np.ndarray, weights: np.ndarray, removed: np.ndarray, added: np.ndarray
 ) -> np.ndarray:
-    """By how much each swap changes the weighted sum of squares; shape (lost, won)."""
-    of_losing = (lost**2 - 2 * lost * excess) @ weights
-    of_winning = (won**2 + 2 * won * excess) @ weights
-    return of_losing[:, None] + of_winning[None, :] - 2 * (lost * weights) @ won.T
+    """The change of the weighted sum of squares by each swap; shape (removed, added)."""
+    of_removing = (removed**2 - 2 * removed * excess) @ weights
+    of_adding = (added**2 + 2 * added * excess) @ weights
+    return of_removing[:, None] + of_adding[None, :] - 2 * (removed * weights) @ added.T
 
 
 def check_sizes(train_images: int, val_images: int, available: int) -> None:
     """Raise :class:`WrongUse` unless two disjoint subsets of these sizes can be drawn."""
-    for option, number in (("--train", train_images), ("--val", val_images)):
+    for setting, number in (("train_images", train_images), ("val_images", val_images)):
         if number < 1:
-            raise WrongUse(f"{option} {number}: a subset holds at least 1 image")
+            raise WrongUse(f"a subset holds at least 1 image, not {number}", f"proxy.{setting}")
         if number > available:
-            raise WrongUse(f"{option} {number}: the set holds only {available} images")
+            raise WrongUse(
+                f"{number} images asked for, and the set holds only {available}",
+                f"proxy.{setting}",
+            )
     if train_images + val_images > available:
         raise WrongUse(
-            f"--train {train_images} and --val {val_images}: together they ask for "
-            f"{train_images + val_images} different images, and the set holds only {available}"
+            f"{train_images} images to train on and {val_images} others to validate on are "
+            f"{train_images + val_images}, and the set holds only {available}",
+            "proxy.train_images",
         )
 
 
@@ -249,20 +254,21 @@ def _out_folder(out_dir: PathLike, annotations_path: PathLike) -> Path:
     folder = Path(out_dir)
     if folder.resolve() == Path(annotations_path).resolve().parent:
         raise WrongUse(
-            f"--out {out_dir}: the annotations themselves lie there, and files of the set could be "
-            "overwritten; give the proxy a folder of its own"
+            f"{out_dir}: the annotations lie there, and files of the set could be overwritten; "
+            "give the proxy a folder of its own",
+            "proxy.folder",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WrongUse(
-            f"--out {out_dir}: can't make this folder: {error.strerror}; give a folder"
+            f"{out_dir}: can't make this folder: {error.strerror}; give a folder", "proxy.folder"
         ) from None
     return folder
 
 
 def _restrict(document: Document, positions: np.ndarray) -> Document:
-    """The document with only some of its images, and their annotations."""
+    """The document with some of its images and their annotations only."""
     images = [document["images"][position] for position in np.sort(positions)]
     ids = {image["id"] for image in images}
     annotations = [a for a in document["annotations"] if a["image_id"] in ids]

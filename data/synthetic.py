@@ -1,8 +1,8 @@
-"""The quickstart's set: textured shapes on textured grounds, made on the spot in COCO format.
+"""The quickstart's set: textured shapes on textured grounds, drawn here, in COCO format.
 
 Four classes (circle, square, triangle, star) of sizes from 1/6 to 1/2 of the image, turned,
-overlapping and of varied contrast: large enough a task that detectors differ, small enough for
-a CPU. The images are a pure function of the parameters.
+overlapping and of varied contrast: hard enough that detectors differ, and small enough for a CPU.
+The images are a pure function of the parameters.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import cv2
 import numpy as np
 
 from ..space import WrongUse
-from .coco import Document, PathLike, write_annotations
+from ..space.writing import PathLike, find_json, replace_file
+from .coco import Document, write_annotations
 
-#: Of each class's outline: number of corners, distance from the centre of every other one, angle
-#: of the first, in turns: all stand upright before they are turned.
+#: The outline of each class, upright: the number of corners, the distance of every second corner
+#: from the centre, and the angle of the first corner in turns.
 OUTLINES = {
     "circle": (48, 1.0, 0.0),
     "square": (4, 1.0, 0.125),
@@ -30,16 +31,16 @@ OUTLINES = {
     "star": (10, 0.45, 0.75),
 }
 CLASSES = tuple(OUTLINES)
-VERSION = 2  # raise it when the images change: a set made by another version is made anew
-MOST_OBJECTS = 4
-MOST_HIDDEN = 0.5  # of a shape's pixels, by the shapes in front of it
-LEAST_INSIDE = 0.75  # of a shape's pixels that lie in the image
+VERSION = 2  # raise it when the images change: sets of other versions are drawn again
+MAX_OBJECTS = 4
+MAX_HIDDEN = 0.5  # of a shape's pixels, by the shapes in front of it
+MIN_INSIDE = 0.75  # of a shape's pixels that lie in the image
 DIAMETERS = (1 / 6, 1 / 2)  # of the side of the image, log-uniform
-CONTRAST = (110, 190)  # distance of a shape's mean colour to the ground's, of 255
+CONTRAST = (110, 190)  # distance of a shape's mean colour from the ground's, of 255
 NOISE = (2, 6)  # strength of an octave of the textures, of 255
-LEAST_SQUEEZE = 0.9  # width of a shape over its height
+MIN_SQUEEZE = 0.9  # width of a shape over its height
 TURN = 0.3  # radians to either side
-TRIES = 20  # to place a shape before the image goes without it
+MAX_TRIES = 20  # to place a shape before the image goes without it
 DESCRIPTION = "detkds shapes"
 
 _MANIFEST = "shapes.json"
@@ -48,7 +49,7 @@ _SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class ShapesFiles:
-    """Where the set lies: the folder of the images and an annotation file for each split."""
+    """The files of a set: the folder of its images, and the annotation file of each split."""
 
     images: Path
     train: Path
@@ -68,9 +69,9 @@ class _Parameters:
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of an image: its class and the pixels it covers, bool of (size, size).
+    """One shape of an image: its class and its pixels, bool of (size, size).
 
-    The pixels are the whole shape's as far as it lies in the image, whatever is in front of it.
+    The mask has all pixels of the shape in the image, also those behind other shapes.
     """
 
     category: int
@@ -84,7 +85,7 @@ class Shape:
 
 
 def shapes_files(folder: PathLike) -> ShapesFiles:
-    """Where :func:`make_shapes` puts its files in ``folder``."""
+    """The files that :func:`make_shapes` makes in ``folder``."""
     root = Path(folder)
     return ShapesFiles(root / "images", *(root / f"{split}.json" for split in _SPLITS))
 
@@ -98,12 +99,12 @@ def make_shapes(
     size: int = 128,
     seed: int = 0,
 ) -> ShapesFiles:
-    """Make the set in ``folder``: ``images/*.png`` of ``size`` x ``size`` pixels and a COCO-format
+    """Draw the set in ``folder``: ``images/*.png`` of ``size`` x ``size`` pixels and a COCO-format
     ``train.json``, ``val.json`` and ``test.json``.
 
-    A folder that already holds this set is left as it is; one made half, or with other parameters,
-    is made anew. The same parameters give the same bytes. Raises :class:`WrongUse` for a split
-    without images, a size below 32, and a folder with annotation files of another set.
+    A folder that holds this set already stays as it is. A set that is not whole, or has other
+    parameters, is drawn again. The same parameters give the same bytes. Raises :class:`WrongUse`
+    for a split without images, a size below 32, and a folder with annotation files of another set.
     """
     parameters = _Parameters(train, val, test, size, seed)
     _check(parameters)
@@ -115,16 +116,16 @@ def make_shapes(
     for number, split in enumerate(_SPLITS):
         document = _make_split(files.images, split, number, parameters)
         write_annotations(getattr(files, split), document)
-    (root / _MANIFEST).write_text(json.dumps(asdict(parameters)) + "\n", "utf-8")
+    replace_file(root / _MANIFEST, json.dumps(asdict(parameters)) + "\n")
     return files
 
 
 def draw_image(size: int, generator: np.random.Generator) -> tuple[np.ndarray, list[Shape]]:
-    """Draw one image, uint8 of (size, size, 3), and its shapes, the hindmost first."""
+    """Draw one image, uint8 of (size, size, 3), and its shapes, from back to front."""
     ground = generator.uniform(60, 195, 3)
     image = ground + _noise(size, generator)
     shapes: list[Shape] = []
-    for _ in range(generator.integers(1, MOST_OBJECTS + 1)):
+    for _ in range(generator.integers(1, MAX_OBJECTS + 1)):
         placed = _place(size, shapes, generator)
         if placed is None:
             continue
@@ -146,7 +147,7 @@ def _noise(size: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def _contrast(generator: np.random.Generator) -> np.ndarray:
-    """How far a shape's mean colour is from the ground's: any direction, a random distance."""
+    """The difference of a shape's mean colour to the ground's, of random direction and size."""
     direction = generator.normal(size=3)
     return direction / np.linalg.norm(direction) * generator.uniform(*CONTRAST)
 
@@ -154,32 +155,35 @@ def _contrast(generator: np.random.Generator) -> np.ndarray:
 def _place(
     size: int, behind: list[Shape], generator: np.random.Generator
 ) -> tuple[Shape, np.ndarray] | None:
-    """A shape in a free enough place and its cover, float32 of (size, size) in [0, 1]; or None."""
-    for _ in range(TRIES):
+    """A shape that hides no other shape too much, and its cover, float32 of (size, size) in [0, 1].
+
+    None if none of the random places is free enough.
+    """
+    for _ in range(MAX_TRIES):
         category = int(generator.integers(len(CLASSES)))
         corners = _corners(CLASSES[category], size, generator)
         cover = _cover(corners, size)
         mask = cover >= 0.5
         inside = mask.sum() / cv2.contourArea(corners.astype(np.float32))
-        if inside >= LEAST_INSIDE and not any(_hides(mask, i, behind) for i in range(len(behind))):
+        if inside >= MIN_INSIDE and not any(_hides(mask, i, behind) for i in range(len(behind))):
             return Shape(category, mask), cover
     return None
 
 
 def _hides(mask: np.ndarray, i: int, shapes: list[Shape]) -> bool:
-    """Whether ``mask``, put in front, leaves too little of shape ``i`` to be seen."""
+    """Whether shape ``i`` is hidden too much with ``mask`` in front of it."""
     in_front = np.logical_or.reduce([mask, *(shape.mask for shape in shapes[i + 1 :])])
     hidden = (shapes[i].mask & in_front).sum()
-    return bool(hidden > MOST_HIDDEN * shapes[i].mask.sum())
+    return bool(hidden > MAX_HIDDEN * shapes[i].mask.sum())
 
 
 def _corners(name: str, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Corners, in pixels, of a shape at a random place, turn, size and squeeze; (corners, 2)."""
+    """The corners, (corners, 2) in pixels, of a shape of random place, turn, size and squeeze."""
     number, inner, first = OUTLINES[name]
     angles = 2 * math.pi * (first + np.arange(number) / number)
     radii = np.where(np.arange(number) % 2, inner, 1.0)
     corners = radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    corners[:, 0] *= generator.uniform(LEAST_SQUEEZE, 1)
+    corners[:, 0] *= generator.uniform(MIN_SQUEEZE, 1)
     turn = generator.uniform(-TURN, TURN)
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     radius = size / 2 * math.exp(generator.uniform(*np.log(DIAMETERS)))
@@ -187,7 +191,7 @@ def _corners(name: str, size: int, generator: np.random.Generator) -> np.ndarray
 
 
 def _cover(corners: np.ndarray, size: int) -> np.ndarray:
-    """How much of each pixel lies in the polygon: float32 of (size, size) in [0, 1]."""
+    """The part of each pixel that lies in the polygon: float32 of (size, size) in [0, 1]."""
     fraction_bits = 4
     cover = np.zeros((size, size), np.uint8)
     points = np.rint(corners * 2**fraction_bits).astype(np.int32)
@@ -196,11 +200,11 @@ def _cover(corners: np.ndarray, size: int) -> np.ndarray:
 
 
 def _make_split(folder: Path, split: str, number: int, parameters: _Parameters) -> Document:
-    """Write the images of a split; the document that describes them."""
+    """Write the images of a split and return the document that describes them."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(getattr(parameters, split)):
-        # A generator of its own makes an image the same whatever is drawn before it.
+        # Each image has its own generator, so that it does not depend on the images before it.
         generator = np.random.default_rng([parameters.seed, number, index])
         image, shapes = draw_image(parameters.size, generator)
         name = f"{split}_{index:05d}.png"
@@ -239,8 +243,8 @@ def _check(parameters: _Parameters) -> None:
 
 
 def _holds(root: Path, files: ShapesFiles, parameters: _Parameters) -> bool:
-    """Whether the set is there already, whole: the manifest is written last."""
-    manifest = _read_json(root / _MANIFEST)
+    """Whether the folder holds the whole set, whose manifest is written last."""
+    manifest = find_json(root / _MANIFEST)
     if manifest != asdict(parameters) or not files.images.is_dir():
         return False
     total = parameters.train + parameters.val + parameters.test
@@ -250,7 +254,7 @@ def _holds(root: Path, files: ShapesFiles, parameters: _Parameters) -> bool:
 
 
 def _make_room(root: Path, files: ShapesFiles) -> None:
-    """Take away an older set, and only that; a folder with files of another kind is refused."""
+    """Delete an older set of shapes. Raises :class:`WrongUse` for files of another set."""
     for split in _SPLITS:
         path = getattr(files, split)
         if path.exists() and not _is_ours(path):
@@ -265,14 +269,6 @@ def _make_room(root: Path, files: ShapesFiles) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    document = _read_json(path)
+    document = find_json(path)
     info = document.get("info") if isinstance(document, dict) else None
     return isinstance(info, dict) and info.get("description") == DESCRIPTION
-
-
-def _read_json(path: Path) -> Any:
-    """The file's content, or None if there is no whole JSON file."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None

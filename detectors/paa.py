@@ -14,7 +14,7 @@ MAX_FITTED_LOSS = 1e3
 
 @cache
 def use_float64_in_paa() -> None:
-    """Let mmdet's ``PAAHead``, and every head that inherits from it, fit its mixture in float64.
+    """Let mmdet's ``PAAHead``, and heads that inherit its method, fit the mixture in float64.
 
     Probabilistic Anchor Assignment (Kim and Lee, ECCV 2020, Section 3.2) fits a mixture of two
     Gaussians to the losses of a ground truth's candidates. mmdet gives scikit-learn these losses
@@ -32,9 +32,9 @@ def use_float64_in_paa() -> None:
     """
     from mmdet.models.dense_heads.paa_head import PAAHead
 
-    fit_in_float32 = PAAHead.paa_reassign
+    stock = PAAHead.paa_reassign
 
-    @wraps(fit_in_float32)
+    @wraps(stock)
     def paa_reassign(
         self: Any,
         pos_losses: Tensor,
@@ -48,8 +48,6 @@ def use_float64_in_paa() -> None:
         if pos_losses.isnan().any():
             return label, label_weight, bbox_weight, len(pos_inds)
         losses = pos_losses.double().clamp(-MAX_FITTED_LOSS, MAX_FITTED_LOSS)
-        return fit_in_float32(
-            self, losses, label, label_weight, bbox_weight, pos_inds, *args, **kwargs
-        )
+        return stock(self, losses, label, label_weight, bbox_weight, pos_inds, *args, **kwargs)
 
     PAAHead.paa_reassign = paa_reassign

@@ -14,7 +14,7 @@ from .kinds import (
 )
 from .loss import DistillationLoss
 from .observe import FrozenTeacher, Needs, Observation, observe, shrunk
-from .pairing import Pair, pair_levels
+from .pairing import Pair, common_strides, pair_levels
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Pair",
     "available_knowledge",
     "check_pair",
+    "common_strides",
     "excluded",
     "mismatch",
     "observe",

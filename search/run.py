@@ -11,7 +11,6 @@ from pathlib import Path
 
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
-from ..distillers import excluded, mismatch
 from ..settings import PROGRESSIVE
 from ..space import Outcome, SearchFailed, Term, WrongUse
 from ..workers.cluster import cluster
@@ -20,18 +19,19 @@ from ..workers.training import Training
 from ..workers.trial import TrialContext
 from .controller import Controller
 from .exported import exported
+from .plans.keys import changed_settings
 from .plans.plan import Plan, final_section, final_trainings, make_data
 from .plans.start import start_terms
 from .plans.trainings import Display, because, train_all
 from .rejection import store_batch
 from .session import Session
-from .teachers.pool import COST_IMAGES, PoolModel, measured_pool, ordered, pool_models
+from .teachers.pool import COST_IMAGES, measured_pool, ordered
 from .teachers.progressive import train_along
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a search leaves: the best trial's distiller in a file, and the final trainings."""
+    """What a search leaves: its best trial, the file of its distiller, the final trainings."""
 
     search: SearchRow
     best: TrialRow
@@ -40,9 +40,9 @@ class Result:
 
 
 def check_name(plan: Plan, store: Store, name: str, resume: bool) -> None:
-    """Raise :class:`WrongUse` if the name is taken, or its scores would not compare.
+    """Raise :class:`WrongUse` if the name is taken, or if scores would not compare.
 
-    To resume in a store that holds no search at all is to start one.
+    Resuming in a store without any search starts one.
     """
     known = store.find_search(name)
     if known is None:
@@ -51,25 +51,16 @@ def check_name(plan: Plan, store: Store, name: str, resume: bool) -> None:
         return
     if not resume:
         raise WrongUse(
-            f"--name: a search '{name}' is in {store.url} already: continue it with --resume "
-            "or give another --name"
+            f"a search '{name}' is in {store.url} already: resume it or give another name", "name"
         )
     if known.conditions != plan.conditions:
-        changed = _changed(known.config, plan.config.model_dump(mode="json"))
+        changed = changed_settings(known.config, plan.config.model_dump(mode="json"))
+        what = ", ".join(changed) or "a data file, a checkpoint or the version of detkds"
         raise WrongUse(
-            f"--resume: scores of '{name}' would not compare: {changed} changed since it was "
-            "started; restore it or start another search with --name"
+            f"scores of '{name}' would not compare: {what} changed since it was started; restore "
+            "it or start another search under another name",
+            "resume",
         )
-
-
-def _changed(before: dict, after: dict) -> str:
-    """The options that differ, of the sections that scores depend on."""
-    sections = ("student", "teacher", "data", "proxy", "trial", "search")
-    names = ["inherit"] if before.get("inherit", False) != after.get("inherit") else []
-    for section in sections:
-        old, new = before.get(section) or {}, after.get(section) or {}
-        names += [f"{section}.{key}" for key in new if old.get(key) != new[key] and key != "start"]
-    return ", ".join(names) or "a data file, a checkpoint or the version of detkds"
 
 
 def run_search(
@@ -77,12 +68,10 @@ def run_search(
 ) -> Result:
     """Run a search to its end, from wherever it stands.
 
-    Raises :class:`WrongUse` if there is nothing to start or resume under this name, before
-    anything is made, or if another process runs the search; :class:`SearchFailed` if trials or
-    trainings fail.
+    Raises :class:`WrongUse`, before anything is made, if the name can't be started or resumed, and
+    if another process runs the search; :class:`SearchFailed` if trials or trainings fail.
     """
     check_name(plan, store, name, resume)
-    models = _progressive_models(plan)
     start = start_terms(plan.config.search.start, plan.space, store)
     with store.held(name), cluster(plan.config.resources, plan.folder) as dashboard:
         display.dashboard(dashboard)
@@ -100,41 +89,16 @@ def run_search(
         trainings = final_trainings(plan, found) if plan.config.final else []
         outcomes = train_all(trainings, plan, display, store, search)
         results = list(zip(trainings, outcomes, strict=True))
-        if models and found.needs_teacher:
-            pool = measured_pool(plan, models, store, display, COST_IMAGES)
-            order = ordered(models, pool)
-            stages = train_along(plan, store, display, found, name, order, search)
+        if PROGRESSIVE in plan.compare and found.needs_teacher:
+            pool = measured_pool(plan, store, display, COST_IMAGES)
+            stages = train_along(plan, store, display, found, name, ordered(plan, pool), search)
             last = stages[-len(final_section(plan).seeds) :]
             results += [(t.model_copy(update={"name": PROGRESSIVE}), o) for t, o in last]
     return Result(search, best, distiller_file, results)
 
 
-def _progressive_models(plan: Plan) -> list[PoolModel]:
-    """The models of a teacher order, if the final table asks for one.
-
-    Raises :class:`WrongUse` for a teacher that can't share what the search may find.
-    """
-    if PROGRESSIVE not in plan.compare:
-        return []
-    student, *teachers = models = pool_models(plan)
-    for teacher in teachers:
-        for knowledge in plan.space.options:
-            pair = student.signature, teacher.signature
-            choices = {name for slot in plan.space.slots(knowledge) for name in slot}
-            useless = excluded(knowledge, *pair)
-            reason = mismatch(knowledge, *pair) or next(
-                (f"'{name}': {why}" for name, why in useless.items() if name in choices), None
-            )
-            if reason:
-                raise WrongUse(
-                    f"final.compare: '{PROGRESSIVE}' trains under teachers.{teacher.name} too, but "
-                    f"{reason}; leave '{knowledge}' out of search.knowledge"
-                )
-    return models
-
-
 def _create(plan: Plan, store: Store, name: str, start: list[Term]) -> SearchRow:
-    """The terms it starts from are kept with it: what they were read from may change."""
+    """Store a new search with the terms it starts from: their files may change later."""
     config = plan.config.model_dump(mode="json")
     config["search"]["start"] = [str(term) for term in start]
     return store.create_search(name, config, plan.conditions, plan.seed)
@@ -159,13 +123,13 @@ def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -
     if session.failure is not None:
         raise SearchFailed(
             f"{session.failures} trials in a row failed, the last{because(session.failure)}; "
-            "--resume tries them again"
+            "resume the search to try them again"
         )
 
 
 @contextmanager
 def _stopped_by_interrupt(session: Session) -> Iterator[None]:
-    """Ctrl-C ends the search even where the exception itself gets lost in somebody's callback."""
+    """Ctrl-C ends the search, even if a library's callback swallows the exception."""
 
     def interrupt(number: int, frame: object) -> None:
         session.stopped = True

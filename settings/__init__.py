@@ -1,4 +1,4 @@
-"""What is configured, validated before anything starts: the sections of a config. No torch."""
+"""The sections of a config, validated before anything starts. No torch."""
 
 from .base import Settings
 from .data import Data, Split, Synthetic

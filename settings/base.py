@@ -1,4 +1,4 @@
-"""What all sections share: unknown keys are errors, relative paths are made absolute."""
+"""What all sections share: unknown keys are errors, relative paths become absolute."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """A section of a config. An unknown key is an error, so no misspelt option is ignored."""
+    """A section of a config. An unknown key is an error, so that no misspelt setting is ignored."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""The section ``data``: which images, and how detectors look at them."""
+"""The section ``data``: the images, and how detectors see them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Split(Settings):
 
 
 class Synthetic(Settings):
-    """A set of textured shapes that detkds draws itself."""
+    """A set of textured shapes that detkds draws."""
 
     #: Training images.
     train: int = Field(default=600, ge=1)
@@ -27,7 +27,7 @@ class Synthetic(Settings):
     test: int = Field(default=200, ge=1)
     #: Pixels a side.
     size: int = Field(default=128, ge=32)
-    #: The seed that the images are drawn by.
+    #: The seed of the images.
     seed: int = Field(default=0, ge=0)
 
 
@@ -36,23 +36,23 @@ class Data(Settings):
 
     #: The training split.
     train: Split | None = None
-    #: The test split. The final table alone looks at this split; trials are scored on the proxy.
+    #: The test split. Only the final table uses this split; trials are scored on the proxy.
     test: Split | None = None
     #: A synthetic set in place of real splits.
     synthetic: Synthetic | None = None
     #: (width, height) that images are resized into, with their aspect ratio kept.
     image_size: tuple[int, int]
-    #: (width, height) of the teacher's images, where the teacher sees larger images. The student's
-    #: images are shrunk from the teacher's.
+    #: (width, height) of the teacher's images, if the teacher sees larger images than the student.
+    #: The student's images are shrunk from the teacher's.
     teacher_image_size: tuple[int, int] | None = None
     #: The probability of a horizontal flip in training.
     flip: float = Field(default=0.5, ge=0, le=1)
-    #: Megabytes of decoded training images that a worker keeps. The proxy's validation images and
-    #: the teacher's knowledge may take as much again, each. Images beyond the limit are decoded, or
+    #: Megabytes of decoded training images that a worker keeps. The images for scoring and the
+    #: teacher's knowledge may take as much again, each. Images beyond the limit are decoded, or
     #: shown to the teacher, every time.
     cache_megabytes: int = Field(default=1024, ge=0)
-    #: Processes that decode images beside each training, for a set far larger than the cache: with
-    #: such processes a training keeps no decoded images.
+    #: Processes that decode images beside each training, for a set far larger than the cache. With
+    #: such processes, a training keeps no decoded images.
     num_workers: int = Field(default=0, ge=0)
 
     @property

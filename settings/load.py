@@ -18,8 +18,8 @@ from .search import SearchConfig
 def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
     """Read a search config by path or by the name of one that is shipped.
 
-    ``options``: ``a.b.c=value`` as mmengine's ``--cfg-options`` takes them. Raises
-    :class:`WrongUse`, naming the file and the option, for a config that is not right.
+    ``options``: ``a.b.c=value``, merged into the config as mmengine does. Raises :class:`WrongUse`,
+    naming the file or the option, for a wrong config.
     """
     path, pair = search_config(reference)
     options = list(options)
@@ -32,11 +32,11 @@ def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
     for option in options:
         top = option.split("=", 1)[0].split(".", 1)[0]
         if top not in known:
-            raise WrongUse(f"--cfg-options {option}: no section '{top}': {nearest(top, known)}")
+            raise WrongUse(f"{option}: no section '{top}': {nearest(top, known)}", "cfg_options")
     try:
         config.merge_from_dict(dict(_option(option) for option in options))
     except (KeyError, TypeError) as error:
-        raise WrongUse(f"--cfg-options: {error}") from None
+        raise WrongUse(str(error), "cfg_options") from None
     # A config may define variables and functions for its own use.
     given = {k: v for k, v in config.to_dict().items() if k in known}
     try:
@@ -48,7 +48,7 @@ def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
 def _option(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise WrongUse(f"--cfg-options {text}: write it as key=value")
+        raise WrongUse(f"{text}: write it as key=value", "cfg_options")
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -79,5 +79,5 @@ def _fields(path: tuple[int | str, ...]) -> list[str]:
 
 
 def config_name(reference: str) -> str:
-    """The search's name where none is given: the config's."""
+    """The name of a search whose user gives none: the config's name."""
     return Path(reference).stem

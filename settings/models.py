@@ -1,4 +1,4 @@
-"""The sections ``student`` and ``teacher``, and the schedules that models are trained by."""
+"""The sections ``student`` and ``teacher``, and the schedules of trainings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import FilePath, Settings
 
 
 class Schedule(Settings):
-    """How long a model is trained, and by which optimizer."""
+    """How long a model is trained, and with which optimizer."""
 
     #: Passes over the training images.
     epochs: int = Field(ge=1)
@@ -25,23 +25,24 @@ class Schedule(Settings):
 class TrialSchedule(Schedule):
     """The short schedule of a trial."""
 
-    #: A training of the student alone that runs once; every trial starts from its weights. Trials
-    #: then compare candidates instead of the first steps from random weights.
+    #: The schedule of a training of the student alone, which runs once. Every trial starts from the
+    #: weights of that training, and so compares candidates and not the first steps from random
+    #: weights.
     warmup: Schedule | None = None
 
 
 class Model(Settings):
     """A detector and its weights."""
 
-    #: An mmdet config: ``mmdet::…``, ``detkds::…``, a path, or the model itself as a dict.
+    #: An mmdet config: ``mmdet::…``, ``detkds::…``, a path, or the content of ``model`` as a dict.
     config: str | dict[str, Any]
     #: Options merged into the config, as mmdet's ``--cfg-options``: ``{"a.b.c": value}``.
     cfg_options: dict[str, Any] = {}
-    #: Modules that register what the config names. ``custom_imports`` of the config join them.
+    #: Modules that register the classes of the config, besides the config's ``custom_imports``.
     imports: list[str] = []
     #: The weights: a path or a URL.
     checkpoint: FilePath | None = None
-    #: Load the checkpoint even if loading it runs code from the file.
+    #: Whether to load the checkpoint even if that runs code from the file.
     trust_checkpoint: bool = False
-    #: How a teacher without a checkpoint is trained before the search; the result is kept.
+    #: How a teacher without a checkpoint is trained before the search. Its weights are kept.
     schedule: Schedule | None = None

@@ -10,11 +10,11 @@ from .base import Settings
 class Resources(Settings):
     """What one trial or training may use, and where."""
 
-    #: Trials side by side. None: as many as the cluster has room for.
+    #: The number of trials side by side. None: as many as the cluster has room for.
     workers: int | None = Field(default=None, ge=1)
-    #: CPUs a trial.
+    #: CPUs of a trial.
     cpus: float = Field(default=1, gt=0)
-    #: GPUs a trial; a part of one GPU is fine. None: one GPU where there is a GPU.
+    #: GPUs of a trial; a part of one GPU is possible. None: one GPU, if the cluster has GPUs.
     gpus: float | None = Field(default=None, ge=0)
     #: torch's threads in each worker.
     threads: int = Field(default=1, ge=1)

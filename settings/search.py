@@ -19,14 +19,14 @@ PROGRESSIVE = "progressive"
 class Proxy(Settings):
     """The images that trials train on and are scored on, all from the training split.
 
-    Give either the numbers of images, or two splits as ``detkds proxy`` writes them.
+    The config gives either the numbers of images, or two splits as ``detkds proxy`` writes them.
     """
 
     #: Images that a trial trains on.
     train_images: int = 0
     #: Images that a trial is scored on.
     val_images: int = 0
-    #: The seed that the images are drawn by.
+    #: The seed of the draw.
     seed: int = 0
     #: The split that a trial trains on, in place of a number.
     train: Split | None = None
@@ -47,7 +47,7 @@ def _known_knowledge(name: str) -> str:
 
 
 class Search(Settings):
-    """What is searched, and by which algorithm. The numbers are those of DetKDS, Section 4.1."""
+    """What is searched, and by which algorithm. The defaults are those of DetKDS, Section 4.1."""
 
     #: The search space: DetKDS's own, or the larger one with CrossKD's and SSSD's knowledge.
     space: Literal["detkds", "extended"] = "detkds"
@@ -55,8 +55,8 @@ class Search(Settings):
     algorithm: str = "algorithm1"
     #: The kinds of knowledge, a stage each. None: all that student and teacher can share.
     knowledge: list[Annotated[str, AfterValidator(_known_knowledge)]] | None = None
-    #: What the populations start from: presets, distiller files, terms in arrow notation, or
-    #: ``search:NAME`` for the best of an earlier search.
+    #: The distillers whose terms the populations start from: presets, distiller files, terms in
+    #: arrow notation, or ``search:NAME`` for the best of an earlier search.
     start: list[str] = []
     #: P of Algorithm 1: members of a stage's population.
     population: int = Field(default=20, ge=1)
@@ -73,9 +73,9 @@ class Search(Settings):
 
 
 class Final(Schedule):
-    """The full trainings after a search: each distiller of ``compare`` under each of ``seeds``."""
+    """The full trainings after a search: each row of ``compare`` under each of ``seeds``."""
 
-    #: The seeds.
+    #: The seeds of the trainings.
     seeds: list[int] = Field(default=[0], min_length=1)
     #: ``none`` (the student alone), ``found``, a preset's name, a distiller file, or
     #: ``progressive``: the found distiller along the order of the config's ``teachers``.
@@ -88,25 +88,33 @@ class Final(Schedule):
 
 
 class Teacher(Model):
-    """One of several teachers. Without checkpoint and schedule, ``teacher.schedule`` trains it."""
+    """One of several teachers. Without checkpoint and schedule, it takes ``teacher.schedule``."""
 
     #: The teacher's AP in points. None: the AP is measured on the proxy.
     score: float | None = None
 
 
 class SearchConfig(Settings):
-    """Everything that a search is told."""
+    """The whole config of a search."""
 
+    #: The detector that is distilled into.
     student: Model
-    #: None for a search of ``label`` alone, which learns from the labels.
+    #: The detector that the student learns from. None for a search of ``label`` alone, whose
+    #: distillers learn from the labels.
     teacher: Model | None = None
-    #: The teachers that a teacher order is made of, by name.
+    #: The teachers of a teacher order, by name.
     teachers: dict[str, Teacher] = {}
     #: Whether a distilled student starts from its teacher's neck and head, as far as they fit.
     inherit: bool = False
+    #: The data set.
     data: Data
+    #: The part of the data set that trials use.
     proxy: Proxy
+    #: The schedule of a trial.
     trial: TrialSchedule
+    #: The full trainings. None: a search ends with its best trial.
     final: Final | None = None
+    #: What is searched, and how.
     search: Search = Search()
+    #: What trials and trainings may use of a machine.
     resources: Resources = Resources()

@@ -1,4 +1,4 @@
-"""What a worker is told to train the student once."""
+"""What a worker needs to know to train the student once."""
 
 from __future__ import annotations
 

@@ -46,17 +46,18 @@ def replace_file(path: PathLike, text: str, *, one_writer: bool = False) -> None
         temporary.write_text(text, "utf-8")
 
 
-def read_json(path: PathLike, what: str, advice: str) -> Any:
+def read_json(path: PathLike, what: str, advice: str, setting: str | None = None) -> Any:
     """The content of a JSON file.
 
-    ``what`` names the kind of file in errors ("the distiller file"); ``advice`` says what would be
-    right. Raises :class:`WrongUse` naming the file if it can't be read or is cut off.
+    Raises :class:`WrongUse` naming the file if it can't be read or is cut off. ``what`` names the
+    kind of file in the error ("the distiller file"), ``advice`` says what would be right, and
+    ``setting`` is the setting that names the file.
     """
     try:
         text = Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise WrongUse(f"{path}: can't read {what}: {reason}; {advice}") from None
+        raise WrongUse(f"{path}: can't read {what}: {reason}; {advice}", setting) from None
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -65,7 +66,7 @@ def read_json(path: PathLike, what: str, advice: str) -> Any:
             f"{path}: not a whole JSON document ({place}: {error.msg}); {advice}"
         ) from None
     except RecursionError:
-        raise WrongUse(f"{path}: its JSON is nested too deep; {advice}") from None
+        raise WrongUse(f"{path}: its JSON is nested too deep; {advice}", setting) from None
 
 
 def find_json(path: PathLike) -> Any:

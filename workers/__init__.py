@@ -1,1 +1,1 @@
-"""Where work runs: one trial without Ray (``trial``), Ray's engine, full training."""
+"""Where work runs: one trial without Ray (``trial``), trials and trainings on Ray's workers."""

@@ -1,4 +1,4 @@
-"""Ray's cluster: started here or joined, and checked for what a trial needs of it."""
+"""Ray's cluster: started here or joined, and checked for what a trial needs."""
 
 from __future__ import annotations
 
@@ -20,33 +20,35 @@ from ..space import WrongUse
 
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray would start a task that runs out of memory again without end.
+    # Without a limit, Ray would restart a task that runs out of memory for ever.
     "RAY_task_oom_retries": "3",
 }
-#: How long a cluster's head may take to answer.
+#: A cluster's head must answer within this time.
 CONNECT_SECONDS = 10
-#: How long a node may take to start a worker that looks for the work folder.
-LOOK_SECONDS = 120
+#: A node must start a worker, which looks for the work folder, within this time.
+NODE_SECONDS = 120
 
 
 @contextmanager
 def cluster(resources: Resources, folder: Path | None = None) -> Iterator[str]:
-    """Ray started here or joined; yields the dashboard's address ("" without one).
+    """Start Ray here or join a cluster; yields the dashboard's address, or "" without a dashboard.
 
-    Raises :class:`WrongUse` when the cluster can't be reached, when none of its nodes has what a
-    trial asks for, or when one of them does not see the work folder.
+    Raises :class:`WrongUse` if the cluster can't be reached, if no node has what a trial asks for,
+    or if a node of a joined cluster does not see the work folder.
     """
     os.environ.update(_ENVIRONMENT)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if resources.address is None:
         options["include_dashboard"] = resources.dashboard
     try:
-        # Without an address Ray would join whatever RAY_ADDRESS or a Ray started before names.
+        # Without an address, Ray would join the cluster of RAY_ADDRESS or a Ray that runs here.
         context = ray.init(address=resources.address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise WrongUse(f"resources.address: can't join '{resources.address}': {error}") from None
+        raise WrongUse(f"can't join '{resources.address}': {error}", "resources.address") from None
     try:
-        _check(resources, [node["Resources"] for node in alive()], "the cluster's largest node")
+        _check_resources(
+            resources, [node["Resources"] for node in alive()], "the cluster's largest node"
+        )
         if resources.address is not None and folder is not None:
             check_shared(folder)
         yield context.dashboard_url or ""
@@ -57,8 +59,9 @@ def cluster(resources: Resources, folder: Path | None = None) -> Iterator[str]:
 def check_machine(resources: Resources) -> None:
     """Raise :class:`WrongUse` if a trial asks for more than this machine has.
 
-    A cluster to be joined by ``address`` is asked when it is joined. Ray starts its actors through
-    a shell without quoting: under a path with a space it would wait for them for ever.
+    With ``resources.address``, raise if no cluster answers there; the resources of its nodes are
+    checked when the cluster is joined. Ray starts its workers through a shell without quoting: with
+    a space in Python's path, Ray would wait for them for ever.
     """
     if " " in sys.executable:
         raise WrongUse(
@@ -69,11 +72,14 @@ def check_machine(resources: Resources) -> None:
         _check_reachable(resources.address)
     else:
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
-        _check(resources, [here], "this machine")
+        _check_resources(resources, [here], "this machine")
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself would try for minutes. ``auto`` and addresses of other kinds are left to it."""
+    """Raise :class:`WrongUse` if nothing answers at host:port, where Ray would try for minutes.
+
+    ``auto`` and other kinds of address are not checked.
+    """
     host, _, port = address.rpartition(":")
     if not host or "://" in address or not port.isdigit():
         return
@@ -81,24 +87,27 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
         raise WrongUse(
-            f"resources.address: nothing answers at {address} ({error.strerror or error}); give "
-            "the head node's host:port as `ray start --head` prints it, or auto"
+            f"nothing answers at {address} ({error.strerror or error}); give the head node's "
+            "host:port as `ray start --head` prints it, or auto",
+            "resources.address",
         ) from None
 
 
-def _check(resources: Resources, nodes: list[Mapping[str, float]], where: str) -> None:
-    """A trial runs on one node: what the cluster has in all is not what a trial can have."""
+def _check_resources(resources: Resources, nodes: list[Mapping[str, float]], where: str) -> None:
+    """Raise :class:`WrongUse` if no single node has what a trial asks for."""
     for name, asked in (("CPU", resources.cpus), ("GPU", resources.gpus or 0.0)):
-        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
-        if asked > most:
+        largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if asked > largest:
             raise WrongUse(
-                f"resources.{name.lower()}s: a trial asks for {asked:g} {name}s, {where} has "
-                f"{most:g}: ask for no more, or join a larger cluster by resources.address"
+                f"a trial asks for {asked:g} {name}s, {where} has {largest:g}: ask for no more, or "
+                "join a larger cluster by resources.address",
+                f"resources.{name.lower()}s",
             )
     if not any(fits(node, {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}) for node in nodes):
         raise WrongUse(
-            f"resources: no node has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs together: "
-            "lower resources.cpus"
+            f"no node has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs together: lower "
+            "resources.cpus",
+            "resources",
         )
 
 
@@ -106,32 +115,33 @@ def check_shared(folder: Path) -> None:
     """Raise :class:`WrongUse` naming the nodes that do not see the work folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-by-all-") as marker:
-        looks = [(node["NodeManagerHostname"], _look(marker.name, node)) for node in alive()]
-        blind = sorted({host for host, seen in looks if not _answer(seen)})
+        futures = [(node["NodeManagerHostname"], _sees(node, marker.name)) for node in alive()]
+        blind = sorted({host for host, future in futures if not _answer(future)})
     if blind:
         raise WrongUse(
-            f"--work-dir {folder}: node(s) {', '.join(blind)} of the cluster don't see it: put it "
-            "on a file system that all nodes share"
+            f"{folder}: node(s) {', '.join(blind)} of the cluster don't see this folder: put it on "
+            "a file system that all nodes share",
+            "work_dir",
         )
 
 
-def _look(file: str, node: Mapping[str, Any]) -> Any:
-    """Whether a node sees a file: the future of it."""
+def _sees(node: Mapping[str, Any], file: str) -> Any:
+    """The future of whether a node sees a file."""
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     exists = ray.remote(os.path.exists)  # type: ignore[attr-defined]
     return exists.options(num_cpus=0, scheduling_strategy=there).remote(file)
 
 
-def _answer(seen: Any) -> bool:
-    """What a node says; one that says nothing, or has gone meanwhile, is not called blind."""
+def _answer(future: Any) -> bool:
+    """Whether the node sees the file; True for a node that does not answer or has left."""
     try:
-        return ray.get(seen, timeout=LOOK_SECONDS)
+        return ray.get(future, timeout=NODE_SECONDS)
     except ray.exceptions.RayError:
         return True
 
 
 def per_trial(resources: Resources) -> dict[str, float]:
-    """CPUs and GPUs of one trial; a GPU is used without being asked for where there is one."""
+    """CPUs and GPUs of one trial. By default, a trial has one GPU if the cluster has GPUs."""
     gpus = resources.gpus
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
@@ -148,11 +158,11 @@ def room(each: Mapping[str, float]) -> int:
     return max(1, sum(fits(node["Resources"], each) for node in alive()))
 
 
-def fits(there: Mapping[str, float], each: Mapping[str, float]) -> int:
-    """How many workers one node has room for; a worker's share is of one GPU, not of several."""
+def fits(node: Mapping[str, float], each: Mapping[str, float]) -> int:
+    """How many workers one node has room for. A worker's share of a GPU lies on one GPU."""
     counts = []
     if each["cpu"]:
-        counts.append(int(there.get("CPU", 0.0) / each["cpu"] + 1e-6))
+        counts.append(int(node.get("CPU", 0.0) / each["cpu"] + 1e-6))
     if each["gpu"]:
-        counts.append(int(1 / each["gpu"] + 1e-6) * int(there.get("GPU", 0.0)))
+        counts.append(int(1 / each["gpu"] + 1e-6) * int(node.get("GPU", 0.0)))
     return min(counts)

@@ -1,10 +1,9 @@
-"""Trials spread by Ray Tune: ask and tell on one side, workers that are kept on the other."""
+"""Trials on Ray Tune's workers, which stay from trial to trial, for a source of candidates."""
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import tempfile
 import traceback
@@ -15,33 +14,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmengine.device import get_device
 from ray import tune
 from ray.tune.search import Searcher
 
 from ..settings import Resources, Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
 from .cluster import per_trial, room
+from .runner import host_and_device
 from .trial import TrialContext, evaluate
 
-#: Tune is used for its actors and its scheduling; its own loggers, progress and Ctrl-C are not.
+#: Tune keeps actors and schedules trials; its loggers, its progress and its Ctrl-C are off.
 _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # How many trials there are at a time is decided here, in `suggest`.
+    # `suggest` below limits the number of trials at a time.
     "TUNE_MAX_PENDING_TRIALS_PG": "10000",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 _OUTCOME = "outcome"
-#: How often a candidate is given to another worker after its own has died.
+#: How often a candidate goes to another worker after its worker has died.
 RETRIES = 2
 
 
 class Source(Protocol):
-    """Where candidates come from and outcomes go to: a controller with its store behind it."""
+    """What gives candidates and takes outcomes: a controller with its store behind it."""
 
     def ask(self) -> Candidate | None: ...
     def started(self, candidate: Candidate, host: str, device: str) -> None: ...
@@ -60,34 +59,34 @@ def run(
     seed: int,
     warmup: str | None = None,
 ) -> None:
-    """Score what ``source`` asks for until it is done, on as many workers as fit.
+    """Score the candidates of ``source`` until it is done, on as many workers as fit.
 
     A worker builds its :class:`TrialContext` once and keeps it from trial to trial.
     """
-    context = partial(TrialContext.build, task, schedule, proxy, seed=seed, warmup=warmup)
-    run_actors(source, per_trial(resources), resources.workers, context, evaluate)
+    make_context = partial(TrialContext.build, task, schedule, proxy, seed=seed, warmup=warmup)
+    run_actors(source, per_trial(resources), resources.workers, make_context, evaluate)
 
 
 def run_actors(
     source: Source,
     per_worker: dict[str, float],
     workers: int | None,
-    context: Callable[[], Any],
+    make_context: Callable[[], Any],
     evaluator: Callable[[Any, Candidate], Outcome],
     *,
     reuse: bool = True,
 ) -> None:
-    """The engine itself: each worker calls ``context`` once, ``evaluator`` for every candidate.
+    """Run ``evaluator`` for every candidate, on workers that call ``make_context`` once each.
 
-    At most ``workers`` at a time, and never more than the cluster has room for then. A candidate
-    whose worker dies goes to another one, :data:`RETRIES` times, before it is told as failed; a
-    worker on which something failed is not used again. What ``source`` raises ends the run and is
-    raised here. ``reuse=False``, a fresh actor for every trial, is there for the benchmark.
+    At most ``workers`` candidates are at workers at a time, and never more than the cluster has
+    room for. A candidate whose worker dies goes to another worker, :data:`RETRIES` times, before it
+    fails. A worker on which a trial failed is not used again. An exception of ``source`` ends the
+    run and is raised here. ``reuse=False`` starts an actor for every trial, for the benchmark.
     """
     os.environ.update(_TUNE_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it lists trials that did not end
     searcher = _AskTell(source, lambda: min(workers or sys.maxsize, room(per_worker)))
-    trainable = tune.with_parameters(TrialActor, context=context, evaluator=evaluator)
+    trainable = tune.with_parameters(TrialActor, make_context=make_context, evaluator=evaluator)
     with tempfile.TemporaryDirectory(prefix="detkds-tune-") as folder:
         tune.Tuner(
             tune.with_resources(trainable, per_worker),
@@ -113,10 +112,10 @@ def run_actors(
 
 
 class TrialActor(tune.Trainable):
-    """A worker: it is reset from trial to trial and keeps its context."""
+    """A worker. Tune resets it from trial to trial; its context stays."""
 
-    def setup(self, config: dict, context: Any = None, evaluator: Any = None) -> None:
-        self.content, self.evaluator = context, evaluator
+    def setup(self, config: dict, make_context: Any = None, evaluator: Any = None) -> None:
+        self.make_context, self.evaluator = make_context, evaluator
         self.context: Any = None
         self.reset_config(config)
 
@@ -130,16 +129,16 @@ class TrialActor(tune.Trainable):
         return next(self.steps)
 
     def _steps(self) -> Iterator[dict[str, Any]]:
-        """Where the trial runs; what came out; and after a failure, the end of this worker.
+        """Report where the trial runs, then its outcome; after a failure, end this worker.
 
-        Whatever failed (a device that is lost, a full disk) may be of the worker and not of the
-        candidate: Tune gives no other trial to an actor that has raised.
+        The cause of a failure (a lost device, a full disk) may lie in the worker and not in the
+        candidate. Tune gives no other trial to an actor that has raised.
         """
-        where = {"host": socket.gethostname(), "device": get_device()}
+        where = host_and_device()
         yield where
         try:
             if self.context is None:
-                self.context = self.content()
+                self.context = self.make_context()
             outcome = self.evaluator(self.context, self.candidate)
         except Exception:
             outcome = Outcome.failed(traceback.format_exc(), **where)
@@ -151,7 +150,7 @@ class TrialActor(tune.Trainable):
 
 @dataclass
 class _Live:
-    """A candidate at a worker, and what the worker has said so far."""
+    """A candidate at a worker, and what the worker has reported so far."""
 
     candidate: Candidate
     host: str | None = None
@@ -160,18 +159,18 @@ class _Live:
 
 
 class _AskTell(Searcher):
-    """Tune's side of ask and tell, with at most ``most()`` candidates at workers.
+    """Tune's searcher in front of a source, with at most ``limit()`` candidates at workers.
 
-    Tune pickles its searcher for a restore of its own; ours resumes from the store, so the pickle
-    holds no source.
+    Tune pickles its searcher to restore a run; a search resumes from the store instead, and the
+    pickle holds no source.
     """
 
-    def __init__(self, source: Source | None, most: Callable[[], int]) -> None:
+    def __init__(self, source: Source | None, limit: Callable[[], int]) -> None:
         super().__init__(metric="score", mode="max")
         self.source: Any = source
-        self.most = most
+        self.limit = limit
         self.live: dict[str, _Live] = {}
-        self.again: deque[Candidate] = deque()
+        self.retries: deque[Candidate] = deque()
         self.deaths: Counter[int] = Counter()
         self.error: Exception | None = None
 
@@ -179,7 +178,7 @@ class _AskTell(Searcher):
         return _AskTell, (None, None)
 
     def suggest(self, trial_id: str) -> dict | str | None:
-        if len(self.live) >= self.most():
+        if len(self.live) >= self.limit():
             return None
         candidate = self._safely(self._next)
         if candidate is None:
@@ -190,8 +189,8 @@ class _AskTell(Searcher):
         return {"candidate": (candidate.number, candidate.stage, document)}
 
     def _next(self) -> Candidate | None:
-        if self.again and not self.source.done:
-            return self.again.popleft()
+        if self.retries and not self.source.done:
+            return self.retries.popleft()
         return self.source.ask()
 
     def on_trial_result(self, trial_id: str, result: dict) -> None:
@@ -205,22 +204,22 @@ class _AskTell(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict | None = None, error: bool = False
     ) -> None:
-        """After an error Tune calls :meth:`ended` too, which learns more of it."""
+        """Tell the outcome. After an error, :meth:`ended` does so, which knows the cause."""
         if not error:
             outcome = Outcome.from_json((result or {})[_OUTCOME])
             self._safely(self.source.tell, self.live.pop(trial_id).candidate, outcome)
 
     def ended(self, trial_id: str, error: str) -> None:
-        """The worker is gone: after the outcome that it gave, or for another to try again."""
+        """The worker is gone: tell the outcome that it reported, or retry the candidate."""
         live = self.live.pop(trial_id)
         outcome = live.outcome or self._died(live, error)
         if outcome is None:
-            self.again.append(live.candidate)
+            self.retries.append(live.candidate)
         else:
             self._safely(self.source.tell, live.candidate, outcome)
 
     def _died(self, live: _Live, error: str) -> Outcome | None:
-        """The outcome of a candidate whose worker died; None if it is to be tried again."""
+        """The outcome of a candidate whose worker died; None if another worker tries it."""
         number = live.candidate.number
         self.deaths[number] += 1
         if self.deaths[number] <= RETRIES:
@@ -230,7 +229,7 @@ class _AskTell(Searcher):
         return Outcome.failed(f"{times}, the last {where}: {error}", live.host, live.device)
 
     def _safely(self, function: Callable, *arguments: Any) -> Any:
-        """Tune would log, wrap or repeat what a source raises: it ends the run instead."""
+        """Keep an exception to end the run with; Tune would log, wrap or repeat it."""
         try:
             return function(*arguments)
         except Exception as error:
@@ -238,14 +237,14 @@ class _AskTell(Searcher):
             return None
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the store remembers every trial, and a search resumes from it."""
+        """Do nothing: the store holds every trial, and a search resumes from the store."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""
+        """Do nothing, like :meth:`save`."""
 
 
 class _Ended(tune.Callback):
-    """Tells why a worker is gone, which Tune tells its callbacks only."""
+    """Passes on why a worker is gone; Tune gives the reason to callbacks only."""
 
     def __init__(self, searcher: _AskTell) -> None:
         self.searcher = searcher

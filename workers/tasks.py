@@ -1,4 +1,4 @@
-"""Full trainings and single jobs as Ray tasks; one whose worker dies is started again."""
+"""Full trainings and single jobs as Ray tasks, which restart when their worker dies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..space import Outcome, SearchFailed
 from .cluster import per_trial
 from .training import Training, train
 
-#: How often a task is started again when its worker dies: a training goes on where it was.
+#: How often a task restarts when its worker dies. A training resumes where it was.
 RETRIES = 3
 
 
@@ -24,7 +24,11 @@ def run_trainings(
     on_done: Callable[[Training, Outcome], None] = lambda training, outcome: None,
     trainer: Callable[[Training], Outcome] = train,
 ) -> list[Outcome]:
-    """Train all, side by side as far as they fit; progress is (iterations done, all) of each."""
+    """Run trainings, as many side by side as fit, and return their outcomes in the same order.
+
+    ``on_progress`` is called with (iterations done, all iterations) of each training, twice a
+    second; ``on_done`` with each training that ends.
+    """
     remote = _task(trainer, resources)
     futures = [remote.remote(training) for training in trainings]
     outcomes: dict[int, Outcome] = {}
@@ -40,9 +44,9 @@ def run_trainings(
 
 
 def run_job(resources: Resources, job: Callable[[], Any]) -> Any:
-    """One function on one worker; what it raises is raised here.
+    """Run one function on one worker; returns or raises what the function does.
 
-    Raises :class:`SearchFailed` when its worker dies each time.
+    Raises :class:`SearchFailed` if the worker dies every time.
     """
     try:
         return ray.get(_task(_call, resources).remote(job))
@@ -71,5 +75,5 @@ def _result(future: Any) -> Outcome:
 
 
 def _reason(error: Exception) -> str:
-    """Ray's own first line: the rest is about where its log files lie."""
+    """The first line of Ray's message; the others say where its log files lie."""
     return str(error).strip().splitlines()[0]

@@ -1,13 +1,11 @@
-"""The checks before a search: data, models, knowledge, proxy. They read and write nothing else."""
+"""What a config comes to, checked: data, models, space, proxy, distillers. Nothing is written."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ...configs import distiller_file
 from ...data import CLASSES, class_names, read_annotations, read_split, shapes_files
@@ -26,32 +24,14 @@ from ...detectors import (
 from ...distillers import available_knowledge, check_pair, excluded, mismatch
 from ...settings import PROGRESSIVE, Model, Schedule, SearchConfig, Split
 from ...space import STEPWISE, Distiller, SearchSpace, WrongUse
+from .keys import proxy_key
 
 #: The signatures of a student and of its teacher, if it has one.
 Pair = tuple[Signature, Signature | None]
 
 
-def fingerprint(content: Any) -> str:
-    """A stable hash of JSON content: 16 hex digits."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def file_fingerprint(path: str | Path) -> str:
-    """Of a file's content; of an address its text, since the model zoo's names hold a hash."""
-    if "://" in str(path):
-        return fingerprint(str(path))
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def check_data(
-    config: SearchConfig, folder: Path
-) -> tuple[tuple[str, ...], Split, Split | None, str]:
-    """Class names, the splits, and a hash of what they hold."""
+def read_data(config: SearchConfig, folder: Path) -> tuple[tuple[str, ...], Split, Split | None]:
+    """The class names, the training split and the test split, if there is one."""
     data = config.data
     if data.synthetic is not None:
         files = shapes_files(folder / "data")
@@ -59,7 +39,7 @@ def check_data(
             Split(annotations=str(path), images=str(files.images))
             for path in (files.train, files.test)
         )
-        return CLASSES, train, test, fingerprint({"synthetic": data.synthetic.model_dump()})
+        return CLASSES, train, test
     assert data.train is not None
     document = read_split(data.train)
     if not document["annotations"]:
@@ -73,33 +53,38 @@ def check_data(
                 f"of {data.train.annotations}"
             )
         check_disjoint(data.train.annotations, data.test.annotations)
-    return classes, data.train, data.test, file_fingerprint(data.train.annotations)
+    return classes, data.train, data.test
 
 
-def check_models(config: SearchConfig, classes: tuple[str, ...]) -> Pair:
-    """The signatures of student and teacher. Seen at two sizes, their responses can't line up."""
-    student = check_model("student", config.student, classes)
+def read_signatures(config: SearchConfig, classes: tuple[str, ...]) -> Pair:
+    """The signatures of student and teacher.
+
+    A student that sees images of another size than its teacher shares features alone.
+    """
+    student = read_signature("student", config.student, classes)
     if config.data.student_scale != 1:
         student = student.features_only
     if config.teacher is None and config.inherit:
-        raise WrongUse("inherit: there is no teacher to inherit from; give one, or leave it out")
+        raise WrongUse("there is no teacher to inherit from; give one, or leave it out", "inherit")
     if config.teacher is None:
         return student, None
-    return student, check_model("teacher", config.teacher, classes)
+    return student, read_signature("teacher", config.teacher, classes)
 
 
-def check_model(name: str, model: Model, classes: tuple[str, ...]) -> Signature:
-    """Build it, load its weights if it has some, compare its classes with the data's.
+def read_signature(name: str, model: Model, classes: tuple[str, ...]) -> Signature:
+    """The signature of a model, which is built with its weights if it has a checkpoint.
 
-    ``name``: its section of the config.
+    ``name``: the section of the config. Raises :class:`WrongUse` if the model can't be built, if
+    its checkpoint does not fit, or if its classes are not those of the data.
     """
     built = build_detector(without_pretrained(configured(model)), name)
     there = num_classes(built)
     if there is not None and there != len(classes):
         raise WrongUse(
-            f"{name}: its head has {there} classes and the data have {len(classes)} "
+            f"its head has {there} classes and the data have {len(classes)} "
             f"({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): set "
-            f"{name}.cfg_options.'model.bbox_head.num_classes' to {len(classes)}"
+            f"{name}.cfg_options.'model.bbox_head.num_classes' to {len(classes)}",
+            name,
         )
     if model.checkpoint is not None:
         load_weights(built, model.checkpoint, trust=model.trust_checkpoint)
@@ -108,11 +93,11 @@ def check_model(name: str, model: Model, classes: tuple[str, ...]) -> Signature:
 
 
 def check_outlines(config: SearchConfig, splits: Iterable[Split | None]) -> None:
-    """A student with a mask head needs the objects' outlines."""
+    """Raise :class:`WrongUse` if a student with a mask head lacks the objects' outlines."""
     if not has_masks(configured(config.student)):
         return
     if config.data.synthetic is not None:
-        raise WrongUse("student: it has a mask head, and the synthetic set has boxes only")
+        raise WrongUse("it has a mask head, and the synthetic set has boxes only", "student")
     for split in splits:
         if split is None:
             continue
@@ -135,11 +120,11 @@ def _check_class_names(name: str, model: Model, classes: tuple[str, ...]) -> Non
         )
 
 
-def check_knowledge(config: SearchConfig, signatures: Pair) -> SearchSpace:
-    """The space that is searched: what the pair can share, without the options it has no use for.
+def searched_space(config: SearchConfig, signatures: Pair) -> SearchSpace:
+    """The space of what the pair can share, without the options that the pair can't use.
 
-    Without a teacher that is ``label`` of the extended space, whichever is asked for. ``stepwise``
-    weights have no use unless the learning rate has milestones in trials and final trainings.
+    Without a teacher, the space is ``label`` of the extended space, whatever the config asks for.
+    ``stepwise`` weights need milestones of the learning rate, in trials and in final trainings.
     """
     space = SearchSpace.preset(config.search.space if config.teacher else "extended")
     shared = available_knowledge(*signatures)
@@ -147,11 +132,12 @@ def check_knowledge(config: SearchConfig, signatures: Pair) -> SearchSpace:
     asked = config.search.knowledge or available
     for name in asked:
         if name not in space.knowledge:
-            raise WrongUse(f"search.knowledge: '{name}' needs search.space=extended")
+            raise WrongUse(f"'{name}' needs search.space=extended", "search.knowledge")
         if name not in available:
             raise WrongUse(
-                f"search.knowledge: the pair has no '{name}': {_why_not(name, signatures)}; "
-                f"use {', '.join(available)}"
+                f"the pair has no '{name}': {_why_not(name, signatures)}; "
+                f"use {', '.join(available)}",
+                "search.knowledge",
             )
     if not asked:
         faults = [mismatch(n, *signatures) for n in space.knowledge if not space.options[n].teacher]
@@ -170,7 +156,10 @@ def _why_not(knowledge: str, signatures: Pair) -> str | None:
 
 
 def has_milestones(schedule: Schedule) -> bool:
-    """Whether the learning rate meets one; of those counted in iterations, whether there are."""
+    """Whether the learning rate reaches a milestone within the epochs.
+
+    Milestones that are counted in iterations are taken to be reached.
+    """
     for scheduler in schedule.param_scheduler:
         first = min(scheduler.get("milestones") or [math.inf]) + scheduler.get("begin", 0)
         last = schedule.epochs if scheduler.get("by_epoch", True) else math.inf
@@ -179,61 +168,66 @@ def has_milestones(schedule: Schedule) -> bool:
     return False
 
 
-def check_distiller(distiller: Distiller, signatures: Pair, schedule: Schedule, where: str) -> None:
-    """A distiller that this pair can train with, under the schedule of ``final``.
+def check_distiller(
+    distiller: Distiller, signatures: Pair, schedule: Schedule, setting: str
+) -> None:
+    """Raise :class:`WrongUse` if this pair can't train with a distiller under ``schedule``.
 
-    ``where``: the option that named it.
+    ``setting``: the setting that names the distiller.
     """
     try:
         check_pair(distiller, *signatures)
     except WrongUse as error:
-        raise WrongUse(f"{where}: {error}") from None
+        raise WrongUse(f"{distiller.name or 'the distiller'}: {error}", setting) from None
     if distiller.stepwise and not has_milestones(schedule):
         raise WrongUse(
-            f"final.param_scheduler: {distiller.name or 'the distiller'} has a stepwise weight,"
-            f" which changes at milestones of the learning rate, and within {schedule.epochs} "
-            "epochs there are none: use MultiStepLR, or a constant weight"
+            f"{distiller.name or 'the distiller'} has a stepwise weight, which changes at "
+            f"milestones of the learning rate, and within {schedule.epochs} epochs there are none: "
+            "use MultiStepLR, or a constant weight",
+            "final.param_scheduler",
         )
 
 
-def check_proxy(
+def proxy_splits(
     config: SearchConfig, train: Split, folder: Path, data_key: str
-) -> tuple[tuple[Split, Split], str]:
+) -> tuple[Split, Split]:
+    """The training and the validation split of the proxy.
+
+    Splits that are drawn from ``train``, the split of ``data_key``, lie in a folder that is named
+    after the proxy's key.
+    """
     proxy = config.proxy
     if proxy.train is not None and proxy.val is not None:
         for split in (proxy.train, proxy.val):
             read_split(split)
         check_disjoint(proxy.train.annotations, proxy.val.annotations)
-        return (proxy.train, proxy.val), fingerprint(
-            [file_fingerprint(s.annotations) for s in (proxy.train, proxy.val)]
-        )
+        return proxy.train, proxy.val
     if config.data.synthetic is not None:
-        check_sizes(proxy.train_images, proxy.val_images, config.data.synthetic.train)
+        images = config.data.synthetic.train
     else:
-        document = read_annotations(train.annotations)
-        check_sizes(proxy.train_images, proxy.val_images, len(document["images"]))
-    key = fingerprint([data_key, proxy.train_images, proxy.val_images, proxy.seed])
-    names = [folder / f"proxy-{key}" / f"{split}.json" for split in ("train", "val")]
-    first, second = (Split(annotations=str(name), images=train.images) for name in names)
-    return (first, second), key
+        images = len(read_annotations(train.annotations)["images"])
+    check_sizes(proxy.train_images, proxy.val_images, images)
+    drawn = folder / f"proxy-{proxy_key(proxy, data_key)}"
+    first, second = (
+        Split(annotations=str(drawn / f"{name}.json"), images=train.images)
+        for name in ("train", "val")
+    )
+    return first, second
 
 
-def check_compare(config: SearchConfig, signatures: Pair) -> dict[str, Distiller | None]:
-    """The hand-made distillers of the final table, by the name they get there."""
-    compare: dict[str, Distiller | None] = {}
+def compared_distillers(config: SearchConfig, signatures: Pair) -> dict[str, Distiller | None]:
+    """The rows of the final table, by name, each with its hand-made distiller.
+
+    ``none``, ``found`` and ``progressive`` have None: no distiller, or the one that is found.
+    """
+    rows: dict[str, Distiller | None] = {}
     for reference in config.final.compare if config.final else []:
         if reference in ("none", "found", PROGRESSIVE):
-            compare[reference] = None
+            rows[reference] = None
             continue
-        distiller = Distiller.from_json(distiller_file(reference))
+        name = Path(reference).stem
+        distiller = replace(Distiller.from_json(distiller_file(reference)), name=name)
         assert config.final is not None
-        check_distiller(distiller, signatures, config.final, f"final.compare: {reference}")
-        compare[Path(reference).stem] = distiller
-    return compare
-
-
-def model_key(model: Model) -> str:
-    """What a model is, whatever file it comes from."""
-    config = configured(model).to_dict()
-    start = file_fingerprint(model.checkpoint) if model.checkpoint else None
-    return fingerprint([config, start])
+        check_distiller(distiller, signatures, config.final, "final.compare")
+        rows[name] = distiller
+    return rows

@@ -1,58 +1,78 @@
-"""Before the first trial: everything checked without a trace, then data, teacher and warm-up."""
+"""The plan of a search or of trainings: everything is checked, and nothing is made yet."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ... import __version__
 from ...data import make_shapes
 from ...data.proxy import write_proxy
-from ...detectors import configured, custom_imports
-from ...settings import PROGRESSIVE, Final, Model, Schedule, SearchConfig, Split, Task
+from ...settings import PROGRESSIVE, Final, SearchConfig, Split, Task
 from ...space import Distiller, SearchSpace, WrongUse
 from ...workers.cluster import check_machine
 from ...workers.training import Training
 from ..algorithms import check_algorithm_name
+from . import keys
 from .checks import (
     Pair,
-    check_compare,
-    check_data,
-    check_knowledge,
-    check_models,
     check_outlines,
-    check_proxy,
-    file_fingerprint,
-    fingerprint,
-    model_key,
+    compared_distillers,
+    proxy_splits,
+    read_data,
+    read_signatures,
+    searched_space,
+)
+from .models import plan_teacher, plan_warmup, trained, with_resolved_models
+from .pool import (
+    STUDENT,
+    PoolModel,
+    check_levels,
+    check_pool_names,
+    check_shares,
+    pool_teachers,
 )
 from .start import start_terms
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A search that has passed its checks: what it will use, and nothing of it made yet."""
+    """What a search, or a training, uses and does. Whoever runs the plan decides nothing more."""
 
     config: SearchConfig
+    #: The work folder.
     folder: Path
+    #: The space that is searched.
     space: SearchSpace
+    #: The signatures of student and teacher.
     signatures: Pair
+    #: The split of the full trainings.
     train: Split
+    #: The split that the final table is measured on, if there is one.
     test: Split | None
+    #: The training and the validation split of trials.
     proxy: tuple[Split, Split]
+    #: The training of a teacher without weights, or None.
     teacher: Training | None
+    #: The training of the student that all trials start from, or None.
     warmup: Training | None
+    #: What trials train.
     task: Task
-    conditions: str
+    #: The rows of the final table, by name, with their hand-made distillers.
     compare: dict[str, Distiller | None]
-    classes: tuple[str, ...]
+    #: The models of a teacher order, the student first; empty without an order.
+    pool: tuple[PoolModel, ...] = ()
+    #: The key of what the scores of trials depend on.
+    conditions: str
+    #: The key of the training split.
     data_key: str
+    #: The key of the teacher with its weights.
     teacher_key: str
-    #: What every full training of the student depends on, whatever it learns from.
+    #: The key of what all full trainings of the student have in common.
     student_key: str
 
     @property
     def seed(self) -> int:
+        """The seed of the search and of its trials."""
         return self.config.search.seed
 
     @property
@@ -61,201 +81,143 @@ class Plan:
         return [training for training in (self.teacher, self.warmup) if training is not None]
 
 
-def make_plan(config: SearchConfig, folder: Path) -> Plan:
-    """Check a configuration whole. Raises :class:`WrongUse`; writes nothing."""
+def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -> Plan:
+    """Check a whole config and plan what it asks for. Raises :class:`WrongUse`; writes nothing.
+
+    ``pool``: whether the plan has the models of a teacher order. None: it has them if the final
+    table has a progressive training, and their teachers must share what the search may find.
+    """
     folder = folder.absolute()
     check_algorithm_name(config.search.algorithm)
     check_machine(config.resources)
-    classes, train, test, data_key = check_data(config, folder)
-    check_outlines(config, (train, test))
-    signatures = check_models(config, classes)
-    space = check_knowledge(config, signatures)
-    student_key = model_key(config.student)
+    classes, train, test = read_data(config, folder)
+    whole = with_resolved_models(config)
+    check_outlines(whole, (train, test))
+    signatures = read_signatures(whole, classes)
+    space = searched_space(config, signatures)
     start_terms(config.search.start, space, store=None)
-    proxy, proxy_key = check_proxy(config, train, folder, data_key)
-    compare = check_compare(config, signatures)
-    teacher, teacher_key = _teacher(config, "teacher", config.teacher, train, folder, data_key)
-    warmup = _plan_warmup(config, proxy[0], folder, [student_key, proxy_key])
-    task = Task(
-        student=resolved(config.student),
-        teacher=config.teacher and resolved(_with_weights(config.teacher, teacher)),
-        inherit=config.inherit,
-        data=config.data,
-        threads=config.resources.threads,
+    data_key = keys.data_key(config.data)
+    proxy = proxy_splits(config, train, folder, data_key)
+    compare = compared_distillers(config, signatures)
+    teacher, training, teacher_key = plan_teacher(
+        whole, "teacher", whole.teacher, train, folder, data_key
     )
-    conditions = fingerprint(
-        {
-            "student": student_key,
-            "teacher": teacher_key,
-            "proxy": proxy_key,
-            "look": _look(config),
-            "inherit": config.inherit,
-            "trial": config.trial.model_dump(),
-            "seed": config.search.seed,
-            "version": __version__.rsplit(".", 1)[0],
-        }
+    trial_keys = keys.TrialKeys(
+        student=keys.model_key(whole.student),
+        teacher=teacher_key,
+        proxy=keys.proxy_key(config.proxy, data_key),
     )
-    return Plan(
-        config,
-        folder,
-        space,
-        signatures,
-        train,
-        test,
-        proxy,
-        teacher,
-        warmup,
-        task,
-        conditions,
-        compare,
-        classes,
-        data_key,
-        teacher_key,
-        fingerprint([student_key, data_key, test and _test_key(config, test), *_look(config)]),
+    plan = Plan(
+        config=config,
+        folder=folder,
+        space=space,
+        signatures=signatures,
+        train=train,
+        test=test,
+        proxy=proxy,
+        teacher=training,
+        warmup=plan_warmup(whole, proxy[0], folder, trial_keys.student, trial_keys.proxy),
+        task=Task(
+            student=whole.student,
+            teacher=teacher,
+            inherit=config.inherit,
+            data=config.data,
+            threads=config.resources.threads,
+        ),
+        compare=compare,
+        conditions=keys.conditions_key(config, trial_keys),
+        data_key=data_key,
+        teacher_key=teacher_key,
+        student_key=keys.student_key(config.data, trial_keys.student, data_key),
     )
+    if not (PROGRESSIVE in compare if pool is None else pool):
+        return plan
+    check_pool_names(config)
+    models = [_pool_student(plan), *pool_teachers(config, classes, train, folder, data_key)]
+    check_levels(models)
+    if pool is None:
+        check_shares(models, space)
+    return replace(plan, pool=tuple(models))
 
 
-def _look(config: SearchConfig) -> list:
-    """How images are looked at."""
-    return [config.data.image_size, config.data.teacher_image_size, config.data.flip]
+def _pool_student(plan: Plan) -> PoolModel:
+    """The student of a teacher order.
 
-
-def _test_key(config: SearchConfig, test: Split) -> str:
-    return "synthetic" if config.data.synthetic else file_fingerprint(test.annotations)
+    A student without weights of its own is the student that the final table trains alone, under
+    the first seed.
+    """
+    model, training = plan.task.student, None
+    if model.checkpoint is not None:
+        key = keys.pool_student_key(model)
+    elif plan.config.final is None:
+        raise WrongUse("costs need a trained student; give one, or `final`", "student.checkpoint")
+    else:
+        final = plan.config.final
+        training = student_training(plan, "none", None, final.seeds[0])
+        key = keys.pool_trained_student_key(plan.student_key, final.schedule, training.seed)
+        model = trained(model, training)
+    return PoolModel(
+        name=STUDENT,
+        model=model,
+        key=key,
+        score=None,
+        training=training,
+        signature=plan.signatures[0],
+    )
 
 
 def make_data(plan: Plan) -> None:
-    """Write what the plan says is not there yet: the synthetic set and the proxy's files."""
+    """Write the synthetic set and the proxy's files, if the plan has them and they are missing."""
     data, proxy = plan.config.data, plan.config.proxy
     if data.synthetic is not None:
         make_shapes(plan.folder / "data", **data.synthetic.model_dump())
     if proxy.train is None and not all(Path(split.annotations).is_file() for split in plan.proxy):
         folder = Path(plan.proxy[0].annotations).parent
-        write_proxy(
-            plan.train.annotations, proxy.train_images, proxy.val_images, folder, proxy.seed
-        )
-
-
-def plan_teacher(name: str, model: Model, plan: Plan) -> tuple[Training | None, str]:
-    """The training of a teacher without weights, or None; and what identifies the teacher.
-
-    ``name``: its section of the config.
-    """
-    return _teacher(plan.config, name, model, plan.train, plan.folder, plan.data_key)
-
-
-def _teacher(
-    config: SearchConfig, name: str, model: Model | None, train: Split, folder: Path, data_key: str
-) -> tuple[Training | None, str]:
-    if model is None:
-        return None, "none"
-    if model.checkpoint is not None:
-        return None, fingerprint([model_key(model), file_fingerprint(model.checkpoint)])
-    if model.schedule is None:
-        raise WrongUse(
-            f"{name}.checkpoint: the teacher has no weights; give a checkpoint, or "
-            f"{name}.schedule to train it first"
-        )
-    data = config.data.for_teachers
-    key = fingerprint(
-        [model_key(model), data_key, model.schedule.model_dump(), data.flip, data.image_size]
-    )
-    training = Training(
-        name=name.rpartition(".")[2],
-        model=resolved(model.model_copy(update={"schedule": None})),
-        schedule=model.schedule,
-        train=train,
-        data=data,
-        seed=0,
-        threads=config.resources.threads,
-        folder=str(folder / f"teacher-{key}"),
-    )
-    return training, key
-
-
-def _plan_warmup(
-    config: SearchConfig, train: Split, folder: Path, keys: list[str]
-) -> Training | None:
-    schedule = config.trial.warmup
-    if schedule is None:
-        return None
-    if config.inherit:
-        raise WrongUse(
-            "trial.warmup: a warmed-up student would lose its neck and head to inherit=True; "
-            "use one of them"
-        )
-    key = fingerprint([*keys, *_look(config), schedule.model_dump(), config.search.seed])
-    return Training(
-        name="warm-up",
-        model=resolved(config.student),
-        schedule=schedule,
-        train=train,
-        data=config.data,
-        seed=config.search.seed,
-        threads=config.resources.threads,
-        folder=str(folder / f"warmup-{key}"),
-    )
-
-
-def _with_weights(model: Model, training: Training | None) -> Model:
-    return model if training is None else trained(model, training)
-
-
-def trained(model: Model, training: Training) -> Model:
-    return model.model_copy(update={"checkpoint": str(training.checkpoint), "schedule": None})
-
-
-def resolved(model: Model) -> Model:
-    """The same model without reference to config files: read once, not in every trial."""
-    whole = configured(model).to_dict()
-    imports = [*model.imports, *custom_imports(model.config)]
-    return model.model_copy(update={"config": whole, "cfg_options": {}, "imports": imports})
+        sizes = proxy.train_images, proxy.val_images
+        write_proxy(plan.train.annotations, *sizes, folder, proxy.seed)
 
 
 def final_section(plan: Plan) -> Final:
     """How the student is trained in full. Raises :class:`WrongUse` if the config does not say."""
     if plan.config.final is None:
-        raise WrongUse("the config has no section `final`: it says how long the student is trained")
+        raise WrongUse(
+            "the config lacks this section, which says how long the student is trained; add it",
+            "final",
+        )
     return plan.config.final
 
 
 def final_trainings(plan: Plan, found: Distiller) -> list[Training]:
-    """The final table's trainings: each distiller under each seed, same schedule and data.
+    """The trainings of the final table: each of its rows under each seed.
 
-    All but the progressive ones, which wait for an order.
+    The progressive trainings are not among them, since they wait for an order of the teachers.
     """
-    final = final_section(plan)
-    schedule = final.schedule.model_dump()
-    trainings = []
-    for seed in final.seeds:
-        for name, preset in plan.compare.items():
-            if name == PROGRESSIVE:
-                continue
-            distiller = found if name == "found" else preset
-            document = None if distiller is None else replace(distiller, name=name).to_dict()
-            trainings.append(student_training(plan, name, document, schedule, seed))
-    return trainings
+    named_found = replace(found, name="found")
+    return [
+        student_training(plan, name, named_found if name == "found" else distiller, seed)
+        for seed in final_section(plan).seeds
+        for name, distiller in plan.compare.items()
+        if name != PROGRESSIVE
+    ]
 
 
-def student_training(
-    plan: Plan, name: str, document: dict | None, schedule: dict, seed: int
-) -> Training:
-    """One full training of the plan's student, with or without a distiller.
+def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: int) -> Training:
+    """One full training of the plan's student, with a distiller or alone.
 
-    Its folder is named after what it depends on: models, weights, annotations, sizes, schedule. A
-    student that takes nothing from the teacher is trained without.
+    The folder is named after the training's key. A student that takes nothing from the teacher
+    trains without the teacher.
     """
-    form = None if document is None else Distiller.from_dict(document)
-    learns = form is not None and (form.needs_teacher or plan.task.inherit)
+    schedule = final_section(plan).schedule
+    learns = distiller is not None and (distiller.needs_teacher or plan.task.inherit)
     source = [plan.teacher_key, plan.task.inherit] if learns else None
-    key = fingerprint([plan.student_key, source, form and form.key, schedule])
+    key = keys.training_key(plan.student_key, source, distiller, schedule)
     return Training(
         name=name,
         model=plan.task.student,
         teachers=[plan.task.teacher] if learns and plan.task.teacher else [],
-        distiller=document,
+        distiller=None if distiller is None else distiller.to_dict(),
         inherit=plan.task.inherit and learns,
-        schedule=Schedule(**schedule),
+        schedule=schedule,
         train=plan.train,
         test=plan.test,
         data=plan.config.data,

@@ -1,4 +1,4 @@
-"""Where populations start: the terms of presets, of distiller files and of earlier searches.
+"""The terms that populations start from: those of presets, distiller files, earlier searches.
 
 "we can avoid some repeating searches by transferring some excellent losses for different
 detectors" (DetKDS, Section 3.2).
@@ -19,18 +19,19 @@ def reads_store(references: list[str]) -> bool:
 
 
 def start_terms(references: list[str], space: SearchSpace, store: Store | None) -> list[Term]:
-    """The terms that ``search.start`` names, each once, of the knowledge that is searched.
+    """The terms that ``search.start`` names, each once, as far as their knowledge is searched.
 
     A reference is a preset's name, a distiller file, terms in arrow notation, or ``search:NAME``
-    for the best of each stage of an earlier search in the store (left out without one). Raises
-    :class:`WrongUse` for one that is not there, and for an option that the space does not hold.
+    for the best of each stage of an earlier search. Without a store, references to searches are
+    left out. Raises :class:`WrongUse` for a reference that does not exist and for an option that
+    the space does not hold.
     """
     terms: dict[Term, None] = {}
     for reference in references:
         for distiller in _distillers(reference, store):
             for term in distiller.active:
                 if term.knowledge in space.knowledge:
-                    _check(term, space, reference)
+                    _check_term(term, space, reference)
                     terms[term] = None
     return list(terms)
 
@@ -44,11 +45,11 @@ def _distillers(reference: str, store: Store | None) -> list[Distiller]:
 
 
 def _earlier(name: str, store: Store) -> list[Distiller]:
-    """The best of each stage."""
+    """The best distiller of each stage of a search in the store."""
     search = store.find_search(name)
     if search is None:
         names = [known.name for known in store.searches()]
-        raise WrongUse(f"search.start: no search '{name}' in {store.url}: {nearest(name, names)}")
+        raise WrongUse(f"no search '{name}' in {store.url}: {nearest(name, names)}", "search.start")
     best: dict[str, tuple[float, Distiller]] = {}
     for trial in store.trials(search.id):
         if trial.score is not None and trial.score > best.get(trial.stage, (-1.0, None))[0]:
@@ -56,13 +57,14 @@ def _earlier(name: str, store: Store) -> list[Distiller]:
     return [distiller for _, distiller in best.values()]
 
 
-def _check(term: Term, space: SearchSpace, reference: str) -> None:
+def _check_term(term: Term, space: SearchSpace, reference: str) -> None:
     options = space.options[term.knowledge]  # any weight will do
     slots = [*options.transforms, options.distances, options.schedules]
-    form = [*term.transforms, term.distance, term.schedule]
-    for value, choices in zip(form, slots, strict=True):
+    values = [*term.transforms, term.distance, term.schedule]
+    for value, choices in zip(values, slots, strict=True):
         if value not in choices:
             raise WrongUse(
-                f"search.start: {reference}: '{value}' for {term.knowledge} is not in the space; "
-                "set search.space=extended or leave it out"
+                f"{reference}: '{value}' for {term.knowledge} is not in the space; set "
+                "search.space=extended or leave it out",
+                "search.start",
             )

@@ -18,7 +18,7 @@ from .plan import Plan, final_section, make_data, student_training
 
 
 class Display(Protocol):
-    """What a search tells its watcher."""
+    """Where a search or a training shows how far it is."""
 
     def dashboard(self, address: str) -> None: ...
     def training(self, names: list[str], progress: list[tuple[int, int]]) -> None: ...
@@ -29,9 +29,10 @@ class Display(Protocol):
 def check_training(
     plan: Plan, distiller: Distiller | None, teachers: Sequence[Signature] = ()
 ) -> None:
-    """Before anything is made: a full training by this distiller, or under these teachers.
+    """Raise :class:`WrongUse` if the student can't be trained in full with a distiller.
 
-    Raises :class:`WrongUse` if the config does not say how, or a pair can't share its knowledge.
+    ``teachers``: the teachers of a progressive training; none for a training under the config's
+    teacher.
     """
     final = final_section(plan)
     student, teacher = plan.signatures
@@ -39,11 +40,11 @@ def check_training(
         return
     if teachers and not distiller.needs_teacher:
         raise WrongUse(
-            f"--teachers: {distiller.name or 'the distiller'} learns from no teacher; leave it out"
+            f"{distiller.name or 'the distiller'} learns from no teacher; leave it out", "order"
         )
     pairs: list[Pair] = [(student, one) for one in teachers]
     for pair in pairs or [(student, teacher)]:
-        check_distiller(distiller, pair, final, f"--distiller {distiller.name or ''}".rstrip())
+        check_distiller(distiller, pair, final, "distiller")
 
 
 def run_training(
@@ -51,10 +52,8 @@ def run_training(
 ) -> list[tuple[Training, Outcome]]:
     """Train the plan's student in full under each of ``final.seeds``."""
     check_training(plan, distiller)
-    final = final_section(plan)
-    document = None if distiller is None else distiller.to_dict()
-    schedule = final.schedule.model_dump()
-    trainings = [student_training(plan, name, document, schedule, seed) for seed in final.seeds]
+    seeds = final_section(plan).seeds
+    trainings = [student_training(plan, name, distiller, seed) for seed in seeds]
     with ready(plan, display):
         if plan.teacher is not None and any(training.teachers for training in trainings):
             train_all([plan.teacher], plan, display, store)
@@ -64,6 +63,7 @@ def run_training(
 
 @contextmanager
 def ready(plan: Plan, display: Display) -> Iterator[None]:
+    """Make the plan's data and start or join the cluster for the block."""
     make_data(plan)
     register()
     with cluster(plan.config.resources, plan.folder) as dashboard:
@@ -78,9 +78,9 @@ def train_all(
     store: Store,
     search: SearchRow | None = None,
 ) -> list[Outcome]:
-    """Train what is not trained yet, each with its row in the store.
+    """Run the trainings that are not done yet, each with its row in the store.
 
-    Raises :class:`SearchFailed` naming all that failed, when the others are done.
+    Raises :class:`SearchFailed`, naming all trainings that failed, when the others are done.
     """
     known = [training.finished() for training in trainings]
     todo = [t for t, outcome in zip(trainings, known, strict=True) if outcome is None]
@@ -91,7 +91,7 @@ def train_all(
             split="test" if training.test else "none",
             conditions=plan.conditions,
             search_id=search.id if search else None,
-            distiller=_form(training),
+            distiller=_distiller(training),
         )
         for training in todo
     }
@@ -116,11 +116,11 @@ def train_all(
 
 
 def because(failure: Outcome) -> str:
-    """Where something failed, and the last line of why: the end of a sentence."""
+    """The host of a failure and the last line of its error, to end a sentence with."""
     lines = (failure.error or "").strip().splitlines()
     where = f" on {failure.host}" if failure.host else ""
     return f"{where}: {lines[-1].strip() if lines else 'no error was recorded'}"
 
 
-def _form(training: Training) -> Distiller | None:
+def _distiller(training: Training) -> Distiller | None:
     return None if training.distiller is None else Distiller.from_dict(training.distiller)

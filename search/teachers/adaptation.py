@@ -17,40 +17,41 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...detectors import feature_maps, signature
-from ...distillers import shrunk
+from ...distillers import common_strides, shrunk
 from ...space import WrongUse
 
-#: Positions that are multiplied out in single precision before they join the double sums.
+#: Positions whose products are summed in single precision before they join the double sums.
 CHUNK = 8192
-#: Least eigenvalue of a model's covariance, as a share of its largest: what single precision can
-#: still tell from 0. A ridge lifts the eigenvalues to it, and is 0 where they lie above already.
-LEAST_EIGENVALUE = 1e-7
-#: One image of so many is held out.
+#: The smallest eigenvalue of a model's covariance, as a share of the largest, that single precision
+#: can tell from 0. A ridge lifts smaller eigenvalues to this share.
+MIN_EIGENVALUE = 1e-7
+#: One batch of so many is held out.
 HELD_OUT = 5
 
 
 @dataclass(frozen=True)
 class Cost:
-    """C(A, B): mean squared difference per element, summed over levels, on held-out images.
+    """C(A, B): the mean squared difference per element, summed over levels."""
 
-    ``fit`` is the same on the images that the map was fitted on; ``levels`` is (fit, held out) by
-    stride.
-    """
-
+    #: On the held-out images: the cost itself.
     held_out: float
+    #: On the images that the map was fitted on.
     fit: float
+    #: (fit, held out) of each level, by stride.
     levels: dict[int, tuple[float, float]]
 
 
 @dataclass
 class Moments:
-    """Sums of products of all models' features at one level: float64 (split, D, D).
+    """Sums of products of all models' features at one level.
 
-    D counts a constant 1 and then every model's channels; the splits are fitted and held-out
-    images. Its size does not depend on how many images it has seen.
+    The size of the sums does not depend on the number of images.
     """
 
+    #: Channels of the level, by the model's name.
     channels: Mapping[str, int]
+    #: float64 (2, D, D): of the fitted and of the held-out images. D counts a constant 1, then the
+    #: channels of every model.
     sums: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class Moments:
         self.sums = torch.zeros(2, size, size, dtype=torch.float64)
 
     def add(self, maps: Mapping[str, Tensor], held_out: bool) -> None:
-        """``maps``: (N, C, H, W) by model, of the same images; smaller ones are upsampled."""
+        """Add images. ``maps``: (N, C, H, W) by the model's name; smaller maps are upsampled."""
         size = max((level.shape[-2:] for level in maps.values()), key=lambda s: s[0] * s[1])
         rows = [maps[name] for name in self.channels]
         rows = [f if f.shape[-2:] == size else F.interpolate(f, size) for f in rows]
@@ -68,7 +69,7 @@ class Moments:
             self.sums[int(held_out)] += (chunk @ chunk.T).double().cpu()
 
     def cost(self, source: str, target: str) -> tuple[float, float]:
-        """Loss on fitted and on held-out images of the best map with a bias between two models."""
+        """The loss of the best map, with a bias, on fitted and on held-out images."""
         known, wanted = [0, *self._places(source)], self._places(target)
         weights = self._best_map(source, wanted)
         return tuple(self._loss(split, known, wanted, weights) for split in (0, 1))  # type: ignore[return-value]
@@ -82,14 +83,14 @@ class Moments:
         raise KeyError(name)
 
     def _best_map(self, source: str, wanted: list[int]) -> Tensor:
-        """Least squares, (1 + channels of the source, channels wanted), the bias first."""
+        """Least squares: (1 + channels of the source, wanted channels), the bias first."""
         inputs = self._places(source)
         moments = self.sums[0] / self.sums[0, 0, 0]
         mean, target_mean = moments[0, inputs], moments[0, wanted]
         covariance = moments[inputs][:, inputs] - torch.outer(mean, mean)
         cross = moments[inputs][:, wanted] - torch.outer(mean, target_mean)
         values, vectors = torch.linalg.eigh(covariance)
-        ridge = (LEAST_EIGENVALUE * values[-1] - values[0]).clamp(min=0)
+        ridge = (MIN_EIGENVALUE * values[-1] - values[0]).clamp(min=0)
         weights = vectors @ ((vectors.T @ cross) / (values + ridge + 1e-30)[:, None])
         bias = target_mean - mean @ weights
         return torch.cat([bias[None], weights])
@@ -102,27 +103,18 @@ class Moments:
         return max(float(errors.sum()), 0.0) / (float(sums[0, 0]) * len(wanted))
 
 
-def common_strides(strides: Mapping[str, Iterable[int]]) -> tuple[int, ...]:
-    """Those that all models have levels of. Raises :class:`WrongUse` if there are none."""
-    shared = set.intersection(*map(set, strides.values()))
-    if not shared:
-        told = ", ".join(f"{name} has {list(levels)}" for name, levels in strides.items())
-        raise WrongUse(f"teachers: no stride is common to the levels of all models: {told}")
-    return tuple(sorted(shared))
-
-
 @torch.no_grad()
 def adaptation_costs(
     models: Mapping[str, Any],
     batches: Iterable[Any],
     scales: Mapping[str, float] | None = None,
 ) -> dict[tuple[str, str], Cost]:
-    """The costs of all ordered pairs of frozen models, by one pass of each over the images.
+    """The costs of all ordered pairs of frozen models; each model sees each image once.
 
-    ``batches``: what a data loader of packed images gives; every fifth is held out. Each model
-    normalises the pixels by its own preprocessor. Raises :class:`WrongUse` for models without a
-    common stride, and for fewer than five batches. ``scales``: what a model's images are shrunk by;
-    its maps are upsampled.
+    ``batches``: the batches of a data loader of packed images; every fifth batch is held out. Each
+    model normalises the pixels by its own preprocessor. ``scales``: factors in (0, 1] that shrink a
+    model's images; its maps are then upsampled. Raises :class:`WrongUse` for models without a
+    common stride, and for fewer than five batches.
     """
     signatures = {name: signature(model, name) for name, model in models.items()}
     strides = {name: one.strides for name, one in signatures.items()}
@@ -146,7 +138,7 @@ def adaptation_costs(
                 held_out=index % HELD_OUT == HELD_OUT - 1,
             )
     if not all(level.sums[:, 0, 0].all() for level in moments.values()):
-        raise WrongUse(f"teachers: costs need at least {HELD_OUT} batches of images")
+        raise WrongUse(f"costs need at least {HELD_OUT} batches of images", "teachers")
     return {
         (source, target): _total({stride: m.cost(source, target) for stride, m in moments.items()})
         for source in models

@@ -1,12 +1,11 @@
-"""Teacher orders from adaptation costs (MTPD, ICML 2023): which teacher a student learns from when.
+"""Teacher orders from adaptation costs (MTPD, ICML 2023): the sequence of a student's teachers.
 
-Costs are C(A, B) by name, ``costs[a][b]``: what is left when A's features are mapped to B's. Pure
-Python; ties go to the higher score, then to the name.
+``costs[a][b]`` is C(A, B): the loss that is left when A's features are mapped to B's. Of equal
+costs the teacher of the higher score wins, then the first name. Pure Python.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,17 +13,20 @@ from itertools import permutations
 from pathlib import Path
 
 from ...space import WrongUse, nearest
+from ...space.writing import read_json
 
 Costs = Mapping[str, Mapping[str, float]]
-#: Paths of the shortest-path algorithms are tried one by one.
-MOST_PATHS = 1_000_000
+#: The shortest-path algorithms try paths one by one, at most so many.
+MAX_PATHS = 1_000_000
 
 
 @dataclass(frozen=True)
 class TeacherOrder:
-    """The teachers, first to last, and why there are no more."""
+    """A sequence of teachers."""
 
+    #: First to last.
     teachers: tuple[str, ...]
+    #: Why the sequence has no more teachers.
     reason: str
 
 
@@ -32,8 +34,9 @@ class TeacherOrder:
 class Pool:
     """A student, its candidate teachers with their scores, and the costs between all of them.
 
-    Raises :class:`WrongUse` for fewer than two teachers, a student among them, a teacher without a
-    score, and a cost that is missing, negative or not a finite number.
+    Raises :class:`WrongUse` for fewer than two teachers, for a student among the teachers, for a
+    score that is not a finite number, and for a cost that is missing, negative or not a finite
+    number.
     """
 
     student: str
@@ -42,18 +45,18 @@ class Pool:
 
     def __post_init__(self) -> None:
         if self.student in self.scores:
-            raise WrongUse(f"teachers: '{self.student}' is the student; leave it out of the scores")
+            raise WrongUse(f"scores: '{self.student}' is the student; leave it out")
         if len(self.scores) < 2:
-            raise WrongUse(f"teachers: {len(self.scores)} given; an order needs at least 2")
+            raise WrongUse(f"scores: {len(self.scores)} given; an order needs at least 2 teachers")
         for name, score in self.scores.items():
             if not _is_number(score):
                 raise WrongUse(f"scores: {name} has {score!r}; it must be a finite number")
         for start in (self.student, *self.scores):
             for end in self.scores:
                 if start != end:
-                    self._check(start, end)
+                    self._check_cost(start, end)
 
-    def _check(self, start: str, end: str) -> None:
+    def _check_cost(self, start: str, end: str) -> None:
         if start not in self.costs:
             raise WrongUse(f"costs: none from '{start}': {nearest(start, self.costs)}")
         cost = self.costs[start].get(end)
@@ -65,7 +68,7 @@ class Pool:
             )
 
     def best(self, names: Iterable[str], cost: Callable[[str], float]) -> str:
-        """The name of the lowest cost; of equals the higher score, then the first name."""
+        """The name of the lowest cost; of equal costs the higher score, then the first name."""
         return min(names, key=lambda name: (cost(name), -self.scores[name], name))
 
     @property
@@ -79,14 +82,14 @@ def _is_number(value: object) -> bool:
     return number and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def backward_greedy(pool: Pool, most: int) -> TeacherOrder:
+def backward_greedy(pool: Pool, maximum: int) -> TeacherOrder:
     """Backward Greedy Selection, Algorithm 1 of MTPD's appendix.
 
-    The best teacher last; before it, again and again, the one that is closest to the next, as long
-    as one is closer to it than the student is.
+    The teacher of the highest score is the last. Before it comes the teacher of the lowest cost to
+    it, and so on, as long as that cost is below the student's cost.
     """
     order = [pool.final]
-    while len(order) < min(most, len(pool.scores)):
+    while len(order) < min(maximum, len(pool.scores)):
         target = order[0]
         limit = pool.costs[pool.student][target]
         left = [name for name in pool.scores if name not in order]
@@ -97,28 +100,33 @@ def backward_greedy(pool: Pool, most: int) -> TeacherOrder:
                 f"no teacher left is closer to {target} than {pool.student} is ({limit:.3g})",
             )
         order.insert(0, pool.best(closer, lambda name: pool.costs[name][target]))  # noqa: B023
-    return _full(order, most)
+    return _complete(order, maximum)
 
 
-def forward_construction(pool: Pool, most: int) -> TeacherOrder:
-    """The nearest teacher to the student, then the nearest to that one, and so on (Table 8)."""
+def forward_construction(pool: Pool, maximum: int) -> TeacherOrder:
+    """The teacher of the lowest cost from the student, then from that teacher, etc. (Table 8)."""
     order: list[str] = []
-    while len(order) < min(most, len(pool.scores)):
+    while len(order) < min(maximum, len(pool.scores)):
         start = order[-1] if order else pool.student
         left = [name for name in pool.scores if name not in order]
         order.append(pool.best(left, lambda name: pool.costs[start][name]))  # noqa: B023
-    return _full(order, most)
+    return _complete(order, maximum)
 
 
-def shortest_path(pool: Pool, most: int, total: Callable[[list[float]], float]) -> TeacherOrder:
-    """The path of exactly ``most`` teachers to the best one of the least total cost (Table 8)."""
-    length = min(most, len(pool.scores))
+def shortest_path(pool: Pool, maximum: int, total: Callable[[list[float]], float]) -> TeacherOrder:
+    """The path of the lowest total cost to the teacher of the highest score (Table 8).
+
+    The path has exactly ``maximum`` teachers, or all if there are fewer. Raises :class:`WrongUse`
+    if there are more than :data:`MAX_PATHS` such paths.
+    """
+    length = min(maximum, len(pool.scores))
     between = [name for name in pool.scores if name != pool.final]
     paths = math.perm(len(between), length - 1)
-    if paths > MOST_PATHS:
+    if paths > MAX_PATHS:
         raise WrongUse(
-            f"--algorithm: a shortest path of {length} of {len(pool.scores)} teachers is one of "
-            f"{paths:,}: use bgs or fewer teachers"
+            f"a shortest path of {length} of {len(pool.scores)} teachers is one of {paths:,}: use "
+            "bgs or fewer teachers",
+            "order_algorithm",
         )
 
     def rank(path: tuple[str, ...]) -> tuple:
@@ -127,63 +135,61 @@ def shortest_path(pool: Pool, most: int, total: Callable[[list[float]], float]) 
         return cost, [-pool.scores[name] for name in path], path
 
     best = min(((*p, pool.final) for p in permutations(between, length - 1)), key=rank)
-    return _full(list(best), most)
+    return _complete(list(best), maximum)
 
 
-def _full(order: list[str], most: int) -> TeacherOrder:
-    reason = "the most teachers asked for" if len(order) == most else "no teacher is left"
-    return TeacherOrder(tuple(order), reason)
+def _complete(order: list[str], maximum: int) -> TeacherOrder:
+    reason = "it has as many teachers as asked for"
+    return TeacherOrder(tuple(order), reason if len(order) == maximum else "no teacher is left")
 
 
 ALGORITHMS: dict[str, Callable[[Pool, int], TeacherOrder]] = {
     "bgs": backward_greedy,
-    "shortest-sum": lambda pool, most: shortest_path(pool, most, sum),
-    "shortest-max": lambda pool, most: shortest_path(pool, most, max),
+    "shortest-sum": lambda pool, maximum: shortest_path(pool, maximum, sum),
+    "shortest-max": lambda pool, maximum: shortest_path(pool, maximum, max),
     "forward": forward_construction,
 }
 
 
-def check_algorithm(algorithm: str, most: int | None) -> None:
-    """Raise :class:`WrongUse` for an unknown algorithm and a number of teachers below 1."""
+def check_algorithm(algorithm: str, max_teachers: int | None) -> None:
+    """Raise :class:`WrongUse` for an unknown algorithm and for a number of teachers below 1."""
     if algorithm not in ALGORITHMS:
-        raise WrongUse(f"--algorithm {algorithm}: {nearest(algorithm, ALGORITHMS)}")
-    if most is not None and most < 1:
-        raise WrongUse(f"--max-teachers {most}: an order has at least 1 teacher")
+        raise WrongUse(
+            f"unknown algorithm '{algorithm}': {nearest(algorithm, ALGORITHMS)}", "order_algorithm"
+        )
+    if max_teachers is not None and max_teachers < 1:
+        raise WrongUse(f"an order has at least 1 teacher, not {max_teachers}", "max_teachers")
 
 
-def teacher_order(pool: Pool, algorithm: str = "bgs", most: int | None = None) -> TeacherOrder:
-    """The order of at most ``most`` teachers (all by default) by one of :data:`ALGORITHMS`."""
-    check_algorithm(algorithm, most)
-    return ALGORITHMS[algorithm](pool, len(pool.scores) if most is None else most)
+def teacher_order(
+    pool: Pool, algorithm: str = "bgs", max_teachers: int | None = None
+) -> TeacherOrder:
+    """The order of at most ``max_teachers`` (None: all) by one of :data:`ALGORITHMS`."""
+    check_algorithm(algorithm, max_teachers)
+    return ALGORITHMS[algorithm](pool, len(pool.scores) if max_teachers is None else max_teachers)
 
 
 def read_pool(file: Path, student: str) -> Pool:
     """A pool from ``{"costs": {from: {to: cost}}, "scores": {teacher: AP}}``.
 
-    Raises :class:`WrongUse` naming the file for one that can't be read or is not like that, and
-    as :class:`Pool` does.
+    Raises :class:`WrongUse`, naming the file, for a file that can't be read or holds something
+    else, and as :class:`Pool` does.
     """
-    try:
-        document = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise WrongUse(f"--costs {file}: can't read it: {error.strerror}") from None
-    except ValueError as error:
-        raise WrongUse(f"--costs {file}: not a whole JSON document: {error}") from None
+    advice = 'give {"costs": {from: {to: cost}}, "scores": {teacher: AP}}'
+    document = read_json(file, "the costs", advice, "costs")
     document = document if isinstance(document, dict) else {}
     costs, scores = document.get("costs"), document.get("scores")
     if not (isinstance(costs, dict) and isinstance(scores, dict)):
-        raise WrongUse(
-            f'--costs {file}: give {{"costs": {{from: {{to: cost}}}}, "scores": {{teacher: AP}}}}'
-        )
+        raise WrongUse(f"{file}: {advice}", "costs")
     if student not in costs:
-        raise WrongUse(f"--student {student}: no costs from it: {nearest(student, costs)}")
+        raise WrongUse(f"no costs from '{student}' in {file}: {nearest(student, costs)}", "student")
     wrong = [name for name, row in costs.items() if not isinstance(row, dict)]
     if wrong:
-        raise WrongUse(f"--costs {file}: the costs from '{wrong[0]}' are not {{to: cost}}")
+        raise WrongUse(f"{file}: the costs from '{wrong[0]}' are not {{to: cost}}", "costs")
     unscored = sorted({*costs, *(to for row in costs.values() for to in row)} - {*scores, student})
     if unscored:
-        raise WrongUse(f"--costs {file}: teacher '{unscored[0]}' has no score; add it to scores")
+        raise WrongUse(f"{file}: teacher '{unscored[0]}' has no score; add it to scores", "costs")
     try:
         return Pool(student, scores, costs)
     except WrongUse as error:
-        raise WrongUse(f"--costs {file}: {error}") from None
+        raise WrongUse(f"{file}: {error}", "costs") from None

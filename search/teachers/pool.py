@@ -1,9 +1,8 @@
-"""The teachers of a config: trained if they have no weights, scored, their costs measured."""
+"""The costs and scores of a plan's student and teachers: known, or trained for and measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 
@@ -14,94 +13,81 @@ from torch.utils.data import DataLoader, Subset
 
 from ...data.loading import build_dataset, build_metric
 from ...db import CostRow, Store
-from ...detectors import Signature
 from ...settings import Data, Model, Split
 from ...space import WrongUse, nearest
 from ...workers.runner import score
 from ...workers.student import SCORE, build_teacher
 from ...workers.tasks import run_job
-from ...workers.training import Training
-from ..plans.checks import check_model, file_fingerprint, fingerprint
-from ..plans.plan import Plan, plan_teacher, resolved, student_training, trained
+from ..plans.keys import costs_key
+from ..plans.plan import Plan
+from ..plans.pool import STUDENT, PoolModel
 from ..plans.trainings import Display, ready, train_all
-from .adaptation import Cost, adaptation_costs, common_strides
+from .adaptation import Cost, adaptation_costs
 from .order import Pool, teacher_order
 
-STUDENT = "student"
+#: Images a batch.
 BATCH = 4
-#: Images that costs are measured on, where nothing else is said.
+#: Images that costs are measured on, unless the user says otherwise.
 COST_IMAGES = 1000
+#: Runs a function on a worker and returns what the function returns.
+Runner = Callable[[Callable[[], dict]], dict]
 
 
-@dataclass(frozen=True)
-class PoolModel:
-    """A model of a pool: how it is built, what identifies it, what it scores.
+def chosen_teachers(plan: Plan, names: list[str]) -> list[PoolModel]:
+    """The plan's teachers of these names, in their order.
 
-    ``training``: what has to run before it has weights, or None.
+    Raises :class:`WrongUse` for a name that is no teacher's, a name given twice, and a single name.
     """
+    known = {one.name: one for one in plan.pool[1:]}
+    for name in names:
+        if name == STUDENT:
+            raise WrongUse("the student is no teacher of its own; leave it out", "order")
+        if name not in known:
+            raise WrongUse(f"the config has no teacher '{name}': {nearest(name, known)}", "order")
+    if len(set(names)) < len(names):
+        raise WrongUse(f"{','.join(names)}: a teacher stands there twice", "order")
+    if len(names) < 2:
+        raise WrongUse(
+            f"{','.join(names)}: one teacher is no sequence; leave the list out to train under the "
+            "config's `teacher`",
+            "order",
+        )
+    return [known[name] for name in names]
 
-    name: str
-    model: Model
-    key: str
-    score: float | None
-    training: Training | None
-    signature: Signature
+
+def run_order(plan: Plan, store: Store, display: Display, images: int) -> Pool:
+    """Train and measure what an order of the plan's teachers needs, and return the pool."""
+    with ready(plan, display):
+        return measured_pool(plan, store, display, images)
 
 
-def pool_models(plan: Plan) -> list[PoolModel]:
-    """The student first, then the config's teachers.
+def measured_pool(plan: Plan, store: Store, display: Display, images: int) -> Pool:
+    """The pool of a plan, on a cluster that runs: models train and costs are measured as needed.
 
-    A student without weights of its own is the one that the final table trains alone, under the
-    first seed. Raises :class:`WrongUse` for fewer than two teachers, for one called student, and
-    for levels without a common stride.
+    ``images``: the number of images that costs are measured on.
     """
-    teachers = plan.config.teachers
-    if STUDENT in teachers:
-        raise WrongUse(f"teachers.{STUDENT}: the student is no teacher of its own; rename it")
-    if len(teachers) < 2:
-        raise WrongUse(f"teachers: the config has {len(teachers)}; an order needs at least 2")
-    models = [_student(plan)]
-    for name, teacher in teachers.items():
-        model = Model(**teacher.model_dump(exclude={"score"}))
-        if model.checkpoint is None and model.schedule is None and plan.config.teacher:
-            model = model.model_copy(update={"schedule": plan.config.teacher.schedule})
-        training, key = plan_teacher(f"teachers.{name}", model, plan)
-        model = resolved(model if training is None else trained(model, training))
-        found = check_model(f"teachers.{name}", teacher, plan.classes)
-        models.append(PoolModel(name, model, key, teacher.score, training, found))
-    common_strides({one.name: one.signature.strides for one in models})
-    return models
+    train_all([one.training for one in plan.pool if one.training], plan, display, store)
+    run = partial(run_job, plan.config.resources)
+    display.say(f"adaptation costs of {len(plan.pool)} models on up to {images} images")
+    costs = measured_costs(plan, store, images, run)
+    return make_pool(plan, costs, run)
 
 
-def _student(plan: Plan) -> PoolModel:
-    model, own = plan.task.student, plan.signatures[0]
-    if model.checkpoint is not None:
-        key = fingerprint([model.model_dump(), file_fingerprint(model.checkpoint)])
-        return PoolModel(STUDENT, model, key, None, None, own)
-    final = plan.config.final
-    if final is None:
-        raise WrongUse("student.checkpoint: costs need a trained student; give one, or `final`")
-    schedule = final.schedule.model_dump()
-    training = student_training(plan, "none", None, schedule, final.seeds[0])
-    key = fingerprint([plan.student_key, schedule, training.seed])
-    return PoolModel(STUDENT, trained(model, training), key, None, training, own)
+def ordered(
+    plan: Plan, pool: Pool, algorithm: str = "bgs", max_teachers: int | None = None
+) -> list[PoolModel]:
+    """The plan's teachers in the order of the algorithm, first to last."""
+    by_name = {one.name: one for one in plan.pool}
+    return [by_name[name] for name in teacher_order(pool, algorithm, max_teachers).teachers]
 
 
-def measured_costs(
-    models: list[PoolModel],
-    plan: Plan,
-    store: Store,
-    images: int,
-    run: Callable[[Callable[[], dict]], dict],
-) -> list[CostRow]:
+def measured_costs(plan: Plan, store: Store, images: int, run: Runner) -> list[CostRow]:
     """The costs of all pairs, from the store, or by one pass of every model over the images.
 
-    ``run`` runs a function where there is a device for it. The images are the first of the proxy's
-    training images, one in five batches held out.
+    The images are the first of the proxy's training images; one batch in five is held out.
     """
-    split = plan.proxy[0]
-    sizes = plan.config.data.image_size, plan.config.data.teacher_image_size
-    data = fingerprint([file_fingerprint(split.annotations), *sizes, images])
+    split, models = plan.proxy[0], plan.pool
+    data = costs_key(split, plan.config.data, images)
     keys = {one.key: one.name for one in models}
     known = {(row.source_key, row.target_key): row for row in store.costs(data, keys)}
     pairs = [(a.key, b.key) for a in models for b in models if a.key != b.key]
@@ -143,7 +129,10 @@ def cost_job(
     images: int,
     threads: int,
 ) -> dict[tuple[str, str], Cost]:
-    """Build the models and measure: plain data in and out, for a worker."""
+    """Build the models on a worker and measure the costs of all pairs.
+
+    ``models`` and the factors that shrink a model's images, ``scales``, are by the model's key.
+    """
     torch.set_num_threads(threads)
     dataset = build_dataset(split, data.for_teachers, training=False)
     subset = Subset(dataset, range(min(images, len(dataset))))
@@ -153,75 +142,23 @@ def cost_job(
 
 
 def score_job(model: Model, split: Split, data: Data, threads: int) -> dict[str, float]:
-    """COCO's box metrics of a trained model on a split."""
+    """Build a teacher on a worker and score it: COCO's metrics on a split."""
     torch.set_num_threads(threads)
     dataset = build_dataset(split, data.for_teachers, training=False)
     return score(build_teacher(model), dataset, build_metric(split, dataset))
 
 
-def make_pool(
-    models: list[PoolModel],
-    costs: list[CostRow],
-    plan: Plan,
-    run: Callable[[Callable[[], dict]], dict],
-) -> Pool:
+def make_pool(plan: Plan, costs: list[CostRow], run: Runner) -> Pool:
     """Costs and scores by name. A teacher without a score is scored on the proxy's validation."""
-    names = {one.key: one.name for one in models}
-    table: dict[str, dict[str, float]] = {one.name: {} for one in models}
+    names = {one.key: one.name for one in plan.pool}
+    table: dict[str, dict[str, float]] = {one.name: {} for one in plan.pool}
     for row in costs:
         table[names[row.source_key]][names[row.target_key]] = row.cost
     scores = {}
-    for one in models[1:]:
+    for one in plan.pool[1:]:
         if one.score is None:
             job = partial(score_job, one.model, plan.proxy[1], plan.config.data, plan.task.threads)
             scores[one.name] = 100 * run(job).get(SCORE, 0.0)
         else:
             scores[one.name] = one.score
     return Pool(STUDENT, scores, table)
-
-
-def named(models: list[PoolModel], names: list[str]) -> list[PoolModel]:
-    """The teachers of these names, in their order. Raises :class:`WrongUse` for a wrong list."""
-    known = {one.name: one for one in models[1:]}
-    for name in names:
-        if name == STUDENT:
-            raise WrongUse("--teachers: the student is no teacher of its own; leave it out")
-        if name not in known:
-            raise WrongUse(
-                f"--teachers: the config has no teacher '{name}': {nearest(name, known)}"
-            )
-    if len(set(names)) < len(names):
-        raise WrongUse(f"--teachers {','.join(names)}: one stands there twice")
-    if len(names) < 2:
-        raise WrongUse(
-            f"--teachers {','.join(names)}: one teacher is no sequence; leave the option out to "
-            "train under the config's `teacher`"
-        )
-    return [known[name] for name in names]
-
-
-def run_order(
-    plan: Plan, models: list[PoolModel], store: Store, display: Display, images: int
-) -> Pool:
-    """The costs and scores of a config's student and teachers: trained and measured as needed."""
-    with ready(plan, display):
-        return measured_pool(plan, models, store, display, images)
-
-
-def measured_pool(
-    plan: Plan, models: list[PoolModel], store: Store, display: Display, images: int
-) -> Pool:
-    """Inside of a cluster: what is not trained is trained, what is not known is measured."""
-    train_all([m.training for m in models if m.training], plan, display, store)
-    job = partial(run_job, plan.config.resources)
-    display.say(f"adaptation costs of {len(models)} models on up to {images} images")
-    costs = measured_costs(models, plan, store, images, job)
-    return make_pool(models, costs, plan, job)
-
-
-def ordered(
-    models: list[PoolModel], pool: Pool, algorithm: str = "bgs", most: int | None = None
-) -> list[PoolModel]:
-    """The models of the teacher order, first to last."""
-    by_name = {one.name: one for one in models}
-    return [by_name[name] for name in teacher_order(pool, algorithm, most).teachers]

@@ -9,36 +9,42 @@ from typing import Any
 from ...db import SearchRow, Store
 from ...settings import Schedule
 from ...space import Distiller, Outcome, WrongUse
-from ...workers.training import Training
-from ..plans.checks import fingerprint
-from ..plans.plan import Plan, final_section, trained
+from ...space.writing import find_json, replace_file
+from ...workers.training import CHECKPOINT, Training
+from ..plans.keys import training_key
+from ..plans.models import trained
+from ..plans.plan import Plan, final_section
+from ..plans.pool import PoolModel
 from ..plans.trainings import Display, check_training, ready, train_all
-from .pool import COST_IMAGES, PoolModel, measured_pool, ordered
+from .pool import COST_IMAGES, measured_pool, ordered
 
-_ORDER = "teachers.json"
+#: The note of the teachers that a progressive training was started with.
+_NOTE = "teachers.json"
+#: What a scheduler counts in epochs.
+_COUNTED = ("milestones", "begin", "end", "T_max", "step_size", "total_iters")
 
 
 def progressive_stages(
     plan: Plan, teachers: list[PoolModel], name: str, distiller: Distiller, seed: int
 ) -> list[Training]:
-    """One training per teacher, first to last; each starts from the student the last one left.
+    """One training per teacher, first to last; each starts from the student of the one before.
 
-    The epochs of ``final`` are shared out equally, the first teachers getting one more where they
-    do not divide. Each stage has the whole learning-rate schedule, shortened to its epochs, and an
-    optimizer of its own. Neck and head are inherited from the first teacher only. Raises
-    :class:`WrongUse` for more teachers than epochs.
+    The teachers share the epochs of ``final``. Each stage has the whole learning-rate schedule,
+    shortened to its epochs, and an optimizer of its own. The student inherits neck and head from
+    the first teacher only. Raises :class:`WrongUse` for more teachers than epochs.
     """
     final = final_section(plan)
     whole = final.schedule
     if whole.epochs < len(teachers):
         raise WrongUse(
-            f"final.epochs: {whole.epochs} for {len(teachers)} teachers; give each at least one, "
-            "or use fewer by --max-teachers"
+            f"{whole.epochs} for {len(teachers)} teachers; give each at least one, or use fewer "
+            "teachers",
+            "final.epochs",
         )
     document = distiller.to_dict()
     order = [teacher.name for teacher in teachers]
     sources = [plan.task.inherit, [teacher.key for teacher in teachers]]
-    key = fingerprint([plan.student_key, sources, distiller.key, whole.model_dump()])
+    key = training_key(plan.student_key, sources, distiller, whole)
     folder = plan.folder / "trained" / f"{name}-progressive-seed{seed}-{key[:8]}"
     stages: list[Training] = []
     for index, (teacher, epochs) in enumerate(
@@ -65,13 +71,13 @@ def progressive_stages(
 
 
 def shares(epochs: int, teachers: list[str]) -> list[int]:
-    """Equal shares that sum to ``epochs``, the first larger by one where they do not divide."""
-    least, more = divmod(epochs, len(teachers))
-    return [least + (index < more) for index in range(len(teachers))]
+    """A share of the epochs for each teacher; if they do not divide, the first have one more."""
+    share, rest = divmod(epochs, len(teachers))
+    return [share + (index < rest) for index in range(len(teachers))]
 
 
 def shortened(schedule: Schedule, epochs: int) -> Schedule:
-    """The same schedule in fewer epochs: what schedulers count in epochs shrinks with them."""
+    """The same schedule in fewer epochs; numbers that schedulers count in epochs shrink alike."""
     ratio = epochs / schedule.epochs
 
     def shrink(value: Any) -> Any:
@@ -88,31 +94,38 @@ def shortened(schedule: Schedule, epochs: int) -> Schedule:
     return schedule.model_copy(update={"epochs": epochs, "param_scheduler": schedulers})
 
 
-_COUNTED = ("milestones", "begin", "end", "T_max", "step_size", "total_iters")
-
-
 def check_started(plan: Plan, name: str, teachers: list[PoolModel], distiller: Distiller) -> None:
-    """Note which teachers the trainings of all seeds are started with.
-
-    Raises :class:`WrongUse` if one was started with others and has not been finished.
-    """
-    for seed in final_section(plan).seeds:
-        stages = progressive_stages(plan, teachers, name, distiller, seed)
-        file = plan.folder / "trained" / f"{name}-progressive-seed{seed}" / _ORDER
-        note = {"teachers": [one.name for one in teachers], "last": stages[-1].folder}
-        try:
-            known = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError):
-            known = note
-        unfinished = not (Path(known["last"]) / "student.pth").is_file()
-        if known["teachers"] != note["teachers"] and unfinished:
+    """Raise :class:`WrongUse` if an unfinished training of a seed has other teachers."""
+    names = [teacher.name for teacher in teachers]
+    for file, _ in _notes(plan, name, teachers, distiller):
+        known = find_json(file)
+        if known is None or known["teachers"] == names:
+            continue
+        if not (Path(known["last"]) / CHECKPOINT).is_file():
             raise WrongUse(
-                f"--teachers: the training in {file.parent} was started with "
-                f"{','.join(known['teachers'])} and is not finished; give the same teachers, or "
-                "another --work-dir"
+                f"the training in {file.parent} was started with {','.join(known['teachers'])} and "
+                "is not finished; give the same teachers, or another work folder",
+                "order",
             )
+
+
+def note_started(plan: Plan, name: str, teachers: list[PoolModel], distiller: Distiller) -> None:
+    """Note the teachers that the trainings of all seeds are started with."""
+    for file, note in _notes(plan, name, teachers, distiller):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(note) + "\n", "utf-8")
+        replace_file(file, json.dumps(note) + "\n")
+
+
+def _notes(
+    plan: Plan, name: str, teachers: list[PoolModel], distiller: Distiller
+) -> list[tuple[Path, dict[str, Any]]]:
+    """The file and the content of each seed's note: the teachers, and the last stage's folder."""
+    notes = []
+    for seed in final_section(plan).seeds:
+        last = progressive_stages(plan, teachers, name, distiller, seed)[-1].folder
+        file = plan.folder / "trained" / f"{name}-progressive-seed{seed}" / _NOTE
+        notes.append((file, {"teachers": [one.name for one in teachers], "last": last}))
+    return notes
 
 
 def run_progressive(
@@ -121,24 +134,23 @@ def run_progressive(
     display: Display,
     distiller: Distiller,
     name: str,
-    models: list[PoolModel],
     teachers: list[PoolModel] | None,
-    algorithm: str,
-    most: int | None,
+    algorithm: str = "bgs",
+    max_teachers: int | None = None,
 ) -> list[tuple[Training, Outcome]]:
-    """Train the student along a sequence of teachers, under each of ``final.seeds``.
+    """Train the student under one of the plan's teachers after the other, under each seed.
 
-    ``teachers``: first to last; None for the order that ``algorithm`` gives, of ``most`` at the
-    most, over ``models``. A training that was killed goes on in the stage and iteration it had
-    reached. Returns every stage of every seed.
+    ``teachers``: first to last; None for the order of at most ``max_teachers`` (None: all) that
+    ``algorithm`` makes of the plan's teachers. A killed training resumes in its stage and
+    iteration. Returns every stage of every seed.
     """
-    check_training(plan, distiller, [one.signature for one in teachers or models[1:]])
+    check_training(plan, distiller, [one.signature for one in teachers or plan.pool[1:]])
     if teachers is not None:
         check_started(plan, name, teachers, distiller)
     with ready(plan, display):
         if teachers is None:
-            pool = measured_pool(plan, models, store, display, COST_IMAGES)
-            teachers = ordered(models, pool, algorithm, most)
+            pool = measured_pool(plan, store, display, COST_IMAGES)
+            teachers = ordered(plan, pool, algorithm, max_teachers)
         return train_along(plan, store, display, distiller, name, teachers)
 
 
@@ -151,12 +163,13 @@ def train_along(
     teachers: list[PoolModel],
     search: SearchRow | None = None,
 ) -> list[tuple[Training, Outcome]]:
-    """Inside of a cluster: one teacher after the other, the seeds side by side."""
+    """Train under one teacher after the other, all seeds side by side, on a cluster that runs."""
     display.say(f"teachers: {' → '.join(teacher.name for teacher in teachers)}")
     check_started(plan, name, teachers, distiller)
+    note_started(plan, name, teachers, distiller)
     seeds = final_section(plan).seeds
     stages = [progressive_stages(plan, teachers, name, distiller, seed) for seed in seeds]
-    train_all([t.training for t in teachers if t.training], plan, display, store)
+    train_all([one.training for one in teachers if one.training], plan, display, store)
     results: list[tuple[Training, Outcome]] = []
     for side_by_side in map(list, zip(*stages, strict=True)):
         outcomes = train_all(side_by_side, plan, display, store, search)

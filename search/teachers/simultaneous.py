@@ -5,10 +5,10 @@ from __future__ import annotations
 from ...db import Store
 from ...space import Distiller, Outcome
 from ...workers.training import Training
-from ..plans.checks import fingerprint
+from ..plans.keys import training_key
 from ..plans.plan import Plan, final_section
+from ..plans.pool import PoolModel
 from ..plans.trainings import Display, check_training, ready, train_all
-from .pool import PoolModel
 
 
 def simultaneous_training(
@@ -20,7 +20,7 @@ def simultaneous_training(
     """
     schedule = final_section(plan).schedule
     sources = [plan.task.inherit, "simultaneous", [teacher.key for teacher in teachers]]
-    key = fingerprint([plan.student_key, sources, distiller.key, schedule.model_dump()])
+    key = training_key(plan.student_key, sources, distiller, schedule)
     return Training(
         name=f"{name} under {', '.join(teacher.name for teacher in teachers)}",
         model=plan.task.student,

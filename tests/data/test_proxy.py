@@ -199,14 +199,14 @@ def test_a_set_without_boxes_is_sampled() -> None:
 @pytest.mark.parametrize(
     ("train", "val", "said"),
     [
-        (0, 5, "--train 0: a subset holds at least 1 image"),
-        (5, -2, "--val -2: a subset holds at least 1 image"),
-        (11, 5, "--train 11: the set holds only 10 images"),
-        (5, 11, "--val 11: the set holds only 10 images"),
-        (6, 5, "--train 6 and --val 5: together they ask for 11 different images"),
+        (0, 5, "proxy.train_images: a subset holds at least 1 image, not 0"),
+        (5, -2, "proxy.val_images: a subset holds at least 1 image, not -2"),
+        (11, 5, "proxy.train_images: 11 images asked for, and the set holds only 10"),
+        (5, 11, "proxy.val_images: 11 images asked for, and the set holds only 10"),
+        (6, 5, "proxy.train_images: 6 images to train on and 5 others to validate on are 11"),
     ],
 )
-def test_impossible_sizes_name_the_option(train: int, val: int, said: str, tmp_path: Path) -> None:
+def test_impossible_sizes_name_the_setting(train: int, val: int, said: str, tmp_path: Path) -> None:
     path, out = tmp_path / "all.json", tmp_path / "proxy"
     write_annotations(path, make_document(10, 2))
     with pytest.raises(WrongUse) as caught:
@@ -245,9 +245,9 @@ def test_a_proxy_is_not_written_beside_its_set(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     write_annotations(path, make_document(20, 2))
     before = path.read_bytes()
-    with pytest.raises(WrongUse, match=r"--out .*give the proxy a folder of its own"):
+    with pytest.raises(WrongUse, match=r"^proxy\.folder: .*give the proxy a folder of its own"):
         write_proxy(path, 5, 5, tmp_path / "sub" / "..", seed=0)
-    with pytest.raises(WrongUse, match=r"--out .*can't make this folder"):
+    with pytest.raises(WrongUse, match=r"^proxy\.folder: .*can't make this folder"):
         write_proxy(path, 5, 5, path / "proxy", seed=0)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from detkds.data import class_names, make_shapes, read_annotations, read_split
-from detkds.data.synthetic import MOST_HIDDEN, MOST_OBJECTS, draw_image
+from detkds.data.synthetic import MAX_HIDDEN, MAX_OBJECTS, draw_image
 from detkds.settings import Split
 from detkds.space import WrongUse
 
@@ -53,7 +53,7 @@ def test_the_set_is_whole_and_in_coco_format(made: Path) -> None:
             for image in document["images"]
         ]
         assert min(per_image) >= 1
-        assert max(per_image) <= MOST_OBJECTS
+        assert max(per_image) <= MAX_OBJECTS
     for name in seen:
         image = cv2.imread(str(files.images / name))
         assert image is not None
@@ -91,7 +91,7 @@ def test_no_shape_is_hidden_by_more_than_half() -> None:
         _, shapes = draw_image(64, np.random.default_rng(seed))
         for i, shape in enumerate(shapes):
             in_front = sum((other.mask for other in shapes[i + 1 :]), np.zeros((64, 64), int)) > 0
-            assert (shape.mask & in_front).sum() <= MOST_HIDDEN * shape.mask.sum()
+            assert (shape.mask & in_front).sum() <= MAX_HIDDEN * shape.mask.sum()
 
 
 def test_shapes_differ_from_the_ground_where_their_masks_say() -> None:

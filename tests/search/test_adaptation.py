@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detkds.search.teachers.adaptation import HELD_OUT, Moments, adaptation_costs, common_strides
+from detkds.distillers import common_strides
+from detkds.search.teachers.adaptation import HELD_OUT, Moments, adaptation_costs
 from detkds.space import WrongUse
 from thin_detectors import thin_detector
 from torch import Tensor, nn

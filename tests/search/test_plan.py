@@ -6,14 +6,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from detkds.data import make_shapes
 from detkds.detectors import build_detector, model_config
+from detkds.search.plans import keys
 from detkds.search.plans.plan import Plan, final_trainings, make_plan
-from detkds.settings import load_config
-from detkds.space import Distiller
+from detkds.settings import SearchConfig, load_config
+from detkds.space import Distiller, WrongUse
 from detkds.workers.training import Training
 
 THIN = "detkds::retinanet_r18_thin.py"
@@ -86,6 +88,75 @@ def test_what_a_machine_has_does_not_make_another_training(
     assert folders(plan) == folders(planned(tmp_path, *shapes, *more))
 
 
+OPTIMIZER = "{'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.5}}"
+
+
+#: Options, and the settings that each of them changes of those that scores depend on.
+CHANGES: dict[str, list[str]] = {
+    "trial.epochs=9": ["trial.epochs"],
+    f"trial.optim_wrapper={OPTIMIZER}": ["trial.optim_wrapper"],
+    "search.seed=3": ["search.seed"],
+    "inherit=True": ["inherit"],
+    "data.flip=0": ["data.flip"],
+    "data.image_size=(48,64)": ["data.image_size"],
+    "data.teacher_image_size=(128,128)": ["data.teacher_image_size"],
+    "proxy.seed=1": ["proxy.seed"],
+    "proxy.train_images=7": ["proxy.train_images"],
+    "student.cfg_options.model.bbox_head.stacked_convs=3": ["student.cfg_options"],
+    "teacher.checkpoint={folder}/other.pth": ["teacher.checkpoint"],
+    "data.cache_megabytes=7": [],
+    "data.num_workers=2": [],
+    "resources.threads=2": [],
+    "final.epochs=9": [],
+    "search.population=9": [],
+    "search.start=['pkd']": [],
+}
+
+
+def conditions(config: SearchConfig) -> str:
+    data = keys.data_key(config.data)
+    trial_keys = keys.TrialKeys(
+        student=keys.model_key(config.student),
+        teacher=keys.teacher_key(config.teacher, config.data, data),
+        proxy=keys.proxy_key(config.proxy, data),
+    )
+    return keys.conditions_key(config, trial_keys)
+
+
+def test_conditions_change_if_and_only_if_a_setting_is_named(
+    tmp_path: Path, shapes: list[str]
+) -> None:
+    save_teacher(tmp_path / "other.pth", seed=1)
+    before = planned(tmp_path, *shapes)
+    assert conditions(before.config) == before.conditions
+    for option, changed in CHANGES.items():
+        after = load_config("custom", [*shapes, option.replace("{folder}", str(tmp_path))])
+        configs = [config.model_dump(mode="json") for config in (before.config, after)]
+        assert keys.changed_settings(*configs) == changed
+        assert (conditions(after) != before.conditions) == bool(changed), option
+
+
+def test_an_older_config_lacks_settings_that_were_off() -> None:
+    new = load_config("quickstart").model_dump(mode="json")
+    old = {name: section for name, section in new.items() if name not in ("inherit", "search")}
+    old["data"] = {k: v for k, v in new["data"].items() if k != "teacher_image_size"}
+    assert keys.changed_settings(old, new) == []
+    assert keys.changed_settings(old, {**new, "inherit": True}) == ["inherit"]
+
+
+def test_every_setting_that_scores_depend_on_exists() -> None:
+    split = {"train.annotations", "val.annotations"}
+    for path in [path for one in keys.CONDITIONS.values() for path in one.settings]:
+        section, _, name = path.partition(".")
+        fields = SearchConfig.model_fields
+        assert section in fields, path
+        if name:
+            kinds = [fields[section].annotation, *get_args(fields[section].annotation)]
+            (model,) = (kind for kind in kinds if hasattr(kind, "model_fields"))
+            assert name.split(".")[0] in model.model_fields, path
+            assert "." not in name or name in split, path
+
+
 def test_a_warm_up_is_of_one_size(tmp_path: Path, shapes: list[str]) -> None:
     schedule = "{'epochs': 1, 'batch_size': 2, 'optim_wrapper': {}}"
     shapes = [*shapes, f"trial.warmup={schedule}"]
@@ -101,8 +172,8 @@ def test_a_teacher_goes_with_whoever_takes_something_from_it(
     learners = {}
     for inherit in (False, True):
         plan = planned(tmp_path, *shapes, f"inherit={inherit}")
-        for name, form in (("found", FOUND), ("label", LABEL)):
-            alone, found = final_trainings(plan, form)
+        for name, distiller in (("found", FOUND), ("label", LABEL)):
+            alone, found = final_trainings(plan, distiller)
             assert (alone.teachers, alone.inherit) == ([], False)
             learners[name, inherit] = (bool(found.teachers), found.inherit)
     assert learners == {
@@ -111,6 +182,49 @@ def test_a_teacher_goes_with_whoever_takes_something_from_it(
         ("label", False): (False, False),
         ("label", True): (True, True),
     }
+
+
+def test_a_plan_has_the_models_of_an_order_if_one_is_asked_for(
+    tmp_path: Path, shapes: list[str]
+) -> None:
+    weights = {"config": THIN, "checkpoint": f"{tmp_path}/teacher.pth"}
+    weights["cfg_options"] = {"model.bbox_head.num_classes": 4}
+    untrained = {k: v for k, v in weights.items() if k != "checkpoint"}
+    shapes = [*shapes, f"teachers={ {'a': weights, 'b': untrained} }"]
+    config = load_config("custom", shapes)
+    assert make_plan(config, tmp_path / "run").pool == ()
+    student, first, second = make_plan(config, tmp_path / "run", pool=True).pool
+    assert [one.name for one in (student, first, second)] == ["student", "a", "b"]
+    assert student.training.name == "none", "the student that the final table trains alone"
+    assert (first.training, first.model.checkpoint) == (None, f"{tmp_path}/teacher.pth")
+    assert second.training.schedule == config.teacher.schedule
+    assert second.model.checkpoint == str(second.training.checkpoint)
+    compared = load_config("custom", [*shapes, "final.compare=['found','progressive']"])
+    assert len(make_plan(compared, tmp_path / "run").pool) == 3
+    assert make_plan(compared, tmp_path / "run", pool=False).pool == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "teachers: the config has 0; an order needs at least 2"),
+        (["teachers={'student': {'config': 'x.py'}}"], "teachers.student: the student is no"),
+        (
+            ["teachers={'a': {'config': 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',"
+             "'cfg_options': {'model.bbox_head.num_classes': 4}},"
+             "'b': {'config': 'detkds::retinanet_r18_thin.py',"
+             "'cfg_options': {'model.bbox_head.num_classes': 4}}}"],
+            "final.compare: 'progressive' trains under teachers.a too, but ",
+        ),
+    ],
+)  # fmt: skip
+def test_a_progressive_row_of_the_final_table_needs_teachers_that_fit(
+    tmp_path: Path, shapes: list[str], options: list[str], says: str
+) -> None:
+    with pytest.raises(WrongUse) as refused:
+        planned(tmp_path, *shapes, "final.compare=['found','progressive']", *options)
+    assert str(refused.value).startswith(says)
+    assert not (tmp_path / "run").exists()
 
 
 OWN_HEAD = """

@@ -12,7 +12,7 @@ import torch
 from detkds.db import Store
 from detkds.detectors import build_detector, model_config
 from detkds.search.teachers.progressive import shares, shortened
-from detkds.settings import Schedule, load_config
+from detkds.settings import load_config
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +37,7 @@ def test_shares_are_equal_and_the_total_is_kept() -> None:
 
 def test_the_whole_learning_rate_schedule_fits_into_a_stage() -> None:
     """24 epochs with steps at 16 and 22 become 12 with steps at 8 and 11, the 1x schedule."""
-    final = load_config("coco/retinanet_r50__retinanet_x101").final
-    whole = Schedule(**final.model_dump(exclude={"seeds", "compare"}))
+    whole = load_config("coco/retinanet_r50__retinanet_x101").final.schedule
     half = shortened(whole, 12)
     warmup, steps = half.param_scheduler
     assert (half.epochs, steps["milestones"]) == (12, [8, 11])
@@ -189,7 +188,7 @@ def test_one_command_from_the_search_to_the_progressive_training(
     ("teachers", "says"),
     [
         ("r18,r35", "no teacher 'r35': did you mean"),
-        ("r18,r18", "one stands there twice"),
+        ("r18,r18", "a teacher stands there twice"),
         ("r18", "one teacher is no sequence"),
         ("student,r18", "the student is no teacher of its own"),
     ],

@@ -121,11 +121,14 @@ def test_a_wrong_file_is_told(tmp_path: Path, changes: dict, says: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--costs", "nowhere.json", "--student", "S"), "nowhere.json: can't read it"),
+        (("--costs", "nowhere.json", "--student", "S"), "nowhere.json: can't read the costs"),
         (("--costs", "{file}"), "--student: say which"),
-        (("--costs", "{file}", "--student", "V"), "--student V: no costs from it"),
+        (("--costs", "{file}", "--student", "V"), "student: no costs from 'V'"),
         (("--costs", "{file}", "--student", "S", "--algorithm", "bsg"), "did you mean bgs"),
-        (("--costs", "{file}", "--student", "S", "--max-teachers", "0"), "--max-teachers 0"),
+        (
+            ("--costs", "{file}", "--student", "S", "--max-teachers", "0"),
+            "an order has at least 1 teacher, not 0",
+        ),
         ((), "either a config or --costs"),
         (("custom",), "data/train.json"),
         (

@@ -90,7 +90,7 @@ def test_a_node_that_does_not_see_the_work_folder_is_named(joined: Cluster, tmp_
             if blind.poll() is not None:
                 pytest.skip("no file system can be mounted here")
             time.sleep(0.2)
-        with pytest.raises(WrongUse, match=r"--work-dir .*made: node\(s\) .* don't see it"):
+        with pytest.raises(WrongUse, match=r"^work_dir: .*made: node\(s\) .* don't see"):
             check_shared(tmp_path / "made")
     finally:
         os.killpg(blind.pid, signal.SIGTERM)
