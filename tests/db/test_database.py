@@ -269,6 +269,7 @@ def start_writers(url: str, names: list[str], count: int) -> list[subprocess.Pop
     return writers
 
 
+@pytest.mark.slow
 def test_processes_open_a_new_database_and_write_at_once(url):
     names = ["first", "second", "third"]
     writers = start_writers(url, names, 40)
@@ -296,6 +297,7 @@ def test_setting_the_journal_mode_waits_for_a_process_that_writes(tmp_path):
         assert fresh.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_half_written_row(url):
     for name, written in (("a", 5), ("b", 30), ("c", 57)):
         (writer,) = start_writers(url, [name], 1_000_000)

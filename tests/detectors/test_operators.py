@@ -53,6 +53,7 @@ def test_a_compiled_extension_in_use_is_untouched(monkeypatch: pytest.MonkeyPatc
     assert sys.modules["mmcv._ext"] is compiled
 
 
+@pytest.mark.slow
 def test_a_compiled_extension_on_the_path_is_untouched(tmp_path: Path) -> None:
     (tmp_path / "_ext.py").write_text("compiled = True\n")
     script = (

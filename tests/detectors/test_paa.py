@@ -204,6 +204,7 @@ assert hasattr(paa_head.PAAHead.paa_reassign, "__wrapped__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "loaded"), [("detkds.detectors", False), ("detkds.detectors.scripts", True)]
 )

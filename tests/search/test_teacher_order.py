@@ -44,7 +44,6 @@ def run(*arguments: object) -> str:
     return done.output
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", TABLE_8)
 @pytest.mark.parametrize("most", [1, 2, 3, 4])
 def test_the_orders_of_table_8(file: Path, algorithm: str, most: int) -> None:
@@ -118,6 +117,7 @@ def test_a_wrong_file_is_told(tmp_path: Path, changes: dict, says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
