@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,12 +111,22 @@ def _whole_config(reference: str | Mapping[str, Any]) -> Config:
     if isinstance(reference, Mapping):
         return Config({"model": dict(reference)})
     path = config_path(reference)
+    return copy.deepcopy(_shipped(path)) if "::" in reference else _read(path)
+
+
+@cache
+def _shipped(path: Path) -> Config:
+    """A config of mmdet or detkds, read once: the file does not change while a process runs."""
+    return _read(path)
+
+
+def _read(path: Path) -> Config:
     try:
         with warnings.catch_warnings():  # mmengine looks up mmdet:: bases with pkg_resources
             warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
             return Config.fromfile(path)
     except (SyntaxError, OSError, KeyError, AttributeError, ImportError) as error:
-        raise WrongUse(f"{reference}: can't read the config: {error}") from None
+        raise WrongUse(f"{path}: can't read the config: {error}") from None
 
 
 def build_detector(config: Mapping[str, Any], name: str = "model") -> Any:
