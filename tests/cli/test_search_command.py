@@ -109,7 +109,7 @@ def test_train_takes_the_exported_distiller(finished):
 def test_the_same_name_is_not_searched_twice_by_accident(finished):
     again = tiny.run(tiny.search_command(finished))
     assert again.returncode == 2
-    assert "--resume" in again.stderr
+    assert "resume it or give another name" in again.stderr
     assert again.stderr.count("\n") == 1
 
 
