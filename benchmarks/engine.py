@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from spread import spread
 
-CALLS = 10_000  # of the evaluator in a loop
+CALLS = 10_000  # calls of the evaluator in a plain loop
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Trials:
         return Candidate(self.asked - 1, "global", self.distiller)
 
     def started(self, candidate: Candidate, host: str, device: str) -> None:
-        """Nothing to note."""
+        """The benchmark does not time starts."""
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
         if not outcome.completed:
@@ -61,7 +61,7 @@ class Round:
 
 
 def no_context() -> None:
-    """A no-op trial needs nothing kept."""
+    """A trial that does nothing needs no context."""
 
 
 def no_op(context: None, candidate: Candidate) -> Outcome:
@@ -77,7 +77,7 @@ def run_round(distiller: Distiller, trials: int, *, reuse: bool) -> Round:
 
 
 def seconds_in_evaluator(distiller: Distiller) -> float:
-    """Of one call, in a plain loop without Ray."""
+    """Seconds of one call of the evaluator, in a plain loop without Ray."""
     candidate = Candidate(0, "global", distiller)
     started = time.perf_counter()
     for _ in range(CALLS):

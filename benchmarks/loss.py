@@ -47,7 +47,7 @@ def random_maps(seed: int, learns: bool, device: str) -> Maps:
 
 
 def random_boxes(number: int, device: str) -> list[Tensor]:
-    """Sides from 1/32 to 1/2 of the image's."""
+    """Random boxes an image, their sides from 1/32 to 1/2 of the image's sides."""
     torch.manual_seed(number)
     size = torch.tensor([WIDTH, HEIGHT], dtype=torch.float32)
     boxes = []
@@ -72,7 +72,7 @@ def detkds_loss(device: str, compiled: bool = False) -> Loss:
 
 
 def plain_loss(student: Maps, teacher: Maps, boxes: list[Tensor]) -> Tensor:
-    """Level by level and box by box."""
+    """The loss of the plain implementation: level by level, box by box."""
     total = student[0].new_zeros(())
     for s, t, stride in zip(student, teacher, STRIDES, strict=True):
         a, b = (plain_norm(F.max_pool2d(plain_attention(side), 2), 0) for side in (s, t))
@@ -141,7 +141,7 @@ def seconds(run: Callable[[], None]) -> float:
 
 
 def peak_megabytes(ours: bool, number: int, threads: int, device: str) -> float:
-    """What one step adds to the maps, in a process of its own."""
+    """Megabytes that one step holds above the maps, measured in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (ours, number, threads, device))
 
@@ -166,7 +166,7 @@ def _peak(ours: bool, number: int, threads: int, device: str) -> float:
 
 
 def resident(field: str) -> float:
-    """Megabytes of this process now (VmRSS) or at most so far (VmHWM)."""
+    """Megabytes of this process: now (VmRSS), or the maximum so far (VmHWM)."""
     (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if field in x)
     return int(line.split()[1]) / 2**10
 

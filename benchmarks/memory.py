@@ -27,7 +27,7 @@ from detkds.workers.trial import TrialContext, evaluate
 from rich.console import Console
 from rich.table import Table
 
-BASE = 20  # trials after which caches are full and the first memory is read
+BASE = 20  # trials until caches are full; the first memory is read after them
 IMAGES = {"train": 12, "val": 4, "test": 1}
 SIZE = 64  # pixels a side
 BATCH = 4

@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def _under(plan: Plan, teacher: PoolModel) -> Plan:
-    """The same plan with this teacher, which is trained already, in its teacher's place."""
+    """The same plan under this teacher, which is trained already."""
     model = teacher.model if teacher.training is None else trained(teacher.model, teacher.training)
     return replace(plan, teacher=None, task=plan.task.model_copy(update={"teacher": model}))
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from detkds.configs import distiller_file
-from detkds.detectors import (  # first: it makes mmcv.ops importable, which mmdet imports
+from detkds.detectors import (  # before mmdet: detkds.detectors makes mmcv.ops importable
     build_detector,
     model_config,
     without_pretrained,
@@ -77,7 +77,7 @@ def build(name: str, device: torch.device) -> Any:
 def random_batch(
     images: int, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, list[DetDataSample]]:
-    """Normalised pixels, and boxes from 1/16 to 1/2 of the image a side."""
+    """Normalised pixels, and boxes whose sides are 1/16 to 1/2 of the image's sides."""
     size = torch.tensor([width, height], dtype=torch.float32)
     samples = []
     for _ in range(images):
@@ -95,7 +95,7 @@ def random_batch(
 def train_step(model: Any, inputs: Tensor, samples: list[DetDataSample], bf16: bool) -> None:
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
         losses = model.loss(inputs, samples)
-    # No model.parse_losses: it waits for the device to log.
+    # Not model.parse_losses, which waits for the device in order to log.
     parts = [v for name, v in losses.items() if "loss" in name]
     total = sum(part.mean() for v in parts for part in (v if isinstance(v, list) else [v]))
     assert isinstance(total, Tensor)
@@ -117,7 +117,7 @@ def _teacher_forward(teacher: Any, inputs: Tensor, responses: bool) -> None:
 def step_pairs(
     student: Any, teacher: Any, inputs: Tensor, samples: list[DetDataSample], bf16: bool
 ) -> dict[str, tuple[Step, Step]]:
-    """By name: a distilled step and its alternative."""
+    """A distilled step and its alternative, by name."""
 
     def alternative(responses: bool) -> None:
         train_step(student, inputs, samples, bf16)
@@ -179,7 +179,7 @@ def waits(step: Step) -> int:
 
 
 def measure(pairs: dict[str, tuple[Step, Step]], student: Any, rounds: int) -> list[Timing]:
-    """Interleaved, after one round that does not count."""
+    """The times of all pairs, in interleaved rounds; the first round does not count."""
     timings = [Timing(name, [], [], more_waits(*pair)) for name, pair in pairs.items()]
     for number in range(rounds + 1):
         for timing, (distilled, alternative) in zip(timings, pairs.values(), strict=True):

@@ -65,7 +65,7 @@ def features(model: Any, raw: dict[str, Any]) -> tuple[torch.Tensor, ...]:
 
 
 def trained_map(source: Any, target: Any, data: list[dict[str, Any]], epochs: int) -> float:
-    """The loss on the held-out images of maps trained on the others."""
+    """The loss, on held-out images, of maps that SGD trains on the other images."""
     held = [raw for i, raw in enumerate(data) if i % HELD_OUT == HELD_OUT - 1]
     seen = [raw for i, raw in enumerate(data) if i % HELD_OUT != HELD_OUT - 1]
     pairs = zip(features(source, data[0]), features(target, data[0]), strict=True)

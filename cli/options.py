@@ -22,7 +22,11 @@ OPTIONS: dict[str, dict[str, str]] = {
     "export": _STORED,
     "train": {**_CONFIGURED, **_ORDERED, "distiller": "--distiller", "order": "--teachers"},
     "teachers": {**_CONFIGURED, **_ORDERED, "costs": "--costs"},
-    "proxy": {"proxy.train_images": "--train", "proxy.val_images": "--val", "proxy.folder": "--out"},
+    "proxy": {
+        "proxy.train_images": "--train",
+        "proxy.val_images": "--val",
+        "proxy.folder": "--out",
+    },
 }
 
 

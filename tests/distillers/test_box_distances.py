@@ -64,7 +64,7 @@ def test_it_is_the_published_loss(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_of_probabilities_it_is_the_published_loss(name: str) -> None:
-    """What ``sigmoid`` and ``softmax_c`` hand over: sides well below 1."""
+    """``sigmoid`` and ``softmax_c`` give sides well below 1."""
     student, teacher = (side / 8 for side in sides())
     expected = PUBLISHED[name](corners(student), corners(teacher))
     torch.testing.assert_close(BOX_DISTANCES[name](student, teacher), expected, atol=1e-3, rtol=0)
@@ -88,7 +88,7 @@ def test_gradients(name: str) -> None:
 
 
 def test_ciou_has_the_published_gradient() -> None:
-    """Its α takes no part in it, which no finite difference would show."""
+    """α gets no gradient; finite differences would not show that."""
     student, teacher = sides(requires_grad=True)
     gradients = [
         torch.autograd.grad(loss.sum(), student)[0]

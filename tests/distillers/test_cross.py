@@ -52,7 +52,7 @@ def test_the_gradient_reaches_the_layers_before_and_no_layer_after(
 
 
 def spelled_out(family: str, head: Any, branch: int, level: int, x: Tensor, start: int) -> Tensor:
-    """Layers ``start`` + 1 to n of one branch, by their names: raw predictions of one level."""
+    """Raw predictions of one level: layers ``start`` + 1 to n of one branch, called by name."""
     stack = (head.cls_convs, head.reg_convs)[branch]
     for conv in list(stack)[start:]:
         x = conv(x)
@@ -72,7 +72,7 @@ def before_activation(conv: Any, x: Tensor) -> Tensor:
 
 
 def through(head: Any, branch: int, x: Tensor, layers: int) -> Tensor:
-    """Layers 1 to ``layers`` of a branch, the last one's activation left out."""
+    """Layers 1 to ``layers`` of a branch, without the activation of the last."""
     if not layers:
         return x
     stack = list((head.cls_convs, head.reg_convs)[branch])
@@ -82,7 +82,7 @@ def through(head: Any, branch: int, x: Tensor, layers: int) -> Tensor:
 
 
 def standardised(student: Tensor, teacher: Tensor) -> Tensor:
-    """Channel by channel, in a loop."""
+    """The alignment, computed channel by channel in a loop."""
     out = torch.empty_like(student)
     for c in range(student.shape[1]):
         s, t = student[:, c], teacher[:, c]
@@ -92,7 +92,7 @@ def standardised(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def rows(raw: Tensor, channels: int) -> Tensor:
-    """(N, A·C, H, W) to (N·H·W·A, C), as mmdet's heads flatten what they predict."""
+    """(N, A·C, H, W) to (N·H·W·A, C), as mmdet's heads flatten their predictions."""
     return raw.permute(0, 2, 3, 1).reshape(-1, channels)
 
 
@@ -135,7 +135,7 @@ def _priors(head: Any) -> int:
 
 
 def _corners(family: str, head: Any, raw: Tensor) -> Tensor:
-    """Of deltas by any anchor: areas' ratios are the same. Here one of 30 x 50."""
+    """GIoU of decoded deltas. Any anchor gives the same ratios of areas; this anchor is 30 x 50."""
     if family in ("retinanet", "atss"):
         anchors = raw.new_tensor([10.0, 20, 40, 70]).expand(len(raw), 4)
         return head.bbox_coder.decode(anchors, raw)
@@ -143,7 +143,7 @@ def _corners(family: str, head: Any, raw: Tensor) -> Tensor:
 
 
 def assigned_labels(student: Any, inputs: Tensor, samples: list) -> Tensor:
-    """What the head's own assignment gives every row, level after level."""
+    """The labels of the head's own assignment, level after level."""
     head, kept = student.bbox_head, {}
     original = head.get_targets
 

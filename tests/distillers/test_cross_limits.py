@@ -43,7 +43,7 @@ def test_under_autocast(family: str) -> None:
     ],
 )
 def test_in_other_precisions(family: str, dtype: torch.dtype, tolerance: float) -> None:
-    """All of a detector in it, without autocast: float64 stays so, bfloat16 is widened."""
+    """A whole detector in one precision, without autocast; bfloat16 gives float32 losses."""
     plain = cross_losses(distilled(family, both(family, 2)))
     model = distilled(family, both(family, 2)).to(dtype)
     inputs, samples = batch()
@@ -58,7 +58,7 @@ def test_in_other_precisions(family: str, dtype: torch.dtype, tolerance: float) 
 
 @pytest.mark.parametrize("family", HEADS)
 def test_a_batch_without_any_box(family: str) -> None:
-    """Logits are still compared; of boxes bins alone, which are weighted by scores."""
+    """Logits are still compared, and bins, which scores weight; boxes without positives are not."""
     inputs, samples = batch()
     for sample in samples:
         sample.gt_instances = sample.gt_instances[:0]

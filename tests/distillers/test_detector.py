@@ -32,7 +32,7 @@ TERM_LOSSES = {f"loss_{term.knowledge}" for term in ALL_TERMS.terms}
 def distilled(
     family: str = "retinanet", distiller: Distiller | None = ALL_TERMS, **teacher: Any
 ) -> DistilledDetector:
-    """A student with a teacher of its own kind and other weights, training."""
+    """A training student whose teacher is of the same family with other weights."""
     pair = thin_detector(family), thin_detector(family, seed=1, **teacher)
     return DistilledDetector(*pair, distiller).train()
 
@@ -96,7 +96,7 @@ def test_a_two_stage_student_learns_features(teacher: str) -> None:
 
 @pytest.mark.parametrize("family", ["retinanet", "faster_rcnn"])
 def test_a_student_may_see_smaller_images_than_its_teacher(family: str) -> None:
-    """Its own losses are those of the shrunk image; it is compared on the teacher's larger maps."""
+    """The student's own losses are of the shrunk image; the maps compare at the teacher's size."""
     student, teacher = thin_detector(family), thin_detector(family, seed=1)
     model = DistilledDetector(still(student), teacher, FEATURE_TERMS, student_scale=0.5)
     inputs, samples = batch(128)
@@ -128,7 +128,7 @@ def test_a_two_stage_student_learns_responses_of_a_two_stage_teacher() -> None:
     (losses["loss_logits"] + losses["loss_localization"]).backward()
     head = student.roi_head.bbox_head
     assert head.fc_cls.weight.grad.abs().max() > 0
-    # of each class its own four channels: only those of boxes' classes have a gradient
+    # a class has four channels of its own: only the channels of the boxes' classes have a gradient
     touched = head.fc_reg.weight.grad.view(CLASSES, -1).abs().sum(dim=1) > 0
     assert touched.tolist() == [False, True, False, True]
 

@@ -37,12 +37,12 @@ def positions(f: Array) -> Array:
 
 
 def kl(s: Array, t: Array) -> float:
-    """Appendix D: Σ P log(P / Q), P the teacher's; a softmax over channels makes probabilities."""
+    """Appendix D: Σ P log(P / Q), with the teacher's P; a softmax over channels gives both."""
     return entropy(softmax(positions(t), axis=1), softmax(positions(s), axis=1), axis=1).mean()
 
 
 def kl_hw(s: Array, t: Array) -> float:
-    """CWD: of every channel of every image, its positions' probabilities."""
+    """CWD: each channel of each image is a distribution over positions."""
     n, c = s.shape[:2]
     rows = [softmax(side.reshape(n * c, -1), axis=1) for side in (t, s)]
     return entropy(*rows, axis=1).mean()
@@ -104,7 +104,7 @@ FORMULAS: dict[str, Callable[[Array, Array], float]] = {
 
 
 def pair(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two related sides, of other means and spreads."""
+    """Student and teacher: related, with different means and spreads."""
     generator = np.random.default_rng([seed, *shape])
     teacher = generator.normal(1, 2, shape)
     student = 0.5 * teacher + generator.normal(-0.3, 1, shape)
@@ -138,7 +138,7 @@ def test_quality_focal_is_formula_7() -> None:
 
 
 def test_the_jensen_shannon_distance_is_bounded() -> None:
-    """By sqrt(ln 2) at every position, which is reached where the two have nothing in common."""
+    """The bound is sqrt(ln 2) a position; distributions without overlap reach the bound."""
     apart = torch.tensor([[100.0, 0.0]]).double().view(1, 2, 1)
     other = apart.flip(1)
     np.testing.assert_allclose(DISTANCES["jensen_shannon"](apart, other), np.sqrt(np.log(2)))
@@ -202,7 +202,7 @@ def test_correlations_do_not_see_a_channels_scale_and_shift(name: str) -> None:
 
 
 def test_correlation_of_a_perfect_match_has_a_gradient() -> None:
-    """Formula (11) as printed is log2 of 0 there."""
+    """Where both agree, formula (11) as printed is log2 of 0."""
     _, teacher = pair((2, 3, 4, 4))
     student = teacher.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(DISTANCES["correlation"](student, teacher), student)
@@ -226,7 +226,7 @@ CONSTANTS = [(0.0, 0.0), (3.0, 3.0), (3.0, 5.0), (7.3, 5.0), (0.1, 1000.1), (0.0
 @pytest.mark.parametrize(("ours", "theirs"), CONSTANTS)
 @pytest.mark.parametrize("name", FORMULAS)
 def test_constant_inputs_give_a_finite_distance(name: str, ours: float, theirs: float) -> None:
-    """In single precision, where what cancels leaves noise behind."""
+    """In single precision, where differences of equal numbers leave rounding errors."""
     for shape in ((2, 3, 13, 7), (1, 1, 1, 1)):
         student = torch.full(shape, ours, requires_grad=True)
         distance = DISTANCES[name](student, torch.full(shape, theirs))

@@ -27,7 +27,7 @@ from mmengine.logging import MessageHub
 from thin_detectors import batch, still, thin_detector, total
 from torch import Tensor
 
-#: What a ResNet-50 with an FPN is shrunk to.
+#: Options that shrink a ResNet-50 with an FPN.
 RESNET = {
     "model.backbone.depth": 18,
     "model.backbone.base_channels": 8,
@@ -47,8 +47,8 @@ TEACHER_OF_LD = str(config_path("mmdet::gfl/gfl_r50_fpn_1x_coco.py"))
 LOGITS = ("logits", "cross_logits")
 DENSE = ("logits", "localization")
 ALL = (*DENSE, *CROSS_KNOWLEDGE)
-#: By stock config: what it is shrunk by, the knowledge that two of the kind share besides features
-#: and labels, and by what else they are told that they do not.
+#: By stock config: the options that shrink the detector, the knowledge that two such detectors
+#: share besides maps and labels, and the reason why they share no other.
 HEADS: dict[str, tuple[dict, tuple[str, ...], str]] = {
     "free_anchor/freeanchor_r50_fpn_1x_coco": (
         TINY,
@@ -171,7 +171,7 @@ def known(config: str) -> Signature:
 
 
 def images(config: str) -> tuple[Tensor, list]:
-    """Two, their objects with outlines where a head needs them: mmdet has others use them, too."""
+    """Two images; objects have outlines for heads that need them alone, since others use them."""
     inputs, samples = batch()
     for sample in samples if config.startswith(OUTLINED) else []:
         boxes = sample.gt_instances.bboxes.int().tolist()
@@ -183,7 +183,7 @@ def images(config: str) -> tuple[Tensor, list]:
 
 
 def form_of(knowledge: tuple[str, ...], found: Signature) -> Distiller:
-    """A term of each, logits by quality focal loss where the pair has a use for it."""
+    """A term of each knowledge; logits compare by quality focal loss where the pair can."""
 
     def one(name: str) -> str:
         focal = "quality_focal" not in excluded(name, found, found)
@@ -198,7 +198,9 @@ def test_a_head_is_distilled_by_all_that_it_shares(config: str) -> None:
     found = known(config)
     available = available_knowledge(found, found)
     assert set(available) - {LABEL} == {*FEATURES, *shared}
-    MessageHub.get_current_instance().update_info("epoch", 0)  # a runner does; TOOD asks for it
+    MessageHub.get_current_instance().update_info(
+        "epoch", 0
+    )  # as a runner does; TOOD's head asks for the epoch
     model = DistilledDetector(built(config), built(config, 1), form_of(available, found)).train()
     losses = model.loss(*images(config))
     assert {f"loss_{name}" for name in available} <= losses.keys()
@@ -229,7 +231,7 @@ COUNTERS = {
 
 @pytest.mark.parametrize("config", COUNTERS)
 def test_what_a_head_counts_is_of_its_own_maps_alone(config: str) -> None:
-    """The second loss that `label` takes of it counts nothing."""
+    """The second loss, for `label`, leaves the counters alone."""
     form = Distiller.parse("label: identity, jensen_shannon")
     alone, both = (built(config, 0, TINY if "ddod" in config else RESNET) for _ in range(2))
     counted = []
@@ -247,7 +249,7 @@ READ = [config for config, (_, shared, _) in HEADS.items() if "logits" in shared
 
 @pytest.mark.parametrize("config", READ)
 def test_it_answers_in_evaluation_as_in_training(config: str) -> None:
-    """Some answer in other units, or twice, in training."""
+    """In training, some heads predict in other units, or twice."""
     model = still(built(config))
     with Tap(model, responses=True) as tap, torch.no_grad():
         model.loss(*images(config))
@@ -268,12 +270,14 @@ def test_it_answers_in_evaluation_as_in_training(config: str) -> None:
     ],
 )
 def test_positives_are_where_its_own_loss_trains_boxes(config: str) -> None:
-    """These heads give their box loss the positives alone, all at once or level by level."""
+    """The box loss of these heads gets only the positives, at once or level by level."""
     model = still(built(config))
     trained: list[Tensor] = []
 
     def keep(module: Any, args: tuple, kwargs: dict) -> None:
-        if kwargs.get("reduction_override") != "none":  # PAA weighs candidates with it, too
+        if (
+            kwargs.get("reduction_override") != "none"
+        ):  # PAA also calls the loss to weigh candidates
             trained.append(args[0].detach())
 
     model.bbox_head.loss_bbox.register_forward_pre_hook(keep, with_kwargs=True)

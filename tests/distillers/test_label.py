@@ -1,4 +1,4 @@
-"""SSSD: a teacher made of labels, there in training only, and weights that follow the schedule."""
+"""SSSD: a teacher made of labels, which only training has, and weights that follow the schedule."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_heads_statistics_are_of_the_students_maps() -> None:
 
 
 def test_what_the_labels_say_is_spread_over_the_objects() -> None:
-    """Where no box lies, the fusion sees the student's map and nothing more."""
+    """Outside the boxes the fusion sees the student's map alone."""
     torch.manual_seed(0)
     teacher = LabelTeacher(channels=4, classes=3, strides=(8, 16)).enhanced
     maps = (torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4))
@@ -102,7 +102,7 @@ def test_under_autocast() -> None:
 @pytest.mark.parametrize("without", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_images_without_a_box(family: str, without: int) -> None:
-    """One of two, or both."""
+    """One image of two has no box, or neither has."""
     inputs, samples = batch()
     for sample in samples[:without]:
         sample.gt_instances = sample.gt_instances[:0]
@@ -159,7 +159,7 @@ class Steps(DistilledDetector):
 def run(
     folder: Path, milestones: list[int], form: Distiller = STEPS, **options: Any
 ) -> list[float]:
-    """The weights that the training's log tells, one an iteration."""
+    """The weight of every iteration, from the training's log."""
     torch.manual_seed(0)
     model = Steps(thin_detector("retinanet"), None, form)
     scheduler = {"type": "MultiStepLR", "milestones": milestones, "by_epoch": True}
@@ -186,7 +186,7 @@ def test_a_stepwise_weight_changes_at_the_milestones(tmp_path: Path) -> None:
 
 
 def test_milestones_are_those_that_the_learning_rate_meets(tmp_path: Path) -> None:
-    """Counted from the scheduler's beginning, up to its end; a momentum's are none."""
+    """Milestones count from the scheduler's begin to its end; a momentum's don't count."""
     schedulers = [
         {"type": "MultiStepLR", "milestones": [1], "begin": 1, "by_epoch": True},
         {"type": "MultiStepLR", "milestones": [2], "end": 2, "by_epoch": True},

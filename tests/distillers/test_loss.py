@@ -44,7 +44,7 @@ ALL_TERMS = """global: catt → scale_2 → norm_n, l1 × 5; fgbg: local_4 → n
 
 
 def knowledge(strides: tuple[int, ...], seed: int, channels: int = CHANNELS) -> Knowledge:
-    """What a detector could know of three images; the student's has gradients."""
+    """Random knowledge of three images, as a detector could have it."""
     generator = torch.Generator().manual_seed(seed)
 
     def levels(*leading: int, flat: bool = False) -> tuple[Tensor, ...]:
@@ -188,7 +188,7 @@ def test_localization_without_positives_is_a_zero_with_a_graph() -> None:
 
 
 def test_terms_are_weighted_and_stand_for_themselves() -> None:
-    """A term's loss is the same with the others beside it."""
+    """A term's loss is the same alone and beside other terms."""
     together = loss_of(ALL_TERMS.replace("mask → ", ""))
     assert list(together) == [f"loss_{kind}" for kind in FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE]
     for term in Distiller.parse(ALL_TERMS.replace("mask → ", "")).terms:
@@ -199,7 +199,7 @@ def test_terms_are_weighted_and_stand_for_themselves() -> None:
 
 
 def test_a_dropped_term_costs_nothing() -> None:
-    """Neither a loss nor a parameter, and what only it would read need not be there."""
+    """A dropped term has no loss and no parameter, and its knowledge need not be there."""
     text = "global: identity, l1 × 0; instance: catt, l1 × 0; logits: norm_n, l2"
     other = replace(TEACHER, channels=(2,) * 5)
     loss = composed(text, teacher=other)
@@ -239,7 +239,7 @@ def test_a_coarser_student_is_brought_to_the_teachers_resolution() -> None:
     expected = 0.0
     for ours, theirs in zip(halved, THEIRS.features[1:], strict=True):
         doubled = np.kron(ours.detach().numpy(), np.ones((2, 2)))
-        cells = theirs.shape[-1]  # the coarsest level has one and keeps it
+        cells = theirs.shape[-1]  # the coarsest level has a single cell, before and after
         expected += np.abs(doubled[..., :cells, :cells] - theirs.numpy()).mean()
     assert found["loss_global"].item() == pytest.approx(expected, rel=1e-5)
 
@@ -295,7 +295,7 @@ def test_the_mask_of_the_background_is_the_complement() -> None:
 
 @pytest.mark.slow
 def test_the_loss_is_one_graph() -> None:
-    """``torch.compile`` finds no break in it, whatever the number of boxes."""
+    """``torch.compile`` finds no graph break, for any number of boxes."""
     module = composed(ALL_TERMS)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     known = knowledge(FINER_STRIDES, 2)

@@ -26,7 +26,7 @@ CELLS = (16, 8)
 
 
 def covering(knowledge: str) -> list[Term]:
-    """Terms in which every option of one knowledge stands at least once."""
+    """Terms that together have every option of one knowledge."""
     *slots, weights = SPACE.slots(knowledge)
     rows = zip_longest(*slots)
     return [
@@ -80,7 +80,7 @@ def test_the_loss_asks_for_no_value(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("family", ["retinanet", "fcos", "atss", "gfl"])
 def test_a_head_continued_by_another_asks_for_no_value(family: str) -> None:
-    """From the student's maps on: assigning targets, mmdet's part, does wait for the device."""
+    """The student's head is left out: mmdet's assignment of targets does wait for the device."""
     box = "kl" if family == "gfl" else "giou"
     terms = Distiller.parse(
         f"cross_logits: after_1, quality_focal; cross_localization: after_0, {box}"

@@ -91,7 +91,7 @@ def test_regions_line_up_whatever_their_levels() -> None:
 
 
 def test_a_pair_that_lines_up_shares_all() -> None:
-    """The teacher's stride 4 has other priors, but the student no such level."""
+    """The teacher's level of stride 4 has other priors; the student has no level of stride 4."""
     assert mismatch("logits", ONE_STAGE, FINER) is None
     shared = (*FEATURE_KNOWLEDGE, *RESPONSE_KNOWLEDGE, MGD)
     assert available_knowledge(ONE_STAGE, FINER) == shared

@@ -1,4 +1,4 @@
-"""The regions that boxes mark on a level: the foreground's mask and the boxes' crops."""
+"""What boxes mark on a level: the mask of the foreground, and the crops of the boxes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ corner = st.sampled_from([-8, 0, 3.5, 8, 15.9, 16, 31, 32, 40, 63, 64, 70])
 
 @st.composite
 def boxes(draw: st.DrawFn) -> Tensor:
-    """(n, 4) of boxes that have an area."""
+    """n boxes with an area: (n, 4)."""
     pairs = st.tuples(corner, corner).filter(lambda pair: pair[0] != pair[1]).map(sorted)
     drawn = draw(st.lists(st.tuples(pairs, pairs), max_size=4))
     rows = [[x1, y1, x2, y2] for (x1, x2), (y1, y2) in drawn]
@@ -27,7 +27,7 @@ def boxes(draw: st.DrawFn) -> Tensor:
 
 
 def touched_cells(image_boxes: Tensor, cells: int, stride: int) -> np.ndarray:
-    """Cell by cell and box by box: do the two share an area?"""
+    """Whether cell and box share an area, tested one by one."""
     mask = np.zeros((cells, cells))
     for row, column in np.ndindex(cells, cells):
         for x1, y1, x2, y2 in image_boxes.tolist():
@@ -53,7 +53,7 @@ def test_the_foreground_of_a_level_that_is_not_square() -> None:
 
 @pytest.mark.parametrize("stride", [4, 8])
 def test_crops_of_a_linear_map_are_its_values_at_the_bins_centres(stride: int) -> None:
-    """Cell (i, j) stands for the point stride * (i + 1/2, j + 1/2) of the image."""
+    """The centre of cell (i, j) is the point stride * (i + 1/2, j + 1/2) of the image."""
     centres = (torch.arange(24, dtype=torch.float64) + 0.5) * stride
     planes = [3 * centres[None, :] - 2 * centres[:, None] + 5, 0 * centres[:, None] + centres]
     maps = torch.stack([torch.stack(planes), 10 * torch.stack(planes)])
@@ -89,7 +89,7 @@ def test_crops_are_torchvisions_roi_align(
     generator = torch.Generator().manual_seed(height * 10 + width)
     shape = (len(images), 3, height, width)
     maps = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-    # Off the grid: a sample exactly one cell outside counts or not by its last digit.
+    # Off the grid: whether a sample exactly one cell outside counts hangs on its last digit.
     images = [image.double() + 0.0137 for image in images]
     found = crops(maps, images, stride)
     expected = roi_align(maps, images, CROP_SIZE, 1 / stride, sampling_ratio=SAMPLES, aligned=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 def distilled(family: str = "retinanet", seed: int = 0) -> DistilledDetector:
-    """With adapters: the teacher's neck is wider."""
+    """A pair with adapters, since the teacher's neck is wider."""
     teacher = thin_detector(family, seed=1, neck=24)
     return DistilledDetector(thin_detector(family, seed), teacher, FEATURE_TERMS)
 
@@ -135,7 +135,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> ShapesFiles:
 
 
 def training(folder: Path, files: ShapesFiles, iterations: int = 2, **options: Any) -> Runner:
-    """A stock mmengine training job; all it knows of detkds is an import and a model's type."""
+    """A stock mmengine job, which has one import and one model type of detkds."""
     teacher = folder / "teacher.pth"
     if not teacher.exists():
         torch.save(thin_detector("retinanet", seed=1, neck=24).state_dict(), teacher)

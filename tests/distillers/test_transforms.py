@@ -54,7 +54,7 @@ def scale(f: Array, n: int) -> Array:
 
 
 def local(f: Array, n: int) -> Array:
-    """Formula (5): the map, filled up with zeros, in n x n pieces that are samples."""
+    """Formula (5): the map, padded with zeros, cut into n x n pieces, each a sample."""
     height, width = (-(-size // n) for size in f.shape[2:])
     filled = np.zeros((*f.shape[:2], n * height, n * width))
     filled[:, :, : f.shape[2], : f.shape[3]] = f
@@ -67,7 +67,7 @@ def local(f: Array, n: int) -> Array:
 
 
 def norm(f: Array, axis: int | tuple[int, ...]) -> Array:
-    """Formula (6): (f - μ) / σ, the variance 1e-6 greater so that what is constant becomes 0."""
+    """Formula (6): (f - μ) / σ. 1e-6 is added to the variance, so that a constant becomes 0."""
     return (f - f.mean(axis=axis, keepdims=True)) / np.sqrt(f.var(axis=axis, keepdims=True) + 1e-6)
 
 
@@ -112,7 +112,7 @@ def pair(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def same_samples(found: Tensor, expected: Array) -> None:
-    """Equal as sets of samples: the paper gives pieces no order."""
+    """Equal as sets of samples, since the paper gives the pieces no order."""
     rows = found.flatten(1).numpy(), expected.reshape(len(expected), -1)
     first, second = (np.array(sorted(row.tolist() for row in samples)) for samples in rows)
     np.testing.assert_allclose(first, second, atol=1e-5)
