@@ -1,4 +1,4 @@
-"""Every wrong use: one line that names the culprit, exit code 2, nothing started, nothing left."""
+"""Every wrong use: one line that names the setting or file, exit code 2, nothing left behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture
 def custom(shapes):
-    """A search of the user's own files that would start, if nothing else were wrong."""
+    """The options of a search on real files that is right but for what a test adds."""
     return [
         "search", "custom", "--work-dir", "run", "--cfg-options",
         f"data.train.annotations={shapes.train}", f"data.train.images={shapes.images}",
@@ -37,7 +37,7 @@ def custom(shapes):
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
-    """Runs the command in an empty folder; returns the one line it said."""
+    """Run the command in an empty folder; return the one line that it printed."""
     monkeypatch.chdir(tmp_path)
 
     def run(arguments: list, *allowed: str) -> str:

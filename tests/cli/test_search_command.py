@@ -1,4 +1,4 @@
-"""``detkds search`` and what follows it, as a user types them, on real detectors and real Ray."""
+"""``detkds search`` and the commands after it, as a user types them, on real detectors and Ray."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_an_interrupted_search_resumes_as_the_uninterrupted_one_would(finished, 
 
 
 def test_the_wheel_alone_runs_the_quickstart_elsewhere(tmp_path):
-    """Built and unpacked into another folder: configs, schema and migrations travel with it."""
+    """The wheel, unpacked into another folder, holds configs and migrations."""
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns(".*", "build", "runs", "*.egg-info", "__pycache__")
     shutil.copytree(Path(__file__).parents[2], source, ignore=ignored)

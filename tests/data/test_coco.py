@@ -1,4 +1,4 @@
-"""COCO-format files: what is read, what is refused and how it is said, what is written."""
+"""COCO-format files: what is read, what is refused with which message, what is written."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def refused(path: Path, content: object) -> str:
-    """The one line that reading ``content`` is refused with, less the file's name."""
+    """The one-line refusal of ``content``, without the file's name."""
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(WrongUse) as caught:
         read_annotations(path)

@@ -1,4 +1,4 @@
-"""Proxy subsets: exact, disjoint, alike the whole, the same for the same seed."""
+"""Proxy subsets: exact, disjoint, like the whole set, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_the_histogram_counts_by_class_and_area_without_crowds_and_empty_boxes()
         box(11, 9216, crowd=1),
         box(11, 0),
     ]
-    del document["annotations"][3]["area"]  # then the box's own area counts
+    del document["annotations"][3]["area"]  # without it, the box's own area counts
     assert class_size_histogram(document).tolist() == [[2, 1, 0], [0, 0, 1]]
 
 

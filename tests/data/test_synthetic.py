@@ -1,4 +1,4 @@
-"""The synthetic set: reproducible, whole, and its boxes where the shapes are."""
+"""The synthetic set is reproducible and whole, and its boxes are where its shapes are."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_shapes_differ_from_the_ground_where_their_masks_say() -> None:
 
 
 def test_sizes_reach_from_a_sixth_to_half_of_the_image() -> None:
-    """Of a shape's diameter: its box is some smaller, and log-uniform sizes are mostly small."""
+    """Sizes are of diameters: a box is a little smaller, and most log-uniform sizes are small."""
     sides = np.array(
         [
             max(shape.box[2:])

@@ -21,7 +21,7 @@ def images(number: int, seed: int = 0) -> Tensor:
 
 
 def batches(number: int = 40, size: int = 2) -> list[dict[str, Any]]:
-    """As a data loader gives them: raw pixels and samples with their shapes."""
+    """Batches as a data loader gives them: raw pixels, and samples with their shapes."""
     from thin_detectors import batch
 
     _, samples = batch(64, size)
@@ -32,7 +32,7 @@ def batches(number: int = 40, size: int = 2) -> list[dict[str, Any]]:
 
 
 def related(seed: int, channels: dict[str, int], positions: int) -> dict[str, Tensor]:
-    """Features with a common cause, (1, C, 1, positions), of other means and noise."""
+    """Features, (1, C, 1, positions): a common cause under different means and noise."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.Generator().manual_seed(99)
     cause = torch.randn(6, positions, generator=generator)
@@ -65,7 +65,7 @@ def test_the_map_is_numpys_least_squares() -> None:
 
 
 def test_channels_that_say_nothing_or_the_same_do_no_harm() -> None:
-    """A dead channel and one twice there: the covariance has no inverse, the cost is the same."""
+    """With a dead and a doubled channel the covariance has no inverse; the cost is the same."""
     channels = {"a": 5, "b": 8}
     seen = related(0, channels, 900)
     doubled = {
@@ -115,7 +115,7 @@ def test_each_model_sees_each_image_once(monkeypatch: pytest.MonkeyPatch) -> Non
     forward = model.extract_feat
     monkeypatch.setattr(model, "extract_feat", lambda x: calls.append(len(x)) or forward(x))
     adaptation_costs({"a": model, "b": other}, batches(20))
-    assert sum(calls) == 20 + 1  # and the blank image of its signature
+    assert sum(calls) == 20 + 1  # 20 images, and the blank image of the signature
 
 
 def test_all_pairs_have_costs_by_level(measured) -> None:
@@ -128,7 +128,7 @@ def test_all_pairs_have_costs_by_level(measured) -> None:
 
 
 def features(model: Any, held_out: bool, stride: int) -> Tensor:
-    """(positions, C) of the level, of the images of one split."""
+    """The level's features on one split's images: (positions, C)."""
     strides = (4, 8, 16, 32, 64) if hasattr(model, "roi_head") else (8, 16, 32, 64, 128)
     parts = []
     with torch.no_grad():
@@ -142,12 +142,12 @@ def features(model: Any, held_out: bool, stride: int) -> Tensor:
 
 @pytest.mark.parametrize("pair", [("retinanet", "fcos"), ("fcos", "faster_rcnn")])
 def test_training_the_maps_comes_to_the_same(measured, pair: tuple[str, str]) -> None:
-    """r(·) trained to convergence on the same images: never below the closed form there."""
+    """r(·) trained to convergence is never below the closed form on the images it was fitted on."""
     models, costs = measured
     stride = 8
     source, target = (features(models[name], False, stride) for name in pair)
     held = [features(models[name], True, stride) for name in pair]
-    mean, scale = source.mean(0), source.std(0) + 1e-12  # only to converge sooner
+    mean, scale = source.mean(0), source.std(0) + 1e-12  # standardised inputs converge sooner
     layer = nn.Linear(source.shape[1], target.shape[1]).double()
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=500, line_search_fn="strong_wolfe")
 

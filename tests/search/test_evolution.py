@@ -42,7 +42,7 @@ def test_one_knowledge_asks_for_the_population_and_two_an_iteration():
 
 
 def literal_algorithm(settings: Search, rng: random.Random) -> list[Distiller]:
-    """Lines 2 to 11 written down as they stand in the paper, one candidate after the other."""
+    """Lines 2 to 11 as the paper prints them, one candidate after the other."""
     tried: list[Distiller] = []
 
     def evaluate(distiller: Distiller) -> float:
@@ -153,7 +153,7 @@ def test_random_weights_replace_the_found_ones_when_those_are_rejected():
 
 
 def test_evolution_beats_random_search_where_options_matter():
-    """On a landscape where every right slot counts, Algorithm 1 finds more than its own randoms."""
+    """On a landscape where every right slot counts, mutants find more than random terms."""
     target = SPACE.random("global", random.Random(99))
 
     def closeness(distiller: Distiller) -> float:

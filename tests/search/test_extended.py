@@ -1,4 +1,4 @@
-"""Searches over the extended space: what a pair has of it, with a teacher and without."""
+"""Searches over the extended space, with a teacher and without."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_pair_searches_what_it_can_share(tmp_path: Path) -> None:
 
 
 def test_weights_are_stepwise_where_both_schedules_have_a_step(tmp_path: Path) -> None:
-    """Else a search would find what it can't train, or what its trials never tried."""
+    """Otherwise a search could find a distiller that can't be trained, or that no trial tried."""
     both = [f"trial.param_scheduler={STEPS}", f"final.param_scheduler={STEPS}"]
     long = ["trial.epochs=2", "final.epochs=2"]
     for options, schedules in (
@@ -111,7 +111,7 @@ def test_images_that_all_lack_boxes(tmp_path: Path) -> None:
 
 
 def test_a_search_with_the_new_knowledge(tmp_path: Path) -> None:
-    """Stages for it, a distiller that trains in full, stepwise weights and all."""
+    """The search has the stages, and its distiller trains in full with stepwise weights."""
     options = (
         EXTENDED,
         "search.knowledge=['cross_logits','label']",

@@ -1,4 +1,4 @@
-"""What a plan names its trainings after: what they depend on, and nothing else."""
+"""A plan names its trainings after everything that they depend on, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABEL = Distiller.parse("label: identity, jensen_shannon × 1")
 
 @pytest.fixture
 def shapes(tmp_path: Path) -> list[str]:
-    """The options of a search of files, with a teacher that has its weights."""
+    """The options of a search on real files whose teacher has a checkpoint."""
     files = make_shapes(tmp_path / "shapes", train=12, val=4, test=4, size=64)
     save_teacher(tmp_path / "teacher.pth", seed=0)
     return [
@@ -50,7 +50,7 @@ def planned(folder: Path, *options: str) -> Plan:
 
 
 def folders(plan: Plan, found: Distiller = FOUND) -> list[str]:
-    """Of the student alone, and with the distiller found."""
+    """The folders of the student's training alone and with the found distiller."""
     return [training.folder for training in final_trainings(plan, found)]
 
 
@@ -91,7 +91,7 @@ def test_what_a_machine_has_does_not_make_another_training(
 OPTIMIZER = "{'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.5}}"
 
 
-#: Options, and the settings that each of them changes of those that scores depend on.
+#: Options, and the settings that each option changes among those that scores depend on.
 CHANGES: dict[str, list[str]] = {
     "trial.epochs=9": ["trial.epochs"],
     f"trial.optim_wrapper={OPTIMIZER}": ["trial.optim_wrapper"],
@@ -168,7 +168,7 @@ def test_a_warm_up_is_of_one_size(tmp_path: Path, shapes: list[str]) -> None:
 def test_a_teacher_goes_with_whoever_takes_something_from_it(
     tmp_path: Path, shapes: list[str]
 ) -> None:
-    """As in trials: a distiller of labels alone inherits a neck and head where others do."""
+    """With inherit=True a distiller of labels alone inherits neck and head too, as in trials."""
     learners = {}
     for inherit in (False, True):
         plan = planned(tmp_path, *shapes, f"inherit={inherit}")
@@ -246,7 +246,7 @@ model = dict(bbox_head=dict(type="MyHead"))
 def test_a_worker_knows_the_modules_that_a_config_imports(
     tmp_path: Path, shapes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model of one's own reaches a fresh process as plain data and is built there."""
+    """A user's own model reaches a fresh process as plain data, and is built there."""
     from detkds.detectors import config_path
 
     (tmp_path / "my_head.py").write_text(OWN_HEAD)

@@ -1,4 +1,4 @@
-"""Teachers from a config: measured, ordered and learned from one after the other, on real Ray."""
+"""The teachers of a config on real Ray: measured, ordered, and learned from in sequence."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_stopped_training_goes_on_and_other_teachers_are_refused(
 
 
 def test_two_teachers_teach_at_once(folder: Path, ordered: dict) -> None:
-    """The training is one, under both teachers, and the student it leaves is plain."""
+    """One training has the losses of both teachers, and leaves a plain student."""
     command = ("train", "--distiller", "pkd", "--teachers", "r18,r34", "--simultaneous")
     done = run(folder, *command)
     assert done.returncode == 0, done.stderr
@@ -165,7 +165,7 @@ def test_teachers_at_once_must_be_named(tmp_path: Path) -> None:
 def test_one_command_from_the_search_to_the_progressive_training(
     folder: Path, ordered: dict
 ) -> None:
-    """The order is made of the costs that are known; the row of the last stage is the table's."""
+    """The order comes from the stored costs; the table shows the last stage."""
     done = run(
         folder,
         *("search", "--name", "chain"),

@@ -45,7 +45,7 @@ def new_session(store: Store, name: str, seed: int = 0, conditions: str = "same"
 
 
 def work(session: Session, workers: int = 1, stop_after: int | None = None) -> list[Candidate]:
-    """Five lines of engine: candidates in the order they reached a worker."""
+    """A small engine; returns the candidates in the order they reached a worker."""
     seen: list[Candidate] = []
     live: list[Candidate] = []
     rng = random.Random(5)
@@ -55,8 +55,8 @@ def work(session: Session, workers: int = 1, stop_after: int | None = None) -> l
             live.append(candidate)
             seen.append(candidate)
         if stop_after is not None and len(seen) > stop_after:
-            return seen  # as a kill would: what is live is never told
-        if live:  # else every candidate asked for was answered by the filter or the store
+            return seen  # like a kill: live candidates are never told
+        if live:  # without a live candidate, the filter or the store has answered every ask
             candidate = live.pop(rng.randrange(len(live)))
             session.tell(candidate, score(candidate))
     return seen
@@ -167,11 +167,11 @@ def test_planned_counts_a_search_without_rejections():
     assert asked == controller.planned == 5 * (3 + 2 * 2) + 6
 
 
-# Failures that are no candidate's fault
+# Failures for which no candidate is to blame
 
 
 def storm(session: Session, workers: int, seed: int) -> None:
-    """Works until everything fails, at a moment of its own, and the search gives up."""
+    """Run until, from a random moment on, every trial fails and the search gives up."""
     rng, live, working = random.Random(seed), [], True
     while not session.done or live:
         while len(live) < workers and (candidate := session.ask()) is not None:
@@ -191,7 +191,7 @@ def test_a_resume_tries_the_failures_that_ended_a_search_again(store, workers, s
     broken = new_session(store, "a", conditions="one")
     storm(broken, workers, seed)
     before = store.trials(broken.search_id)
-    resumed = new_session(store, "a", conditions="one")  # its replay raises if it is not exact
+    resumed = new_session(store, "a", conditions="one")  # the replay raises if it is not exact
     rows = {row.number: row for row in store.trials(resumed.search_id)}
     assert sorted(row.tell_order for row in rows.values() if row.tell_order is not None) == list(
         range(resumed.outcomes)

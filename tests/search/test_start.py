@@ -1,4 +1,4 @@
-"""Where populations start: presets, files, notation and earlier searches."""
+"""What populations start from: presets, files, notation and earlier searches."""
 
 from __future__ import annotations
 

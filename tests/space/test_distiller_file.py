@@ -1,4 +1,4 @@
-"""The distiller file: whole or not at all, and refused for what is wrong with it."""
+"""The distiller file: written whole or not at all, and refused with the reason."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "four transforms": (term(transforms=["catt"] * 4), "terms.0.transforms"),
     "name as number": (document(name=5), "name"),
 }
-#: What JSON Schema can't say, or JSON can't hold; the reader refuses it all the same.
+#: Faults that JSON Schema can't express, or JSON can't hold; the reader refuses them too.
 WRONG_FOR_THE_READER: dict[str, tuple[dict[str, Any], str]] = {
     "weight not a number": (term(weight=float("nan")), "terms.0.weight"),
     "infinite weight": (term(weight=float("inf")), "terms.0.weight"),

@@ -1,4 +1,4 @@
-"""The search space and its notation: Table 2 and nothing else, in and out without loss."""
+"""The search space is Table 2 and nothing else; its notation is read back without loss."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_the_key_sees_every_slot(distiller: Distiller, rng: Random) -> None:
 
 
 def test_the_key_is_the_same_on_any_machine() -> None:
-    """Stores hold it: a change of the hash is a change of every stored search."""
+    """Stores hold the hash: changing it would change every stored search."""
     assert Distiller.parse(FOUND["one-stage"]).key == "7cc409963116d8da"
 
 

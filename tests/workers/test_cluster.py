@@ -1,4 +1,4 @@
-"""What is asked of a cluster before it is used, and tasks on it whose workers die."""
+"""The checks of a cluster before it is used, and tasks whose workers die."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SMALL = Resources(cpus=1, gpus=0)
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
-    """Two nodes of two and one CPUs."""
+    """Two nodes: one with two CPUs, one with one."""
     with importable_by_workers():
         started = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
@@ -53,12 +53,12 @@ def joined(nodes: Cluster) -> Iterator[Cluster]:
         yield nodes
 
 
-# Before it is used
+# Checks
 
 
 @pytest.mark.parametrize(("cpus", "gpus", "most"), [(3, 0, "2"), (1, 1, "0")])
 def test_a_trial_runs_on_one_node(nodes: Cluster, cpus: float, gpus: float, most: str) -> None:
-    """Three CPUs in all are not three CPUs anywhere."""
+    """The cluster has three CPUs; no node has three."""
     asked = Resources(address=nodes.address, cpus=cpus, gpus=gpus)
     with pytest.raises(WrongUse, match=f"the cluster's largest node has {most}"), cluster(asked):
         pass
@@ -74,7 +74,7 @@ def test_without_an_address_no_other_ray_is_joined(
 
 
 def test_a_node_that_does_not_see_the_work_folder_is_named(joined: Cluster, tmp_path: Path) -> None:
-    """One that has its own file system there, as machines of their own have."""
+    """A node with its own file system at the work folder's place, as another machine has."""
     check_shared(tmp_path / "made")
     assert not list((tmp_path / "made").iterdir())
     start = f"ray start --address={joined.address} --num-cpus=1 --disable-usage-stats --block"
@@ -108,7 +108,7 @@ def training(folder: Path, name: str) -> Training:
 
 
 def fake_train(training: Training) -> Outcome:
-    """Dies once, dies always, fails or completes, by its name."""
+    """Dies once, dies always, fails or completes, as the training's name says."""
     folder = Path(training.folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / str(os.getpid())).touch()
@@ -123,7 +123,7 @@ def fake_train(training: Training) -> Outcome:
 
 class Silent:
     def training(self, names: list[str], progress: list[tuple[int, int]]) -> None:
-        """Shows nothing."""
+        """The test needs no display."""
 
 
 def test_siblings_of_a_failed_training_finish_and_all_that_failed_are_named(

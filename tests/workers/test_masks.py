@@ -30,7 +30,7 @@ MASK_RCNN = Model(
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    """Four images of COCO, crowds and all."""
+    """Four images of COCO, with their crowds."""
     if not TINY_COCO.is_dir():
         pytest.skip(f"no {TINY_COCO}")
     document = json.loads((TINY_COCO / "annotations" / "instances_train2017.json").read_text())

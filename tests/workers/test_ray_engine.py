@@ -28,7 +28,7 @@ ONE_CPU = {"cpu": 1, "gpu": 0}
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Cluster]:
-    """A head of one CPU, joined; Ray counts what it is told it has: no device is touched."""
+    """A joined cluster whose head has one CPU; Ray counts declared devices and touches none."""
     with importable_by_workers():
         started = Cluster(
             initialize_head=True,
@@ -41,7 +41,7 @@ def nodes() -> Iterator[Cluster]:
 
 @dataclass
 class Candidates:
-    """A source of ``number`` candidates that keeps what it is told."""
+    """A source of ``number`` candidates that keeps the outcomes."""
 
     number: int
     on_start: Callable[[int], None] = lambda number: None
@@ -175,7 +175,7 @@ def test_workers_that_fit_on_a_node(cpu: float, gpu: float, expected: int) -> No
 
 
 def test_nodes_that_join_later_are_used(nodes: Cluster, tmp_path: Path) -> None:
-    """The first trial waits for the second, for which there is no room when it starts."""
+    """The first trial waits for the second, which has no room until a node joins."""
 
     def evaluator(context: None, candidate: Candidate) -> Outcome:
         (tmp_path / str(candidate.number)).touch()

@@ -1,4 +1,4 @@
-"""Full trainings that are killed, and go on."""
+"""Full trainings that are killed and resumed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EPOCHS, ITERATIONS = 2, 4  # an epoch
 
 
 class Killed(BaseException):
-    """Like a signal: no handler of exceptions catches it."""
+    """Ends a training like a signal: no handler of exceptions catches this exception."""
 
 
 def training(folder: Path, distilled: bool) -> Training:
@@ -55,7 +55,7 @@ def training(folder: Path, distilled: bool) -> Training:
 
 
 def weights(plan: Plan, folder: Path) -> str:
-    """The teacher's, untrained."""
+    """The weights of an untrained teacher."""
     teacher = plan.task.teacher
     torch.manual_seed(0)
     model = build_detector(model_config(teacher.config, teacher.cfg_options))
@@ -90,7 +90,7 @@ def kill_before(patch: pytest.MonkeyPatch, iteration: int) -> None:
 def test_a_killed_training_ends_where_an_unbroken_one_does(
     whole: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
-    """Flips and order of images included, from the last file written, two iterations apart."""
+    """Flips and the order of images included. The state is written every two iterations."""
     monkeypatch.setattr(resuming, "EVERY", 2)
     killed = whole.model_copy(update={"folder": str(tmp_path)})
     with monkeypatch.context() as patch:
@@ -155,7 +155,7 @@ def test_a_finished_training_is_not_repeated(whole: Training) -> None:
 
 
 def test_images_may_be_decoded_by_other_processes(tmp_path: Path) -> None:
-    """The same images in the same order; only flips are drawn elsewhere."""
+    """The images and their order are the same; other processes draw the flips."""
     plain = training(tmp_path / "run", distilled=False)
     plain = plain.model_copy(update={"data": plain.data.model_copy(update={"flip": 0.0})})
     data = plain.data.model_copy(update={"num_workers": 2})

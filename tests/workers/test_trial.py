@@ -27,7 +27,7 @@ ALL_FIVE = Distiller.parse(
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory) -> TrialContext:
-    """The quickstart's pair, cut down; the teacher is a student-sized one trained for an epoch."""
+    """The quickstart's pair, cut down; the teacher is as small as the student, trained an epoch."""
     folder = tmp_path_factory.mktemp("trial")
     plan = make_plan(load_config("quickstart", tiny.OPTIONS), folder)
     make_data(plan)
@@ -44,7 +44,7 @@ def test_the_same_seed_gives_the_same_score_to_the_last_digit(context):
 
 
 def weights_after(context: TrialContext, distiller: Distiller | None) -> torch.Tensor:
-    """The student's weights at the end of a trial: the score alone is coarse."""
+    """The student's weights at the end of a trial, which tell more than the score."""
     kept = {}
     original = trial.build_student
 
@@ -69,7 +69,7 @@ def test_the_same_seed_gives_the_same_weights_and_the_distiller_changes_them(con
 
 
 def test_a_remembered_teacher_is_the_teacher(context):
-    """In every batch of two epochs: images come again, flipped or not, beside others."""
+    """In two epochs images come back, flipped or not, beside other images."""
     images = len(context.train_set)
     (teacher,) = context.teachers
     memory = TeacherMemory(teacher, images=images, megabytes=1024)
@@ -121,7 +121,7 @@ def changed(batch, **parts):
 
 
 def with_student(batch, function):
-    """The stored batch after a function of every number that the student knows."""
+    """The stored batch with a function applied to every number that the student knows."""
     student = batch.observation.student.map(lambda t: function(t) if t.is_floating_point() else t)
     return changed(batch, student=student)
 
@@ -202,7 +202,7 @@ def test_the_filter_leaves_the_random_state_alone(batch):
 
 
 def test_the_filter_sees_boxes_where_the_student_does(context):
-    """A student of smaller images has its own; the encoding of labels reads those."""
+    """Boxes are in pixels of the student's smaller images where the labels are encoded."""
     sizes = {"image_size": (32, 32), "teacher_image_size": (64, 64)}
     data = context.task.data.model_copy(update=sizes)
     batch = store_batch(replace(context, task=context.task.model_copy(update={"data": data})))
