@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-from mmengine.config import Config
 from pydantic import BaseModel, ValidationError
 
 from ..configs import search_config
@@ -21,6 +20,8 @@ def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
     ``options``: ``a.b.c=value``, merged into the config as mmengine does. Raises :class:`WrongUse`,
     naming the file or the option, for a wrong config.
     """
+    from mmengine.config import Config  # not above: the sections alone need no mmengine
+
     path, pair = search_config(reference)
     options = list(options)
     try:

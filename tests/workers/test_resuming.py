@@ -43,7 +43,7 @@ def training(folder: Path, distilled: bool) -> Training:
     return Training(
         name="found",
         model=plan.task.student,
-        teacher=plan.task.teacher.model_copy(update={"checkpoint": weights(plan, folder)}),
+        teachers=[plan.task.teacher.model_copy(update={"checkpoint": weights(plan, folder)})],
         distiller=FORM.to_dict() if distilled else None,
         schedule=schedule | {"epochs": EPOCHS},
         train=split,
