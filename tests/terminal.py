@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -17,6 +18,15 @@ from collections.abc import Callable
 ESCAPE = re.compile(r"\x1b\[(\?)?([\d;]*)([A-Za-z])")
 #: How long a screen may take to show what a test waits for, in seconds.
 PATIENCE = 300.0
+
+
+def _take_terminal() -> None:
+    """In the child: the terminal controls it, and Ctrl-C interrupts it as in a user's shell.
+
+    A test run in the background of a shell ignores SIGINT, and children inherit that.
+    """
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Terminal:
@@ -37,7 +47,7 @@ class Terminal:
             stderr=slave,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_take_terminal,
         )
         os.close(slave)
         self._reader = threading.Thread(target=self._read, daemon=True)
