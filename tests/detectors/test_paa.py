@@ -97,6 +97,7 @@ def fails_in_float32(losses: Tensor, covariance: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [PAAHead, LADHead, OwnHead])
 @pytest.mark.parametrize("covariance", COVARIANCES[:3])
 @pytest.mark.parametrize("count", [2, CANDIDATES])
@@ -112,6 +113,7 @@ def test_losses_that_mmdet_cannot_fit_in_float32_are_fitted(
         assert positives == int((labels == 1).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", COVARIANCES)
 @pytest.mark.parametrize(
     "losses",

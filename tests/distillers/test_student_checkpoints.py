@@ -196,6 +196,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, shapes: ShapesFiles) -> Pa
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["state_dict", "ema_state_dict"])
 def test_a_stock_model_loads_what_a_stock_runner_saved(trained: Path, weights: str) -> None:
     checkpoint = torch.load(trained / "iter_2.pth", weights_only=False)
@@ -210,6 +211,7 @@ def test_a_stock_model_loads_what_a_stock_runner_saved(trained: Path, weights: s
         load_weights(build_detector(thin_config("retinanet")), trained / "iter_2.pth")
 
 
+@pytest.mark.slow
 def test_the_training_moved_the_student(trained: Path) -> None:
     state = torch.load(trained / "iter_2.pth", weights_only=False)["state_dict"]
     torch.manual_seed(0)
@@ -219,6 +221,7 @@ def test_the_training_moved_the_student(trained: Path) -> None:
     assert "bbox_head.retina_cls.weight" in moved
 
 
+@pytest.mark.slow
 def test_a_stock_runner_resumes_and_starts_from_a_plain_student(
     trained: Path, shapes: ShapesFiles
 ) -> None:
