@@ -166,6 +166,11 @@ def train(
         raise WrongUse("--teachers: nothing is learned from them with --distiller none")
     if simultaneous and teachers is None:
         raise WrongUse("--simultaneous: say which teachers teach at once: give --teachers")
+    if simultaneous and max_teachers is not None:
+        raise WrongUse(
+            f"--max-teachers {max_teachers}: it ends a sequence, and --simultaneous has none: name "
+            "the teachers that teach at once in --teachers"
+        )
     chosen = None if distiller == "none" else Distiller.from_json(distiller_file(distiller))
     folder = _folder(work_dir, config_name(config))
     settings = load_config(config, cfg_options or [])

@@ -154,10 +154,18 @@ def test_two_teachers_teach_at_once(folder: Path, ordered: dict) -> None:
     assert row.outcome.completed
 
 
-def test_teachers_at_once_must_be_named(tmp_path: Path) -> None:
-    done = run(tmp_path / "run", "train", "--distiller", "pkd", "--simultaneous")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "--simultaneous: say which teachers teach at once: give --teachers"),
+        (("--teachers", "auto", "--max-teachers", "1"), "--max-teachers 1: it ends a sequence"),
+    ],
+)
+def test_teachers_at_once_are_named(tmp_path: Path, options: tuple, says: str) -> None:
+    done = run(tmp_path / "run", "train", "--distiller", "pkd", "--simultaneous", *options)
     assert done.returncode == 2
-    assert "--simultaneous: say which teachers teach at once: give --teachers" in done.stderr
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
 
