@@ -23,7 +23,7 @@ from .transforms import FEATURE_TRANSFORMS, TensorPair
 #: "Background at half weight" (the authors' release).
 BACKGROUND_WEIGHT = 0.5
 #: Transforms that only move positions about: a mask over positions may be moved with them.
-COMMUTES = {"identity", "scale_1", "local_1", "local_2", "local_4"}
+COMMUTES = {"identity", "local_2", "local_4"}
 
 
 class Adapter(nn.Module):
@@ -91,8 +91,8 @@ class ForegroundBackground(FeatureKind):
 
     def compare(self, maps: list[TensorPair], boxes: list[Tensor]) -> Tensor:
         """Two distances a level. Transforms that a mask may move with are applied once for both."""
-        shared = list(takewhile(COMMUTES.__contains__, self.term.transforms))
-        apart = self.term.transforms[len(shared) :]
+        shared = list(takewhile(COMMUTES.__contains__, self.term.applied))
+        apart = self.term.applied[len(shared) :]
         losses = []
         for pair, stride in zip(maps, self.pair.levels.strides, strict=True):
             height, width = pair[1].shape[-2:]
@@ -122,7 +122,7 @@ class Instance(FeatureKind):
 def over_levels(term: Term, pairs: list[TensorPair]) -> Tensor:
     """The distance after the three feature transforms, summed over levels."""
     distance = DISTANCES[term.distance]
-    return torch.stack([distance(*transformed(term.transforms, pair)) for pair in pairs]).sum()
+    return torch.stack([distance(*transformed(term.applied, pair)) for pair in pairs]).sum()
 
 
 def transformed(names: Iterable[str], pair: TensorPair) -> TensorPair:

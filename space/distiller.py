@@ -13,7 +13,7 @@ from typing import Any
 
 from . import files
 from .errors import WrongUse, nearest
-from .options import CONSTANT, EXTENDED, IDENTITY, STEPWISE
+from .options import ALIASES, CONSTANT, EXTENDED, IDENTITY, STEPWISE
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,17 @@ class Term:
     CrossKD's layer, MGD's mask. A ``stepwise`` schedule lets the weight grow as the learning rate
     falls. Raises :class:`WrongUse` for a name that the space does not hold, with the nearest right
     name, and for a weight that is not a finite number ≥ 0.
+
+    ``transforms`` are shown as they are written; ``applied`` names the same transforms as the space
+    does, without aliases (``scale_1`` is ``identity``). Terms that apply the same are equal.
     """
 
     knowledge: str
-    transforms: tuple[str, ...]
+    transforms: tuple[str, ...] = field(compare=False)
     distance: str
     weight: float = 1.0
     schedule: str = CONSTANT
+    applied: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         options = EXTENDED.get(self.knowledge)
@@ -40,6 +44,9 @@ class Term:
                 f"unknown knowledge '{self.knowledge}': {nearest(self.knowledge, EXTENDED)}"
             )
         object.__setattr__(self, "transforms", _fill_slots(self.knowledge, self.transforms))
+        pairs = zip(self.transforms, options.transforms, strict=True)
+        applied = tuple(ALIASES.get(slot, {}).get(name, name) for name, slot in pairs)
+        object.__setattr__(self, "applied", applied)
         if self.distance not in options.distances:
             raise WrongUse(
                 f"unknown distance '{self.distance}' for {self.knowledge}: "
@@ -92,7 +99,7 @@ class Term:
 
 def _fill_slots(knowledge: str, names: Iterable[str]) -> tuple[str, ...]:
     """A name for each slot, in the order of the slots; a slot without a name is ``identity``."""
-    slots = EXTENDED[knowledge].transforms
+    slots = [(*slot, *ALIASES.get(slot, {})) for slot in EXTENDED[knowledge].transforms]
     given = tuple(names)
     if len(given) == len(slots) and all(n in s for n, s in zip(given, slots, strict=True)):
         return given
@@ -163,10 +170,10 @@ class Distiller:
     def key(self) -> str:
         """A stable hash of what the distiller computes: 16 hex digits, the same on any machine.
 
-        Terms of weight 0 and the order of terms do not change it.
+        Terms of weight 0, the order of terms and aliases of transforms do not change it.
         """
         terms = [
-            [t.knowledge, list(t.transforms), t.distance, t.weight]
+            [t.knowledge, list(t.applied), t.distance, t.weight]
             + ([t.schedule] if t.schedule != CONSTANT else [])
             for t in self.active
         ]

@@ -60,7 +60,7 @@ def _earlier(name: str, store: Store) -> list[Distiller]:
 def _check_term(term: Term, space: SearchSpace, reference: str) -> None:
     options = space.options[term.knowledge]  # any weight will do
     slots = [*options.transforms, options.distances, options.schedules]
-    values = [*term.transforms, term.distance, term.schedule]
+    values = [*term.applied, term.distance, term.schedule]
     for value, choices in zip(values, slots, strict=True):
         if value not in choices:
             raise WrongUse(
