@@ -135,7 +135,7 @@ class TrialActor(tune.Trainable):
         candidate. Tune gives no other trial to an actor that has raised.
         """
         where = host_and_device()
-        yield where
+        yield {**where}
         try:
             if self.context is None:
                 self.context = self.make_context()

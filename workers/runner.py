@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from mmengine.dataset import pseudo_collate
@@ -31,7 +31,14 @@ from ..settings import Schedule
 from .resuming import RESUME, Loop, ResumeHook, Sampler
 
 
-def host_and_device() -> dict[str, str]:
+class HostAndDevice(TypedDict):
+    """Where work runs, as an outcome has it."""
+
+    host: str
+    device: str
+
+
+def host_and_device() -> HostAndDevice:
     """The names of this host and of the device that trains here, as an outcome has them."""
     return {"host": socket.gethostname(), "device": get_device()}
 

@@ -129,11 +129,9 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
     outcome with the traceback. No file is left.
     """
     started = time.perf_counter()
-    distiller, check = candidate, None
-    if isinstance(candidate, Candidate):
-        distiller = candidate.distiller
-        if candidate.early_bar is not None:
-            check = EarlyCheck(context, candidate.early_bar)
+    distiller = candidate.distiller if isinstance(candidate, Candidate) else candidate
+    bar = candidate.early_bar if isinstance(candidate, Candidate) else None
+    check = None if bar is None else EarlyCheck(context, bar)
     try:
         metrics = _train(context, distiller, check)
         # mmdet gives no metrics for a student that finds no object: its AP is 0.
