@@ -185,7 +185,7 @@ class Trial(Run, Base):
     ``number`` counts the trials of a search in the order in which they were asked for, and
     ``tell_order`` counts its outcomes in the order in which they were told, both from 0.
     ``asked_after`` is the number of outcomes that had been told when the trial was asked for.
-    ``early_score`` is the AP halfway through the training.
+    ``early_score`` is the AP halfway through the training, on a part of the images.
     """
 
     __tablename__ = "trials"
@@ -210,7 +210,7 @@ class Trial(Run, Base):
     reused_from: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))
 
     def finish(self, outcome: Outcome) -> None:
-        """As :meth:`Run.finish`, and the AP halfway through the training."""
+        """As :meth:`Run.finish`, and the early score."""
         super().finish(outcome)
         early = outcome.early_score
         self.early_score = None if early is None else float(early)

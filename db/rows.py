@@ -67,7 +67,7 @@ class RunRow:
 class TrialRow(RunRow):
     """One trial.
 
-    ``early_score`` is the AP halfway through the training, None if it was not measured.
+    ``early_score`` is the AP halfway through the training, on a part of the images, or None.
     ``asked_after`` is the number of outcomes that had been told when the trial was asked for;
     ``tell_order`` is the place of its own outcome in the order in which outcomes were told, from 0,
     and None until then. ``reused_from`` is the id of the trial whose outcome this trial copied.

@@ -26,7 +26,7 @@ class Status(str, Enum):
 class Candidate:
     """A distiller that the search wants scored. ``number`` counts the asks of a search from 0.
 
-    ``early_bar``: the AP in [0, 1] that the student must have halfway through its training; below
+    ``early_bar``: the early score that the student must have halfway through its training; below
     it, the trial is stopped. None: the student is not scored halfway.
     """
 
@@ -41,9 +41,9 @@ class Outcome:
     """What became of a candidate.
 
     ``score`` is the box AP on the proxy's validation images, in [0, 1], and is None unless the
-    trial completed; ``early_score`` is the AP halfway through the training, if it was measured.
-    ``reason`` says why a trial was stopped or rejected, ``error`` why it failed. ``metrics`` holds
-    all COCO metrics by their names.
+    trial completed; ``early_score`` is the AP halfway through the training on a part of these
+    images, if it was measured. ``reason`` says why a trial was stopped or rejected, ``error`` why
+    it failed. ``metrics`` holds all COCO metrics by their names.
     """
 
     status: Status

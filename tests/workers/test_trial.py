@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -11,7 +13,7 @@ import torch
 from detkds.detectors import TeacherMemory, teacher_knowledge
 from detkds.search.plans.plan import make_data, make_plan
 from detkds.search.rejection import store_batch
-from detkds.settings import Model, load_config
+from detkds.settings import Model, Split, load_config
 from detkds.space import Candidate, Distiller, SearchSpace, Status
 from detkds.workers import trial
 from detkds.workers.training import train
@@ -95,6 +97,24 @@ def test_a_trial_below_its_bar_is_stopped_halfway(context, monkeypatch):
     assert (stopped.score, stopped.early_score) == (None, whole.early_score)
     assert f"halfway with an AP of {whole.early_score:.4f}" in stopped.reason
     assert len(done) == math.ceil(iterations / 2)
+
+
+@pytest.mark.slow
+def test_the_early_score_is_that_of_every_third_validation_image(context, monkeypatch, tmp_path):
+    longer = context.schedule.model_copy(update={"epochs": 5})
+    early = evaluate(replace(context, schedule=longer), all_five(0.0)).early_score
+    document = json.loads(Path(context.val_set.ann_file).read_text("utf-8"))
+    document["images"] = document["images"][:: trial.EARLY_EVERY]
+    kept = {image["id"] for image in document["images"]}
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in kept]
+    (tmp_path / "part.json").write_text(json.dumps(document), "utf-8")
+    train_split, part = (
+        Split(annotations=file, images=context.val_set.data_prefix["img"])
+        for file in (context.train_set.ann_file, str(tmp_path / "part.json"))
+    )
+    smaller = TrialContext.build(context.task, longer, (train_split, part), seed=0)
+    monkeypatch.setattr(trial, "EARLY_EVERY", 1)
+    assert evaluate(smaller, all_five(0.0)).early_score == early > 0
 
 
 def test_a_training_of_a_single_iteration_is_not_checked(context):
