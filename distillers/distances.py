@@ -71,17 +71,20 @@ def kl_hw(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
-    """Jensen-Shannon distance of the softmax over channels, mean over positions (SSSD).
+    """Jensen-Shannon distance of the softmax over channels (SSSD): at most sqrt(ln 2).
 
-    The distance is the root of the divergence, at most sqrt(ln 2) a position. Near a divergence of
-    0 the root's slope is infinite; a straight line to 0 replaces the root there.
+    SSSD prints (1/N) Σ_p D_JS(k^p ‖ k_e^p)^(1/2): a root for each level p. So the distance is the
+    root of the divergence's mean over positions. A mean of roots, a root for each position, is
+    smaller, and draws a position that hardly differs as much as a position that differs widely.
+    Near a divergence of 0 the root's slope is infinite; a straight line to 0 replaces the root
+    there.
     """
     log_q, log_p = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
     log_m = torch.logaddexp(log_q, log_p) - math.log(2)
     parts = log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)
-    divergence = parts.sum(dim=1).clamp(min=0) / 2
+    divergence = parts.sum(dim=1).mean().clamp(min=0) / 2
     root = divergence.clamp(min=JS_LEAST).sqrt()
-    return torch.where(divergence > JS_LEAST, root, divergence / math.sqrt(JS_LEAST)).mean()
+    return torch.where(divergence > JS_LEAST, root, divergence / math.sqrt(JS_LEAST))
 
 
 def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:

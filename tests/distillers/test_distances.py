@@ -49,8 +49,9 @@ def kl_hw(s: Array, t: Array) -> float:
 
 
 def js(s: Array, t: Array) -> float:
+    """SSSD: the root of the divergence's mean over positions; scipy gives each position's root."""
     pairs = zip(softmax(positions(s), axis=1), softmax(positions(t), axis=1), strict=True)
-    return float(np.mean([jensenshannon(p, q) for p, q in pairs]))
+    return float(np.sqrt(np.mean([jensenshannon(p, q) ** 2 for p, q in pairs])))
 
 
 def cosine(s: Array, t: Array) -> float:
@@ -138,7 +139,7 @@ def test_quality_focal_is_formula_7() -> None:
 
 
 def test_the_jensen_shannon_distance_is_bounded() -> None:
-    """The bound is sqrt(ln 2) a position; distributions without overlap reach the bound."""
+    """The bound is sqrt(ln 2); distributions without overlap reach the bound."""
     apart = torch.tensor([[100.0, 0.0]]).double().view(1, 2, 1)
     other = apart.flip(1)
     np.testing.assert_allclose(DISTANCES["jensen_shannon"](apart, other), np.sqrt(np.log(2)))

@@ -25,6 +25,25 @@ def learner(family: str = "retinanet", form: Distiller = LABEL) -> DistilledDete
     return DistilledDetector(thin_detector(family), None, form).train()
 
 
+def test_the_distance_is_the_root_of_each_levels_mean_divergence() -> None:
+    """(1/N) Σ over levels of D_JS^(1/2), with the 1/N in the weight; D_JS spelled out."""
+    model = learner(form=Distiller.parse("label: identity, jensen_shannon"))
+    seen: list[Any] = []
+    model.distillation.parts["label_teacher"].register_forward_hook(
+        lambda _, inputs, output: seen.append((inputs[0].student.features, output))
+    )
+    found = model.loss(*batch())["loss_label"]
+    roots, means_of_roots = [], []
+    for level in zip(*seen[0], strict=True):
+        p, q = (side.detach().double().softmax(dim=1) for side in level)
+        m = (p + q) / 2
+        divergence = ((p * (p / m).log() + q * (q / m).log()).sum(dim=1)) / 2
+        roots.append(divergence.mean().sqrt())
+        means_of_roots.append(divergence.sqrt().mean())
+    torch.testing.assert_close(found.double(), sum(roots), rtol=1e-3, atol=1e-6)
+    assert sum(means_of_roots) < 0.98 * sum(roots)
+
+
 def learned(part: Any) -> bool:
     return any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
 
