@@ -45,6 +45,8 @@ WEIGHTS = (0.1, 0.5, 1.0, 2.0, 5.0, 8.0, 10.0)
 LABEL_WEIGHTS = (1.0, 2.0, 5.0, 8.0, 10.0, 15.0, 20.0)
 
 CONSTANT, STEPWISE = "constant", "stepwise"
+#: What a ``stepwise`` weight is multiplied by unless its term says otherwise.
+STEP = 2.0
 
 
 @dataclass(frozen=True)

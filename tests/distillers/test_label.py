@@ -200,8 +200,10 @@ def run(
     return list(runner.message_hub.get_scalar("train/weight_label").data[0])
 
 
-def test_a_stepwise_weight_changes_at_the_milestones(tmp_path: Path) -> None:
-    assert run(tmp_path, [1, 2]) == [10, 10, 20, 20, 40, 40]
+def test_a_stepwise_weight_changes_once_at_the_first_milestone(tmp_path: Path) -> None:
+    assert run(tmp_path / "once", [2]) == [10, 10, 10, 10, 20, 20]
+    fourfold = Distiller.parse("label: identity, jensen_shannon × 10 stepwise × 4")
+    assert run(tmp_path / "twice", [1, 2], fourfold) == [10, 10, 40, 40, 40, 40]
 
 
 def test_milestones_are_those_that_the_learning_rate_meets(tmp_path: Path) -> None:
@@ -228,5 +230,9 @@ def test_the_schedule_is_part_of_the_term() -> None:
     constant = Distiller.parse("label: identity, jensen_shannon × 10")
     assert "schedule" not in constant.to_dict()["terms"][0]
     assert constant.key != STEPS.key
+    fourfold = Distiller.parse("label: identity, jensen_shannon x 10 stepwise x 4")
+    assert str(fourfold) == "label: identity, jensen_shannon × 10 stepwise × 4"
+    assert Distiller.from_dict(fourfold.to_dict()) == fourfold
+    assert fourfold.key not in (STEPS.key, constant.key)
     with pytest.raises(WrongUse, match="unknown schedule 'stepwide'"):
         Distiller.parse("label: identity, jensen_shannon × 10 stepwide")
