@@ -18,6 +18,8 @@ from .pairing import Pair, response_mismatch, useless_quality_focal
 from .responses import classification
 
 EPSILON = 1e-6
+#: The most that :func:`aligned` enlarges a channel by, in units of what it enlarges the map by.
+MOST = 10.0
 #: What the student's map becomes behind the teacher's layers, and what the teacher predicts.
 CrossedPair = tuple[DensePredictions, DensePredictions]
 
@@ -48,11 +50,21 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     Mean and deviation are over N, H and W, as in the authors' release; no formula of the paper says
     so. They are computed in float32 or wider; the result has the teacher's type, which the
     teacher's layers read.
+
+    A channel and its gradient are multiplied by the ratio of the teacher's deviation to the
+    student's. For a dead channel, whose deviation is about 0, the ratio is a thousand (a million in
+    the release): its gradient outweighs all other channels' and overflows in float16. So the ratio
+    is at most ten times the ratio of the two maps' deviations (the roots of the mean variance of
+    the channels): a dead channel gets a tenfold gradient. The bound is relative, so that a map
+    whose channels are all small, as a head's maps are at first, is aligned in full, and so is a
+    channel that is small in both maps.
     """
     own, known = to_float32(student), to_float32(teacher)
     ours, ours_mean = torch.var_mean(own, (0, 2, 3), correction=0, keepdim=True)
     theirs, theirs_mean = torch.var_mean(known, (0, 2, 3), correction=0, keepdim=True)
     scale = ((theirs + EPSILON) / (ours + EPSILON)).sqrt()
+    of_maps = ((theirs.mean() + EPSILON) / (ours.detach().mean() + EPSILON)).sqrt()
+    scale = scale.clamp(max=MOST * of_maps)
     return ((own - ours_mean) * scale + theirs_mean).to(teacher.dtype)
 
 

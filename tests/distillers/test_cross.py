@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -84,10 +85,16 @@ def through(head: Any, branch: int, x: Tensor, layers: int) -> Tensor:
 def standardised(student: Tensor, teacher: Tensor) -> Tensor:
     """The alignment, computed channel by channel in a loop."""
     out = torch.empty_like(student)
-    for c in range(student.shape[1]):
+    variances = [
+        [float(side[:, c].var(unbiased=False)) for c in range(side.shape[1])]
+        for side in (student, teacher)
+    ]
+    ours, theirs = (sum(variance) / len(variance) + 1e-6 for variance in variances)
+    most = 10 * (theirs / ours) ** 0.5
+    for c, (own, known) in enumerate(zip(*variances, strict=True)):
         s, t = student[:, c], teacher[:, c]
-        unit = (s - s.mean()) / (s.var(unbiased=False) + 1e-6).sqrt()
-        out[:, c] = unit * (t.var(unbiased=False) + 1e-6).sqrt() + t.mean()
+        ratio = min(((known + 1e-6) / (own + 1e-6)) ** 0.5, most)
+        out[:, c] = (s - s.mean()) * ratio + t.mean()
     return out
 
 
@@ -245,8 +252,68 @@ def test_a_map_gets_the_teachers_mean_and_deviation() -> None:
     torch.testing.assert_close(found, standardised(student, teacher))
     exact = student.double(), teacher.double()
     torch.testing.assert_close(aligned(*exact), standardised(*exact), rtol=1e-12, atol=1e-12)
+    exact[0][:, 2] *= 1e-3  # far below the other channels, in the student alone and in both
+    torch.testing.assert_close(aligned(*exact), standardised(*exact), rtol=1e-12, atol=1e-12)
+    exact[1][:, 2] *= 1e-3
+    torch.testing.assert_close(aligned(*exact), standardised(*exact), rtol=1e-12, atol=1e-12)
     constant = torch.ones(2, 5, 1, 1)
     assert bool(aligned(constant, constant).isfinite().all())
+
+
+def as_published(student: Tensor, teacher: Tensor) -> Tensor:
+    """The alignment with a constant in place of the least deviation."""
+    axes = (0, 2, 3)
+    unit = student.float() - student.float().mean(axes, keepdim=True)
+    unit = unit / (student.float().var(axes, correction=0, keepdim=True) + 1e-6).sqrt()
+    deviation, mean = torch.std_mean(teacher.float(), axes, correction=0, keepdim=True)
+    return (unit * deviation + mean).to(teacher.dtype)
+
+
+def gradients(
+    align: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, scale: float
+) -> Tensor:
+    """The largest gradient of each of 8 channels, the first of which is dead: its values are equal.
+
+    The loss has a gradient of about 1 / 64 at each position, times ``scale``.
+    """
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 8, 12, 12)
+    student[:, 0] = 0.25
+    leaf, known = student.to(dtype).requires_grad_(), teacher.to(dtype)
+    pull = torch.randn(2, 8, 12, 12) / 64
+    ((align(leaf, known).float() * pull).sum() * scale).backward()
+    return leaf.grad.float().abs().amax((0, 2, 3)) / scale
+
+
+def test_a_dead_channel_gets_a_tenfold_gradient_and_not_a_thousandfold_one() -> None:
+    before = gradients(as_published, torch.float32, 1)
+    after = gradients(aligned, torch.float32, 1)
+    usual = after[1:].median()
+    assert before[0] / usual > 900
+    assert 5 < after[0] / usual < 15
+    torch.testing.assert_close(after[1:], before[1:])
+
+
+def test_a_dead_channel_does_not_overflow_in_float16() -> None:
+    """Under mmengine's first scale of the loss, 2^16; float16 ends at 65,504."""
+    before = gradients(as_published, torch.float16, 2.0**16)
+    after = gradients(aligned, torch.float16, 2.0**16)
+    assert before[0] == float("inf")
+    assert bool(before[1:].isfinite().all())
+    assert bool(after.isfinite().all())
+    assert 5 < after[0] / after[1:].median() < 15
+
+
+def test_maps_whose_channels_are_all_small_are_aligned_as_published() -> None:
+    """As the maps of a head that has just been initialised."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 8, 12, 12)
+    torch.testing.assert_close(
+        aligned(student * 0.02, teacher),
+        as_published(student * 0.02, teacher),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_the_teachers_head_is_left_as_it_is() -> None:
