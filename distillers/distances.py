@@ -207,6 +207,11 @@ def iou(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - _overlap(student, teacher).iou
 
 
+def log_iou(student: Tensor, teacher: Tensor) -> Tensor:
+    """-log IoU (UnitBox, Yu et al. 2016), the loss of FCOS; at most -log(1e-6)."""
+    return -_overlap(student, teacher).iou.clamp(min=EPSILON).log()
+
+
 def giou(student: Tensor, teacher: Tensor) -> Tensor:
     """Generalised IoU loss (Rezatofighi et al. 2019); Appendix D's own formula is not it."""
     box = _overlap(student, teacher)
@@ -244,4 +249,4 @@ DISTANCES: dict[str, Distance] = {
     f.__name__: f
     for f in (l1, l2, smooth_l1, kl, kl_hw, jensen_shannon, cosine, pearson, correlation, ssim)
 }
-BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, giou, diou, ciou, eiou)}
+BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, log_iou, giou, diou, ciou, eiou)}

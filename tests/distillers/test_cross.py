@@ -104,7 +104,11 @@ def rows(raw: Tensor, channels: int) -> Tensor:
 
 
 def literal(family: str, model: DistilledDetector, position: int) -> dict[str, Tensor]:
-    """Formulas (3), (5), (6) and (7) for one batch, level by level."""
+    """Formulas (3), (5), (6) and (7) for one batch, level by level, with the release's S and |S|.
+
+    S is the teacher's highest class score; |S| is the number of positives, for FCOS the sum of
+    their centerness, and for bins the sum of S.
+    """
     inputs, samples = batch()
     student, teacher = model.student, model.teacher
     ours, theirs = student.extract_feat(inputs), teacher.extract_feat(inputs)
@@ -120,21 +124,20 @@ def literal(family: str, model: DistilledDetector, position: int) -> dict[str, T
                 raw = spelled_out(family, head, branch, level, x, position)
                 width = own.cls_out_channels if branch == 0 else raw.shape[1] // _priors(own)
                 found[name].append(rows(raw, width))
-    labels = assigned_labels(student, inputs, samples)
-    positive = (labels >= 0) & (labels < own.num_classes)
+    divisor, _ = divided_by(family, student, inputs, samples)
     cls = {name: torch.cat(parts) for name, parts in predicted.items()}
     reg = {name: torch.cat(parts) for name, parts in boxes.items()}
     score, soft = cls["cross"].sigmoid(), cls["teacher"].sigmoid()
     bce = -(soft * score.log() + (1 - soft) * (1 - score).log())
-    qfl = ((score - soft).abs() * bce).sum() / positive.sum()
+    qfl = ((score - soft).abs() * bce).sum() / divisor
+    weight = soft.max(dim=1).values
     if family == "gfl":
-        weight = soft.max(dim=1).values
         q, p = (reg[name].view(len(weight), 4, -1).softmax(-1) for name in ("cross", "teacher"))
         kl = (p * (p / q).log()).sum(-1).mean(-1)
         return {"logits": qfl, "localization": (kl * weight).sum() / weight.sum()}
-    corners = {name: _corners(family, head, part[positive]) for name, part in reg.items()}
-    giou = generalized_box_iou_loss(corners["cross"], corners["teacher"], reduction="mean")
-    return {"logits": qfl, "localization": giou}
+    corners = {name: _corners(family, head, part) for name, part in reg.items()}
+    giou = generalized_box_iou_loss(corners["cross"], corners["teacher"])
+    return {"logits": qfl, "localization": (giou * weight).sum() / divisor}
 
 
 def _priors(head: Any) -> int:
@@ -149,8 +152,22 @@ def _corners(family: str, head: Any, raw: Tensor) -> Tensor:
     return torch.stack([-raw[:, 0], -raw[:, 1], raw[:, 2], raw[:, 3]], dim=1) + 100
 
 
-def assigned_labels(student: Any, inputs: Tensor, samples: list) -> Tensor:
-    """The labels of the head's own assignment, level after level."""
+def divided_by(family: str, student: Any, inputs: Tensor, samples: list) -> tuple[Any, Tensor]:
+    """The divisor, which for FCOS is the positives' centerness; and the number of positives."""
+    targets = assigned_targets(student, inputs, samples)
+    place = 1 if family in ("atss", "gfl") else 0
+    labels = torch.cat([level.reshape(-1) for level in targets[place]])
+    positive = (labels >= 0) & (labels < student.bbox_head.num_classes)
+    if not family.startswith("fcos"):
+        return positive.sum(), positive.sum()
+    left, top, right, bottom = torch.cat(targets[1])[positive].unbind(1)
+    across = torch.minimum(left, right) / torch.maximum(left, right)
+    along = torch.minimum(top, bottom) / torch.maximum(top, bottom)
+    return (across * along).sqrt().sum(), positive.sum()
+
+
+def assigned_targets(student: Any, inputs: Tensor, samples: list) -> Any:
+    """What the head's own assignment returns."""
     head, kept = student.bbox_head, {}
     original = head.get_targets
 
@@ -163,8 +180,7 @@ def assigned_labels(student: Any, inputs: Tensor, samples: list) -> Tensor:
         student.loss(inputs, samples)
     finally:
         del head.get_targets
-    place = 1 if type(head).__name__ in ("ATSSHead", "GFLHead") else 0
-    return torch.cat([level.reshape(-1) for level in kept["targets"][place]])
+    return kept["targets"]
 
 
 @pytest.mark.parametrize("position", range(STACKED + 1))
@@ -202,7 +218,8 @@ def test_after_the_last_layer_it_is_plain_prediction_mimicking(family: str) -> N
     with torch.no_grad():
         found = cross_losses(model)
         expected = plain.loss(*batch())["loss_logits"]
-    torch.testing.assert_close(found["loss_cross_logits"], expected)
+    divisor, positives = divided_by(family, model.student, *batch())
+    torch.testing.assert_close(found["loss_cross_logits"] * divisor, expected * positives)
     losses = cross_losses(model)
     sum(losses.values()).backward()
     for name in LAST[family]:
