@@ -167,8 +167,8 @@ class CrossLogits(CrossKind):
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         ours, theirs = (torch.cat(side.logits, dim=2) for side in seen[self._part])
         if self.term.distance == "quality_focal":
-            losses = quality_focal(ours, theirs).sum(dim=1)
-            return _divided(losses * counted(observation.student, losses), observation.student)
+            weight = counted(observation.student, ours)
+            return _divided(quality_focal(ours, theirs), weight, observation.student)
         return classification(self.term.distance, ours, theirs, observation.student.positives)
 
 
@@ -211,45 +211,46 @@ class CrossLocalization(CrossKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         cross, teacher = seen[self._part]
-        confidence = self._confidence(torch.cat(teacher.logits, dim=2))
-        weight = confidence * counted(observation.student, confidence)
+        logits = torch.cat(teacher.logits, dim=2)
+        weight = self._confidence(logits) * counted(observation.student, logits)
         if self.term.distance == "kl":
             losses = _bins_kl(torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, dim=2))
             return (losses * weight).sum() / weight.sum().clamp(min=EPSILON)
         ours, theirs = (torch.cat(side.sides, dim=2).transpose(1, 2) for side in (cross, teacher))
-        losses = BOX_DISTANCES[self.term.distance](ours, theirs)
-        return _divided(losses * weight, observation.student)
+        losses = BOX_DISTANCES[self.term.distance](ours, theirs).unsqueeze(1)
+        return _divided(losses, weight, observation.student)
 
     def _confidence(self, logits: Tensor) -> Tensor:
-        """The highest class score (N, M) of logits (N, K, M)."""
+        """The highest class score (N, 1, M) of logits (N, K, M)."""
         responses = self.pair.student.responses
         assert responses is not None
         if responses.scores == "sigmoid":
-            return logits.sigmoid().amax(dim=1)
-        return logits.softmax(dim=1)[:, :-1].amax(dim=1)  # without the background's
+            return logits.sigmoid().amax(dim=1, keepdim=True)
+        return logits.softmax(dim=1)[:, :-1].amax(dim=1, keepdim=True)  # without the background's
 
 
-def counted(student: Knowledge, like: Tensor) -> Tensor:
-    """1 at the positions (N, M) that count, 0 at ignored and padding positions."""
-    return torch.ones_like(like)
+def counted(student: Knowledge, scores: Tensor) -> Tensor:
+    """True where a prediction of any level counts, (N, 1, M), for class scores (N, K, M)."""
+    return torch.ones_like(scores[:, :1], dtype=torch.bool)
 
 
-def _divided(losses: Tensor, student: Knowledge) -> Tensor:
-    """The sum of losses (N, M), divided by the number of the student's positives, at least 1.
+def _divided(losses: Tensor, weight: Tensor, student: Knowledge) -> Tensor:
+    """The weighted sum of losses (N, *, M), divided by the number of the student's positives.
 
     Both losses of FCOS are divided by the sum of its positives' centerness, as in the release.
     """
     divisor = student.centerness
     if divisor is None:
         divisor = torch.cat(student.positives, dim=1).to(losses.dtype).sum()
-    return losses.sum() / divisor.clamp(min=1)
+    return (losses * weight).sum() / divisor.clamp(min=1)
 
 
 def _bins_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of the four sides' bins (N, 4·R, M) at a temperature of 1: (N, M).
+    """KL(teacher ‖ student) of the four sides' bins (N, 4·R, M) at a temperature of 1: (N, 1, M).
 
     Mean over the four sides.
     """
     n, _, m = student.shape
     log_q, log_p = (side.view(n, 4, -1, m).log_softmax(dim=2) for side in (student, teacher))
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2).mean(dim=1)
+    divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2)
+    return divergence.mean(dim=1, keepdim=True)
