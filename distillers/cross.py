@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from ..detectors import CrossHead, DensePredictions, Knowledge, to_float32
 from ..space import IDENTITY, POSITIONS, Term
-from .distances import BOX_DISTANCES, quality_focal
+from .distances import BOX_DISTANCES
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
-from .responses import classification
+from .processes import mean_over_processes
+from .responses import classification, count_positives, counted
 
 EPSILON = 1e-6
 #: The most that :func:`aligned` enlarges a channel by, in units of what it enlarges the map by.
@@ -156,8 +158,9 @@ class CrossKind(Kind):
 class CrossLogits(CrossKind):
     """``cross_logits``: class scores, D_pred of formula (3).
 
-    Quality focal loss is summed and divided as the authors' release does. S(·) is 1 in the paper
-    and in the release, and 0 at ignored and padding positions in the release, which is done here.
+    Quality focal loss is summed, and divided by the number of positives, for FCOS by the sum of
+    their centerness, as in the authors' release. S(·) is 1, but 0 at ignored and padding positions;
+    the paper does not speak of these, and the release leaves them out for every head but FCOS.
     """
 
     @classmethod
@@ -166,10 +169,9 @@ class CrossLogits(CrossKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         ours, theirs = (torch.cat(side.logits, dim=2) for side in seen[self._part])
-        if self.term.distance == "quality_focal":
-            weight = counted(observation.student, ours)
-            return _divided(quality_focal(ours, theirs), weight, observation.student)
-        return classification(self.term.distance, ours, theirs, observation.student.positives)
+        weight = counted(observation.student, ours)
+        divisor = partial(_divisor, observation.student)
+        return classification(self.term.distance, ours, theirs, weight, divisor)
 
 
 class CrossLocalization(CrossKind):
@@ -178,9 +180,11 @@ class CrossLocalization(CrossKind):
     Paper and release differ, and this is the release's loss, which the published APs come from:
 
     - S(r) of Section 3.2 is 1 at the student's positives and 0 elsewhere. In the release it is, for
-      every head, the teacher's highest class score at r; 0 at ignored and padding positions.
+      every head, the teacher's highest class score at r; 0 at ignored and padding positions (at
+      those of FCOS, too, which the release forgets).
     - |S| is the sum of S in formula (3), and for the bins in the release. The release divides
       boxes' losses by the number of positives, FCOS's by the sum of the positives' centerness.
+      Here each is the mean over processes; in the release RetinaNet's and the bins' are not.
     - The bins' divergence is the mean over the four sides, as in the release, whose weight is 4:
       ``crosskd_gfl`` has that weight. Formula (6) is for one side.
     - FCOS's boxes are compared by GIoU in the paper, by -log IoU (``log_iou``) in the release.
@@ -212,13 +216,16 @@ class CrossLocalization(CrossKind):
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         cross, teacher = seen[self._part]
         logits = torch.cat(teacher.logits, dim=2)
-        weight = self._confidence(logits) * counted(observation.student, logits)
+        visible = counted(observation.student, logits)
+        weight = self._confidence(logits) * visible
         if self.term.distance == "kl":
             losses = _bins_kl(torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, dim=2))
-            return (losses * weight).sum() / weight.sum().clamp(min=EPSILON)
-        ours, theirs = (torch.cat(side.sides, dim=2).transpose(1, 2) for side in (cross, teacher))
-        losses = BOX_DISTANCES[self.term.distance](ours, theirs).unsqueeze(1)
-        return _divided(losses, weight, observation.student)
+            divisor = mean_over_processes(weight.sum()).clamp(min=EPSILON)
+        else:
+            sides = (torch.cat(part.sides, dim=2).transpose(1, 2) for part in (cross, teacher))
+            losses = BOX_DISTANCES[self.term.distance](*sides).unsqueeze(1)
+            divisor = _divisor(observation.student)
+        return (torch.where(visible, losses, 0) * weight).sum() / divisor
 
     def _confidence(self, logits: Tensor) -> Tensor:
         """The highest class score (N, 1, M) of logits (N, K, M)."""
@@ -229,20 +236,14 @@ class CrossLocalization(CrossKind):
         return logits.softmax(dim=1)[:, :-1].amax(dim=1, keepdim=True)  # without the background's
 
 
-def counted(student: Knowledge, scores: Tensor) -> Tensor:
-    """True where a prediction of any level counts, (N, 1, M), for class scores (N, K, M)."""
-    return torch.ones_like(scores[:, :1], dtype=torch.bool)
+def _divisor(student: Knowledge) -> Tensor:
+    """The number of the student's positives; for FCOS, the sum of their centerness.
 
-
-def _divided(losses: Tensor, weight: Tensor, student: Knowledge) -> Tensor:
-    """The weighted sum of losses (N, *, M), divided by the number of the student's positives.
-
-    Both losses of FCOS are divided by the sum of its positives' centerness, as in the release.
+    The mean over processes, and at least 1.
     """
-    divisor = student.centerness
-    if divisor is None:
-        divisor = torch.cat(student.positives, dim=1).to(losses.dtype).sum()
-    return (losses * weight).sum() / divisor.clamp(min=1)
+    if student.centerness is None:
+        return count_positives(student.positives)
+    return mean_over_processes(student.centerness).clamp(min=1)
 
 
 def _bins_kl(student: Tensor, teacher: Tensor) -> Tensor:
