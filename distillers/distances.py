@@ -133,8 +133,9 @@ def jensen_shannon(student: Tensor, teacher: Tensor, weight: Tensor | None = Non
     log_m = torch.logaddexp(log_q, log_p) - math.log(2)
     parts = log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)
     divergence = parts.sum(dim=1, keepdim=True) / 2
-    weight = torch.ones_like(divergence) if weight is None else _of_vectors(weight)
-    share, rows = weight.to(divergence.dtype).flatten(1), divergence.flatten(1)
+    weight = _of_vectors(weight)
+    share = torch.ones_like(divergence) if weight is None else weight.to(divergence.dtype)
+    share, rows = share.flatten(1), divergence.flatten(1)
     mean = ((rows * share).sum(dim=1) / share.sum(dim=1).clamp(min=EPSILON)).clamp(min=0)
     root = mean.clamp(min=JS_LEAST).sqrt()
     distance = torch.where(mean > JS_LEAST, root, mean / math.sqrt(JS_LEAST))
