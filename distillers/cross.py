@@ -48,8 +48,8 @@ def _after(name: str) -> int:
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
 
-    Mean and deviation are over N, H and W, as in the authors' release; no formula of the paper says
-    so. They are computed in float32 or wider; the result has the teacher's type, which the
+    Mean and deviation are over H, W and the N images of one process, as in the authors' release; no
+    formula of the paper says so. They are computed in float32 or wider; the result has the teacher's type, which the
     teacher's layers read.
 
     A channel and its gradient are multiplied by the ratio of the teacher's deviation to the
