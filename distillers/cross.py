@@ -15,7 +15,7 @@ from .distances import BOX_DISTANCES
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
-from .responses import classification
+from .responses import classification, counted
 
 EPSILON = 1e-6
 #: What the student's map becomes behind the teacher's layers, and what the teacher predicts.
@@ -150,7 +150,9 @@ class CrossLogits(CrossKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         ours, theirs = (torch.cat(side.logits, dim=2) for side in seen[self._part])
-        return classification(self.term.distance, ours, theirs, observation.student.positives)
+        student = observation.student
+        weight = counted(student, ours)
+        return classification(self.term.distance, ours, theirs, weight, student.positives)
 
 
 class CrossLocalization(CrossKind):
