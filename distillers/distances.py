@@ -121,18 +121,25 @@ def kl_hw(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Ten
 
 
 def jensen_shannon(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Jensen-Shannon distance of the softmax over channels, mean over positions (SSSD).
+    """Jensen-Shannon distance of the softmax over channels (SSSD): at most sqrt(ln 2).
 
-    The distance is the root of the divergence, at most sqrt(ln 2) a position. Near a divergence of
-    0 the root's slope is infinite; a straight line to 0 replaces the root there.
+    SSSD prints (1/N) Σ_p D_JS(k^p ‖ k_e^p)^(1/2): a root for each level p. So the distance is the
+    root of the divergence's mean over the positions of a sample, then the mean over samples. A mean
+    of roots, a root for each position, is smaller, and draws a position that hardly differs as much
+    as a position that differs widely. Near a divergence of 0 the root's slope is infinite; a
+    straight line to 0 replaces the root there.
     """
     log_q, log_p = (_log_softmax(side, weight, 1) for side in (student, teacher))
     log_m = torch.logaddexp(log_q, log_p) - math.log(2)
     parts = log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)
-    divergence = parts.sum(dim=1, keepdim=True).clamp(min=0) / 2
-    root = divergence.clamp(min=JS_LEAST).sqrt()
-    distance = torch.where(divergence > JS_LEAST, root, divergence / math.sqrt(JS_LEAST))
-    return _mean(distance, _of_vectors(weight))
+    divergence = parts.sum(dim=1, keepdim=True) / 2
+    weight = _of_vectors(weight)
+    share = torch.ones_like(divergence) if weight is None else weight.to(divergence.dtype)
+    share, rows = share.flatten(1), divergence.flatten(1)
+    mean = ((rows * share).sum(dim=1) / share.sum(dim=1).clamp(min=EPSILON)).clamp(min=0)
+    root = mean.clamp(min=JS_LEAST).sqrt()
+    distance = torch.where(mean > JS_LEAST, root, mean / math.sqrt(JS_LEAST))
+    return _mean(distance, share.amax(dim=1))
 
 
 def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:
@@ -315,6 +322,11 @@ def iou(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - _overlap(student, teacher).iou
 
 
+def log_iou(student: Tensor, teacher: Tensor) -> Tensor:
+    """-log IoU (UnitBox, Yu et al. 2016), the loss of FCOS; at most -log(1e-6)."""
+    return -_overlap(student, teacher).iou.clamp(min=EPSILON).log()
+
+
 def giou(student: Tensor, teacher: Tensor) -> Tensor:
     """Generalised IoU loss (Rezatofighi et al. 2019); Appendix D's own formula is not it."""
     box = _overlap(student, teacher)
@@ -363,4 +375,4 @@ SCORE_DISTANCES: dict[str, Distance] = {
         for f in (l1, l2, smooth_l1, kl, jensen_shannon, cosine, pearson_hw, correlation)
     },
 }
-BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, giou, diou, ciou, eiou)}
+BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, log_iou, giou, diou, ciou, eiou)}
