@@ -1,8 +1,9 @@
 """What a distiller does: transforms, distances, a class for each kind of knowledge, the loss, and
 ``DistilledDetector`` for mmdet."""
 
+from .box_distances import BOX_DISTANCES
 from .detector import DistilledDetector
-from .distances import BOX_DISTANCES, MAP_DISTANCES, SCORE_DISTANCES
+from .distances import MAP_DISTANCES, SCORE_DISTANCES
 from .hooks import DistillationHook
 from .kinds import (
     KINDS,
@@ -13,8 +14,8 @@ from .kinds import (
     possible_needs,
 )
 from .loss import DistillationLoss
-from .observe import FrozenTeacher, Needs, Observation, observe, shrunk
-from .pairing import Pair, common_strides, pair_levels
+from .observe import FrozenTeacher, Needs, Observation, observe
+from .pairing import Pair, pair_levels
 from .transforms import FEATURE_TRANSFORMS, RESHAPES, RESPONSE_TRANSFORMS
 
 __all__ = [
@@ -34,11 +35,9 @@ __all__ = [
     "Pair",
     "available_knowledge",
     "check_pair",
-    "common_strides",
     "excluded",
     "mismatch",
     "observe",
     "pair_levels",
     "possible_needs",
-    "shrunk",
 ]

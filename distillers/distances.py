@@ -1,25 +1,21 @@
-"""The distances of DetKDS Table 2 and Appendix D.
+"""The distances of maps and class scores: DetKDS Table 2 and Appendix D.
 
-A distance takes the student's tensor first and the teacher's second, and is 0 where both agree.
-The distances of ``DISTANCES`` take transformed knowledge of one shape, (N, C, *), and return a
-scalar. Axis 0 holds the samples (images, crops, patches), axis 1 the channels, all other axes
-together the positions. ``weight`` is None, or says how much each position counts, from 0: a tensor
-of shape (N, 1, *), or, for responses that are reshaped to vectors, (N, C, 1). A mean is then the
-weighted mean, and what has a weight of 0 changes neither the distance nor its gradient.
+A distance takes the student's and the teacher's transformed knowledge of one shape, (N, C, *), and
+returns a scalar, which is 0 where both agree. Axis 0 holds the samples (images, crops, patches),
+axis 1 the channels, all other axes together the positions. ``weight`` is None, or says how much
+each position counts, from 0: a tensor of shape (N, 1, *), or, for responses that are reshaped to
+vectors, (N, C, 1). A mean is then the weighted mean, and what has a weight of 0 changes neither the
+distance nor its gradient.
 
 Every distance but ``pearson`` is a mean over samples: 16 images in one batch, 8 batches of 2 whose
 gradients are accumulated, and 8 processes with 2 each have the same gradient, except that a mean
 over crops or weighted positions divides an accumulated batch by its own count.
-
-The distances of ``BOX_DISTANCES`` take boxes as distances left, top, right, bottom from one prior
-point, (..., 4), and return a number a box, (...).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -121,18 +117,25 @@ def kl_hw(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Ten
 
 
 def jensen_shannon(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Jensen-Shannon distance of the softmax over channels, mean over positions (SSSD).
+    """Jensen-Shannon distance of the softmax over channels (SSSD): at most sqrt(ln 2).
 
-    The distance is the root of the divergence, at most sqrt(ln 2) a position. Near a divergence of
-    0 the root's slope is infinite; a straight line to 0 replaces the root there.
+    SSSD prints (1/N) Σ_p D_JS(k^p ‖ k_e^p)^(1/2): a root for each level p. So the distance is the
+    root of the divergence's mean over the positions of a sample, then the mean over samples. A mean
+    of roots, a root for each position, is smaller, and draws a position that hardly differs as much
+    as a position that differs widely. Near a divergence of 0 the root's slope is infinite; a
+    straight line to 0 replaces the root there.
     """
     log_q, log_p = (_log_softmax(side, weight, 1) for side in (student, teacher))
     log_m = torch.logaddexp(log_q, log_p) - math.log(2)
     parts = log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)
-    divergence = parts.sum(dim=1, keepdim=True).clamp(min=0) / 2
-    root = divergence.clamp(min=JS_LEAST).sqrt()
-    distance = torch.where(divergence > JS_LEAST, root, divergence / math.sqrt(JS_LEAST))
-    return _mean(distance, _of_vectors(weight))
+    divergence = parts.sum(dim=1, keepdim=True) / 2
+    weight = _of_vectors(weight)
+    share = torch.ones_like(divergence) if weight is None else weight.to(divergence.dtype)
+    share, rows = share.flatten(1), divergence.flatten(1)
+    mean = ((rows * share).sum(dim=1) / share.sum(dim=1).clamp(min=EPSILON)).clamp(min=0)
+    root = mean.clamp(min=JS_LEAST).sqrt()
+    distance = torch.where(mean > JS_LEAST, root, mean / math.sqrt(JS_LEAST))
+    return _mean(distance, share.amax(dim=1))
 
 
 def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:
@@ -283,69 +286,6 @@ def ssim(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tens
     return _mean(((1 - luminance * structure) / 2).view_as(student), weight)
 
 
-@dataclass(frozen=True)
-class _Overlap:
-    """What all losses of the IoU family are made of, (...) or (..., 2) each."""
-
-    iou: Tensor
-    union: Tensor
-    size_s: Tensor
-    size_t: Tensor
-    enclosing: Tensor
-    centre: Tensor
-
-
-def _overlap(student: Tensor, teacher: Tensor) -> _Overlap:
-    s_low, s_high = student.split(2, dim=-1)
-    t_low, t_high = teacher.split(2, dim=-1)
-    size_s, size_t = s_low + s_high, t_low + t_high
-    # Boxes around one prior overlap; boxes that are decoded from deltas may lie apart.
-    sides = (torch.minimum(s_low, t_low) + torch.minimum(s_high, t_high)).clamp(min=0)
-    enclosing = torch.maximum(s_low, t_low) + torch.maximum(s_high, t_high)
-    intersection = sides.prod(dim=-1)
-    union = size_s.prod(dim=-1) + size_t.prod(dim=-1) - intersection
-    offset = ((s_high - s_low) - (t_high - t_low)) / 2
-    centre = offset.square().sum(dim=-1) / (enclosing.square().sum(dim=-1) + EPSILON)
-    iou = (intersection + EPSILON) / (union + EPSILON)
-    return _Overlap(iou, union, size_s, size_t, enclosing, centre)
-
-
-def iou(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - IoU."""
-    return 1 - _overlap(student, teacher).iou
-
-
-def giou(student: Tensor, teacher: Tensor) -> Tensor:
-    """Generalised IoU loss (Rezatofighi et al. 2019); Appendix D's own formula is not it."""
-    box = _overlap(student, teacher)
-    area = box.enclosing.prod(dim=-1)
-    return 1 - box.iou + (area - box.union) / (area + EPSILON)
-
-
-def diou(student: Tensor, teacher: Tensor) -> Tensor:
-    """Distance IoU loss (Zheng et al. 2020)."""
-    box = _overlap(student, teacher)
-    return 1 - box.iou + box.centre
-
-
-def ciou(student: Tensor, teacher: Tensor) -> Tensor:
-    """Complete IoU loss (Zheng et al. 2020); its trade-off α gets no gradient, as published."""
-    box = _overlap(student, teacher)
-    angle_s = torch.atan2(box.size_s[..., 0], box.size_s[..., 1] + EPSILON)
-    angle_t = torch.atan2(box.size_t[..., 0], box.size_t[..., 1] + EPSILON)
-    v = 4 / math.pi**2 * (angle_s - angle_t).square()
-    with torch.no_grad():
-        alpha = v / (1 - box.iou + v + EPSILON)
-    return 1 - box.iou + box.centre + alpha * v
-
-
-def eiou(student: Tensor, teacher: Tensor) -> Tensor:
-    """Efficient IoU loss (Zhang et al. 2022): centre, width and height penalties."""
-    box = _overlap(student, teacher)
-    sides = (box.size_s - box.size_t).square() / (box.enclosing.square() + EPSILON)
-    return 1 - box.iou + box.centre + sides.sum(dim=-1)
-
-
 #: Of student, teacher and, optionally, weights.
 Distance = Callable[..., Tensor]
 
@@ -363,4 +303,3 @@ SCORE_DISTANCES: dict[str, Distance] = {
         for f in (l1, l2, smooth_l1, kl, jensen_shannon, cosine, pearson_hw, correlation)
     },
 }
-BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, giou, diou, ciou, eiou)}

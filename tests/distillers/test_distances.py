@@ -9,7 +9,7 @@ import pytest
 import torch
 from detkds.distillers import MAP_DISTANCES, SCORE_DISTANCES
 from detkds.distillers.distances import quality_focal
-from detkds.space.options import EXTENDED, LOCALIZATION_DISTANCES
+from detkds.space.options import CROSS_LOCALIZATION_DISTANCES, EXTENDED, LOCALIZATION_DISTANCES
 from numpy.typing import NDArray
 from scipy.spatial.distance import correlation as scipy_correlation
 from scipy.spatial.distance import cosine as scipy_cosine
@@ -54,8 +54,13 @@ def kl_hw(s: Array, t: Array) -> float:
 
 
 def js(s: Array, t: Array) -> float:
-    pairs = zip(softmax(positions(s), axis=1), softmax(positions(t), axis=1), strict=True)
-    return float(np.mean([jensenshannon(p, q) for p, q in pairs]))
+    """SSSD: the root of the divergence's mean over positions; scipy gives each position's root."""
+    roots = []
+    for image, other in zip(s, t, strict=True):
+        sides = (softmax(positions(side[None]), axis=1) for side in (image, other))
+        squares = [jensenshannon(p, q) ** 2 for p, q in zip(*sides, strict=True)]
+        roots.append(np.sqrt(np.mean(squares)))
+    return float(np.mean(roots))
 
 
 def cosine(s: Array, t: Array) -> float:
@@ -150,7 +155,7 @@ CASES = [
 
 def test_every_option_of_the_space_is_there() -> None:
     space = {name for options in EXTENDED.values() for name in options.distances}
-    apart = {*LOCALIZATION_DISTANCES, "quality_focal"}
+    apart = {*LOCALIZATION_DISTANCES, *CROSS_LOCALIZATION_DISTANCES, "quality_focal"} - {"kl"}
     assert {*MAP_DISTANCES, *SCORE_DISTANCES} == space - apart
     assert set(DISTANCES) == set(FORMULAS)
     assert SCORE_DISTANCES["pearson"] is DISTANCES["pearson_c"]
@@ -166,7 +171,7 @@ def test_quality_focal_is_formula_7() -> None:
 
 
 def test_the_jensen_shannon_distance_is_bounded() -> None:
-    """The bound is sqrt(ln 2) a position; distributions without overlap reach the bound."""
+    """The bound is sqrt(ln 2); distributions without overlap reach the bound."""
     apart = torch.tensor([[100.0, 0.0]]).double().view(1, 2, 1)
     other = apart.flip(1)
     np.testing.assert_allclose(DISTANCES["jensen_shannon"](apart, other), np.sqrt(np.log(2)))
