@@ -3,12 +3,14 @@
 The search runs in this process, one trial after the other, over the candidates that
 ``detkds search`` tries with one worker. Every trial is scored early and trained to its end. The
 replays ask a fresh controller for the same candidates and tell it the stored scores; the second
-stops trials as a search does. A search that is in ``--work-dir`` already is not run again.
+stops trials as a search does. Simulated searches of the paper's size follow. A search that is in
+``--work-dir`` already is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from detkds.search.controller import Controller
 from detkds.search.plans.plan import Plan, make_data, make_plan
 from detkds.search.rejection import store_batch
 from detkds.search.session import Session
-from detkds.settings import load_config
+from detkds.settings import Search, load_config
 from detkds.space import Candidate, Outcome, Status
 from detkds.workers import runner, trial
 from detkds.workers.runner import host_and_device
@@ -139,32 +141,59 @@ class Replay:
         self.seconds += parts["before"] + parts["early"] if stops else whole
 
 
+def told(row: TrialRow, bar: float | None) -> tuple[Outcome, bool]:
+    """What a search is told of a stored trial under an early bar, and whether the bar stops it."""
+    assert row.outcome is not None
+    if bar is None:
+        return replace(row.outcome, early_score=None), False
+    if row.early_score is not None and row.early_score < bar:
+        return Outcome(Status.STOPPED, early_score=row.early_score), True
+    return row.outcome, False
+
+
 def replay(plan: Plan, rows: list[TrialRow], early_stop: bool) -> Replay:
     """Go through the stored search, trial by trial, under another setting."""
     settings = plan.config.search.model_copy(update={"early_stop": early_stop})
     controller, found = Controller(plan.space, settings, plan.seed), Replay()
-    known: dict[str, bool] = {}
+    whole: dict[str, bool] = {}  # whether the replay has trained a distiller to its end
     for row in rows:
         candidate = controller.ask()
         if candidate != row.candidate:
             found.leaves_at = row.number
             break
-        assert row.outcome is not None
-        outcome, bar = row.outcome, candidate.early_bar
-        early = row.early_score
-        stops = early is not None and bar is not None and early < bar
-        if stops and not known.get(row.key):  # a score that is known answers before a worker does
-            outcome = Outcome(Status.STOPPED, early_score=early)
-        elif bar is None:
-            outcome = replace(outcome, early_score=None)
-        if row.seconds is not None and (row.key not in known or (not stops and not known[row.key])):
-            found.add(row, bar is not None and early is not None, stops)
-            known[row.key] = known.get(row.key, False) or not stops
+        outcome, stops = told(row, candidate.early_bar)
+        if row.key not in whole or (not stops and not whole[row.key]):
+            if row.seconds is not None:  # else the filter has rejected it
+                checked = candidate.early_bar is not None and row.early_score is not None
+                found.add(row, checked, stops)
+                whole[row.key] = not stops
+        elif whole[row.key]:  # a score that is known answers before a worker does
+            outcome = row.outcome or outcome
         controller.tell(candidate, outcome)
     if controller.best is not None:
         number = controller.best[0].number
         found.best = next(row for row in rows if row.number == number)
     return found
+
+
+def simulate(plan: Plan, rows: list[TrialRow], seed: int) -> tuple[bool, Replay, Replay]:
+    """A search of the paper's size without and with early stopping, and whether the best is equal.
+
+    Every distiller comes out as one of the stored trials does, drawn at random.
+    """
+    scored = [row for row in rows if row.score is not None and row.early_score is not None]
+    found, best = (Replay(), Replay()), []
+    for early_stop, costs in zip((False, True), found, strict=True):
+        controller = Controller(plan.space, Search(early_stop=early_stop), seed)
+        while not controller.done:
+            candidate = controller.ask()
+            assert candidate is not None
+            row = random.Random(f"{seed}/{candidate.distiller.key}").choice(scored)
+            outcome, stops = told(row, candidate.early_bar)
+            costs.add(row, candidate.early_bar is not None, stops)
+            controller.tell(candidate, outcome)
+        best.append(controller.best and controller.best[0])
+    return best[0] == best[1], *found
 
 
 def report(whole: Replay, early: Replay) -> None:
@@ -187,6 +216,20 @@ def report(whole: Replay, early: Replay) -> None:
         console.print(f"{name}: trial {best.number}, AP {best.score:.4f}, {text}", highlight=False)
 
 
+def report_simulations(simulations: list[tuple[bool, Replay, Replay]]) -> None:
+    equal = sum(same for same, _, _ in simulations)
+    stopped = sum(early.stopped for _, _, early in simulations)
+    trials, validating, seconds = (
+        [sum(getattr(one[place], name) for one in simulations) for place in (1, 2)]
+        for name in ("trials", "validating", "seconds")
+    )
+    print(
+        f"the paper's search, {len(simulations)} simulations with these trials' scores: the same "
+        f"best in {equal}, {stopped / trials[1]:.0%} of the trials stopped, validating "
+        f"{validating[1] / validating[0]:.2f} and in all {seconds[1] / seconds[0]:.2f} of the time"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="quickstart")
@@ -198,6 +241,8 @@ def main() -> None:
         help="two kinds of knowledge, the quickstart's data cut down",
     )
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.simulations = 1
     options = [*(QUICK + SMALL if arguments.quick else []), *arguments.cfg_options]
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     plan = make_plan(load_config(arguments.config, options), arguments.work_dir)
@@ -205,7 +250,9 @@ def main() -> None:
         run_search(plan, store)
         rows = store.trials(store.search(NAME).id)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(rows)} trials")
-    report(*(replay(plan, rows, early_stop) for early_stop in (False, True)))
+    early = replay(plan, rows, early_stop=True)
+    report(replay(plan, rows[: early.leaves_at], early_stop=False), early)
+    report_simulations([simulate(plan, rows, seed) for seed in range(arguments.simulations)])
 
 
 if __name__ == "__main__":

@@ -91,8 +91,11 @@ def test_early_stop(tmp_path: Path) -> None:
     assert none == "0"
     assert int(early) == int(trials) >= 10
     assert all_positive([*whole, seconds])
-    assert re.search(r"^with early stopping: .*, (the same|ANOTHER) best$", output, re.MULTILINE)
-    assert len(re.findall(r"^with(?:out)?: trial \d+, AP \d\.\d{4}, ", output, re.MULTILINE)) == 2
+    assert re.search(r"^with early stopping: .*, (the same|ANOTHER) best$", output, re.M)
+    assert len(re.findall(r"^with(?:out)?: trial \d+, AP \d\.\d{4}, ", output, re.M)) == 2
+    assert re.search(
+        r"^the paper's search, 1 simulations .*: the same best in [01], ", output, re.M
+    )
     again = printed("early_stop", "--quick", "--work-dir", tmp_path)
     assert table(again) == rows, "a stored search is not run again"
 
