@@ -20,6 +20,10 @@ from ...settings import Data, Model, Proxy, Schedule, SearchConfig, Split, Trial
 from ...space import Distiller
 
 
+#: Major and minor version: within a minor version, losses and scores keep their meaning.
+MEANING = __version__.rsplit(".", 1)[0]
+
+
 def fingerprint(content: Any) -> str:
     """A stable hash of JSON content: 16 hex digits."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
@@ -114,7 +118,7 @@ def training_key(
     takes nothing from a teacher.
     """
     learned = None if distiller is None else distiller.key
-    return fingerprint([student, source, learned, schedule.model_dump()])
+    return fingerprint([student, source, learned, schedule.model_dump(), MEANING])
 
 
 # Adaptation costs
@@ -197,7 +201,7 @@ CONDITIONS: dict[str, Condition] = {
         tuple(f"trial.{name}" for name in TrialSchedule.model_fields),
     ),
     "seed": Condition(lambda config, keys: config.search.seed, ("search.seed",)),
-    "version": Condition(lambda config, keys: __version__.rsplit(".", 1)[0], ()),
+    "version": Condition(lambda config, keys: MEANING, ()),
 }
 
 
