@@ -1,4 +1,4 @@
-"""mmdet datasets over COCO-format files; each image is decoded and resized once."""
+"""mmdet datasets over COCO-format files; each image is decoded and resized once for each size."""
 
 from __future__ import annotations
 
@@ -33,27 +33,38 @@ def quiet() -> Iterator[None]:
 
 @TRANSFORMS.register_module()
 class CachedTransforms(BaseTransform):
-    """Applies deterministic transforms to each image once and keeps the results.
+    """Loads an image and resizes it into one of ``sizes``, and keeps the results.
 
-    Up to ``megabytes`` of pixels are kept; images beyond the limit are transformed every time. A
-    data loader's worker process keeps nothing, since its memory ends with the epoch.
+    ``transforms`` load the image; they are deterministic. ``sizes``: (width, height)s; if there are
+    several, each has the same probability every time that the image is asked for. The aspect ratio
+    is kept. Up to ``megabytes`` of pixels are kept, each size of an image apart; images beyond the
+    limit are transformed every time. A data loader's worker process keeps nothing, since its memory
+    ends with the epoch.
     """
 
-    def __init__(self, transforms: list[dict[str, Any]], megabytes: int) -> None:
-        self.transforms = [TRANSFORMS.build(transform) for transform in transforms]
+    def __init__(
+        self, transforms: list[dict[str, Any]], sizes: list[tuple[int, int]], megabytes: int
+    ) -> None:
+        self.load = [TRANSFORMS.build(transform) for transform in transforms]
+        self.resize = [
+            TRANSFORMS.build({"type": "Resize", "scale": tuple(size), "keep_ratio": True})
+            for size in sizes
+        ]
         self.free = megabytes * 2**20
-        self.known: dict[str, dict[str, Any]] = {}
+        self.known: dict[tuple[str, int], dict[str, Any]] = {}
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        path = results["img_path"]
-        if path in self.known:
-            return _copy(self.known[path])
+        # A single size takes no random number.
+        size = np.random.randint(len(self.resize)) if len(self.resize) > 1 else 0
+        key = results["img_path"], size
+        if key in self.known:
+            return _copy(self.known[key])
         loaded = results
-        for transform in self.transforms:
+        for transform in (*self.load, self.resize[size]):
             loaded = transform(loaded)
         if loaded["img"].nbytes <= self.free and get_worker_info() is None:
             self.free -= loaded["img"].nbytes
-            self.known[path] = _copy(loaded)
+            self.known[key] = _copy(loaded)
         return loaded
 
 
@@ -72,21 +83,24 @@ def _copy(results: dict[str, Any]) -> dict[str, Any]:
 def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = False) -> CocoDataset:
     """An mmdet ``CocoDataset`` of a split with all classes of its file, parsed now.
 
-    A training set has images of ``data.train_size``, flips them with probability ``data.flip`` and
+    A training set has images of ``data.train_sizes``, flips them with probability ``data.flip`` and
     leaves out images without boxes, as mmdet does. Other sets have all images, of
     ``data.image_size``. The aspect ratio is kept. ``masks``: with the objects' outlines, for
     detectors with a mask head.
     """
     register()
     document = json.loads(Path(split.annotations).read_text("utf-8"))
-    size = data.train_size if training else data.image_size
-    fixed = [
+    load = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks, "poly2mask": False},
-        {"type": "Resize", "scale": tuple(size), "keep_ratio": True},
     ]
     pipeline: list[dict[str, Any]] = [
-        {"type": "CachedTransforms", "transforms": fixed, "megabytes": data.cache_megabytes}
+        {
+            "type": "CachedTransforms",
+            "transforms": load,
+            "sizes": data.train_sizes if training else [data.image_size],
+            "megabytes": data.cache_megabytes,
+        }
     ]
     if training:
         pipeline.append({"type": "RandomFlip", "prob": data.flip})

@@ -45,6 +45,9 @@ class Data(Settings):
     #: (width, height) of the teacher's images, if the teacher sees larger images than the student.
     #: The student's images are shrunk from the teacher's.
     teacher_image_size: tuple[int, int] | None = None
+    #: (width, height)s that training images are resized into; one of them is drawn each time an
+    #: image is seen. None: all images have one size.
+    multi_scale: list[tuple[int, int]] | None = Field(default=None, min_length=1)
     #: The probability of a horizontal flip in training.
     flip: float = Field(default=0.5, ge=0, le=1)
     #: Megabytes of decoded training images that a worker keeps. The images for scoring and the
@@ -61,6 +64,11 @@ class Data(Settings):
         return self.teacher_image_size or self.image_size
 
     @property
+    def train_sizes(self) -> list[tuple[int, int]]:
+        """The (width, height)s of which every training image is resized into one."""
+        return self.multi_scale or [self.train_size]
+
+    @property
     def for_teachers(self) -> Data:
         """The same data for a teacher that is trained or scored alone, on images of its size."""
         return self.model_copy(update={"image_size": self.train_size, "teacher_image_size": None})
@@ -74,6 +82,15 @@ class Data(Settings):
     def _teacher_sees_more(self) -> Data:
         if self.student_scale > 1:
             raise ValueError("data.teacher_image_size is below data.image_size; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Data:
+        if self.multi_scale is not None and self.teacher_image_size is not None:
+            raise ValueError(
+                "data.multi_scale and data.teacher_image_size both set the size of training "
+                "images; leave one of them out"
+            )
         return self
 
     @model_validator(mode="after")
