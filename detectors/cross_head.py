@@ -117,6 +117,25 @@ def dense_predictions(head: Any, outputs: tuple) -> DensePredictions:
     return DensePredictions(logits, sides, bins)
 
 
+def summed_centerness(head: Any, assigned: list[tuple], positives: Levels) -> Tensor | None:
+    """The sum of the centerness targets of FCOS's positives, a scalar; None for other heads.
+
+    FCOS divides its loss of boxes by it. Over positives that are spread evenly in their boxes it
+    is a third of their number. ``assigned``, ``positives``: see :func:`dense_positives`.
+    """
+    family = dense_family(head)
+    if family.regression != "distances":
+        return None
+    assert family.labels is not None
+    positive = torch.cat(positives, dim=1)
+    images = len(positive)
+    levels = assigned[-1][family.labels + 1]
+    targets = torch.cat([level.view(images, -1, 4) for level in levels], dim=1)
+    sides = torch.where(positive.unsqueeze(2), targets, 1)  # a negative's sides may be below 0
+    centerness = head.centerness_target(sides.view(-1, 4)).view_as(positive)
+    return (centerness * positive).sum()
+
+
 def to_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32 if it is in half precision, where sums over a map overflow."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cross_head import BRANCHES, Branches, DensePredictions, dense_predictions, keep_maps
+from .cross_head import (
+    BRANCHES,
+    Branches,
+    DensePredictions,
+    dense_predictions,
+    keep_maps,
+    summed_centerness,
+)
 from .families import dense_family, dense_head, first_stage, has_encoder_maps, region_head
 from .maps import feature_maps, memory_as_maps
 from .responses import (
@@ -46,6 +53,8 @@ class Knowledge:
     hidden: Mapping[int, Branches] = field(default_factory=dict)
     #: For CrossKD: the student's own predictions.
     predictions: DensePredictions | None = None
+    #: For CrossKD: the sum of the centerness targets of FCOS's positives, a scalar.
+    centerness: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Knowledge:
         """The same knowledge with ``function`` applied to the tensor of each level."""
@@ -61,6 +70,7 @@ class Knowledge:
             self.regions,
             {i: (each(first), each(second)) for i, (first, second) in self.hidden.items()},
             self.predictions and self.predictions.map(function),
+            self.centerness,
         )
 
     def select(self, levels: tuple[int, ...]) -> Knowledge:
@@ -177,8 +187,19 @@ class Tap:
                 if self._last in self._positions
                 else None
             )
+            centerness = (
+                summed_centerness(self._dense, self._assigned, positives)
+                if self._positions
+                else None
+            )
             return Knowledge(
-                features, logits, localization, positives, hidden=hidden, predictions=predicted
+                features,
+                logits,
+                localization,
+                positives,
+                hidden=hidden,
+                predictions=predicted,
+                centerness=centerness,
             )
         if self._region is not None:
             regions = Regions(rois=self._inputs["extractor"][1], labels=self._assigned[-1][0])

@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detectors import CrossHead, DensePredictions, to_float32
+from ..detectors import CrossHead, DensePredictions, Knowledge, to_float32
 from ..space import IDENTITY, POSITIONS, Term
-from .distances import BOX_DISTANCES
+from .distances import BOX_DISTANCES, quality_focal
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
 from .responses import classification
 
 EPSILON = 1e-6
+#: The most that :func:`aligned` enlarges a channel by, in units of what it enlarges the map by.
+MOST = 10.0
 #: What the student's map becomes behind the teacher's layers, and what the teacher predicts.
 CrossedPair = tuple[DensePredictions, DensePredictions]
 
@@ -48,11 +50,21 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     Mean and deviation are over N, H and W, as in the authors' release; no formula of the paper says
     so. They are computed in float32 or wider; the result has the teacher's type, which the
     teacher's layers read.
+
+    A channel and its gradient are multiplied by the ratio of the teacher's deviation to the
+    student's. For a dead channel, whose deviation is about 0, the ratio is a thousand (a million in
+    the release): its gradient outweighs all other channels' and overflows in float16. So the ratio
+    is at most ten times the ratio of the two maps' deviations (the roots of the mean variance of
+    the channels): a dead channel gets a tenfold gradient. The bound is relative, so that a map
+    whose channels are all small, as a head's maps are at first, is aligned in full, and so is a
+    channel that is small in both maps.
     """
     own, known = to_float32(student), to_float32(teacher)
     ours, ours_mean = torch.var_mean(own, (0, 2, 3), correction=0, keepdim=True)
     theirs, theirs_mean = torch.var_mean(known, (0, 2, 3), correction=0, keepdim=True)
     scale = ((theirs + EPSILON) / (ours + EPSILON)).sqrt()
+    of_maps = ((theirs.mean() + EPSILON) / (ours.detach().mean() + EPSILON)).sqrt()
+    scale = scale.clamp(max=MOST * of_maps)
     return ((own - ours_mean) * scale + theirs_mean).to(teacher.dtype)
 
 
@@ -142,7 +154,11 @@ class CrossKind(Kind):
 
 
 class CrossLogits(CrossKind):
-    """``cross_logits``: class scores, D_pred of formula (3)."""
+    """``cross_logits``: class scores, D_pred of formula (3).
+
+    Quality focal loss is summed and divided as the authors' release does. S(·) is 1 in the paper
+    and in the release, and 0 at ignored and padding positions in the release, which is done here.
+    """
 
     @classmethod
     def mismatch(cls, pair: Pair) -> str | None:
@@ -150,11 +166,28 @@ class CrossLogits(CrossKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         ours, theirs = (torch.cat(side.logits, dim=2) for side in seen[self._part])
+        if self.term.distance == "quality_focal":
+            losses = quality_focal(ours, theirs).sum(dim=1)
+            return _divided(losses * counted(observation.student, losses), observation.student)
         return classification(self.term.distance, ours, theirs, observation.student.positives)
 
 
 class CrossLocalization(CrossKind):
-    """``cross_localization``: boxes, where the student has positives, or bins (formula 6)."""
+    """``cross_localization``: boxes, or bins of distributions (formula 6), at all positions.
+
+    Paper and release differ, and this is the release's loss, which the published APs come from:
+
+    - S(r) of Section 3.2 is 1 at the student's positives and 0 elsewhere. In the release it is, for
+      every head, the teacher's highest class score at r; 0 at ignored and padding positions.
+    - |S| is the sum of S in formula (3), and for the bins in the release. The release divides
+      boxes' losses by the number of positives, FCOS's by the sum of the positives' centerness.
+    - The bins' divergence is the mean over the four sides, as in the release, whose weight is 4:
+      ``crosskd_gfl`` has that weight. Formula (6) is for one side.
+    - FCOS's boxes are compared by GIoU in the paper, by -log IoU (``log_iou``) in the release.
+    - For ATSS the release adds the cross-entropy of centerness, at a weight of 1. It is left out:
+      formula (4) has the classes' and the boxes' loss alone, and the release's FCOS, whose head
+      predicts centerness too, has no such loss.
+    """
 
     @classmethod
     def mismatch(cls, pair: Pair) -> str | None:
@@ -178,22 +211,45 @@ class CrossLocalization(CrossKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         cross, teacher = seen[self._part]
+        confidence = self._confidence(torch.cat(teacher.logits, dim=2))
+        weight = confidence * counted(observation.student, confidence)
         if self.term.distance == "kl":
-            confidence = torch.cat(teacher.logits, dim=2).sigmoid().amax(dim=1)
-            bins = torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, dim=2)
-            return _bins_kl(*bins, confidence)
+            losses = _bins_kl(torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, dim=2))
+            return (losses * weight).sum() / weight.sum().clamp(min=EPSILON)
         ours, theirs = (torch.cat(side.sides, dim=2).transpose(1, 2) for side in (cross, teacher))
         losses = BOX_DISTANCES[self.term.distance](ours, theirs)
-        weight = torch.cat(observation.student.positives, dim=1).to(losses.dtype)
-        return (losses * weight).sum() / weight.sum().clamp(min=1)
+        return _divided(losses * weight, observation.student)
+
+    def _confidence(self, logits: Tensor) -> Tensor:
+        """The highest class score (N, M) of logits (N, K, M)."""
+        responses = self.pair.student.responses
+        assert responses is not None
+        if responses.scores == "sigmoid":
+            return logits.sigmoid().amax(dim=1)
+        return logits.softmax(dim=1)[:, :-1].amax(dim=1)  # without the background's
 
 
-def _bins_kl(student: Tensor, teacher: Tensor, confidence: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of the four sides' bins (N, 4·R, M), formula (6) at a temperature of 1.
+def counted(student: Knowledge, like: Tensor) -> Tensor:
+    """1 at the positions (N, M) that count, 0 at ignored and padding positions."""
+    return torch.ones_like(like)
 
-    Mean over sides and positions, weighted by the teacher's highest class score (N, M).
+
+def _divided(losses: Tensor, student: Knowledge) -> Tensor:
+    """The sum of losses (N, M), divided by the number of the student's positives, at least 1.
+
+    Both losses of FCOS are divided by the sum of its positives' centerness, as in the release.
+    """
+    divisor = student.centerness
+    if divisor is None:
+        divisor = torch.cat(student.positives, dim=1).to(losses.dtype).sum()
+    return losses.sum() / divisor.clamp(min=1)
+
+
+def _bins_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of the four sides' bins (N, 4·R, M) at a temperature of 1: (N, M).
+
+    Mean over the four sides.
     """
     n, _, m = student.shape
     log_q, log_p = (side.view(n, 4, -1, m).log_softmax(dim=2) for side in (student, teacher))
-    divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2).mean(dim=1)
-    return (divergence * confidence).sum() / confidence.sum().clamp(min=EPSILON)
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2).mean(dim=1)

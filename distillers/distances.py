@@ -71,17 +71,20 @@ def kl_hw(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
-    """Jensen-Shannon distance of the softmax over channels, mean over positions (SSSD).
+    """Jensen-Shannon distance of the softmax over channels (SSSD): at most sqrt(ln 2).
 
-    The distance is the root of the divergence, at most sqrt(ln 2) a position. Near a divergence of
-    0 the root's slope is infinite; a straight line to 0 replaces the root there.
+    SSSD prints (1/N) Σ_p D_JS(k^p ‖ k_e^p)^(1/2): a root for each level p. So the distance is the
+    root of the divergence's mean over positions. A mean of roots, a root for each position, is
+    smaller, and draws a position that hardly differs as much as a position that differs widely.
+    Near a divergence of 0 the root's slope is infinite; a straight line to 0 replaces the root
+    there.
     """
     log_q, log_p = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
     log_m = torch.logaddexp(log_q, log_p) - math.log(2)
     parts = log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)
-    divergence = parts.sum(dim=1).clamp(min=0) / 2
+    divergence = parts.sum(dim=1).mean().clamp(min=0) / 2
     root = divergence.clamp(min=JS_LEAST).sqrt()
-    return torch.where(divergence > JS_LEAST, root, divergence / math.sqrt(JS_LEAST)).mean()
+    return torch.where(divergence > JS_LEAST, root, divergence / math.sqrt(JS_LEAST))
 
 
 def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:
@@ -204,6 +207,11 @@ def iou(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - _overlap(student, teacher).iou
 
 
+def log_iou(student: Tensor, teacher: Tensor) -> Tensor:
+    """-log IoU (UnitBox, Yu et al. 2016), the loss of FCOS; at most -log(1e-6)."""
+    return -_overlap(student, teacher).iou.clamp(min=EPSILON).log()
+
+
 def giou(student: Tensor, teacher: Tensor) -> Tensor:
     """Generalised IoU loss (Rezatofighi et al. 2019); Appendix D's own formula is not it."""
     box = _overlap(student, teacher)
@@ -241,4 +249,4 @@ DISTANCES: dict[str, Distance] = {
     f.__name__: f
     for f in (l1, l2, smooth_l1, kl, kl_hw, jensen_shannon, cosine, pearson, correlation, ssim)
 }
-BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, giou, diou, ciou, eiou)}
+BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, log_iou, giou, diou, ciou, eiou)}

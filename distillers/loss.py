@@ -14,10 +14,6 @@ from .kinds import KINDS, check_pair
 from .observe import Needs, Observation
 from .pairing import Pair
 
-#: What a ``stepwise`` weight is multiplied by at each milestone of the learning rate. SSSD changes
-#: its coefficient there, to keep its effect as the rate decays; the factor is ours.
-STEP = 2.0
-
 
 class DistillationLoss(nn.Module):
     """Σ over terms of weight · D(T⟨student, teacher⟩), DetKDS formulas (1) to (3).
@@ -68,15 +64,21 @@ class DistillationLoss(nn.Module):
         return losses
 
     def weight(self, term: Term) -> float:
-        """The term's weight; of a ``stepwise`` term, after the last milestone passed."""
-        if term.schedule != STEPWISE:
+        """The term's weight, which a ``stepwise`` term multiplies once by its factor.
+
+        SSSD changes its coefficient once, at iteration 120,000, "to sustain distillation impact"
+        as the learning rate decays: in the usual schedule of 180,000 iterations (milestones 120,000
+        and 160,000) that is the first milestone. No factor is printed in the text that we read; the
+        usual 2 is ours.
+        """
+        if term.factor is None:
             return term.weight
         if self._milestones is None:
             raise WrongUse(
                 f"{term.knowledge}: a stepwise weight follows the learning rate's milestones: add "
                 "dict(type='DistillationHook') to custom_hooks"
             )
-        return term.weight * STEP**self._milestones
+        return term.weight * (term.factor if self._milestones else 1)
 
 
 class TeacherEnsemble(nn.Module):

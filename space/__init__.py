@@ -9,6 +9,7 @@ from .options import (
     IDENTITY,
     KNOWLEDGE,
     POSITIONS,
+    STEP,
     STEPWISE,
 )
 from .search_space import SearchSpace
@@ -21,6 +22,7 @@ __all__ = [
     "KNOWLEDGE",
     "POSITIONS",
     "SCHEMA",
+    "STEP",
     "STEPWISE",
     "WEIGHTS_STAGE",
     "Candidate",

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import files
 from .errors import WrongUse, nearest
-from .options import CONSTANT, EXTENDED, IDENTITY, STEPWISE
+from .options import CONSTANT, EXTENDED, IDENTITY, STEP, STEPWISE
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,11 @@ class Term:
 
     Feature knowledge takes three transforms in a row, attention → scale → normalise; a transform
     that is left out is ``identity``. Other knowledge has one slot: a transform of responses,
-    CrossKD's layer, MGD's mask. A ``stepwise`` schedule lets the weight grow as the learning rate
-    falls. Raises :class:`WrongUse` for a name that the space does not hold, with the nearest right
-    name, and for a weight that is not a finite number ≥ 0.
+    CrossKD's layer, MGD's mask. A ``stepwise`` weight is multiplied once by ``factor``, at the
+    first milestone of the learning rate; the factor is 2 if none is given. Raises
+    :class:`WrongUse` for a name that the space does not hold, with the nearest right name, for a
+    weight that is not a finite number ≥ 0, and for a factor that is not a finite number > 0 or
+    stands beside a constant weight.
     """
 
     knowledge: str
@@ -32,6 +34,7 @@ class Term:
     distance: str
     weight: float = 1.0
     schedule: str = CONSTANT
+    factor: float | None = None
 
     def __post_init__(self) -> None:
         options = EXTENDED.get(self.knowledge)
@@ -45,12 +48,7 @@ class Term:
                 f"unknown distance '{self.distance}' for {self.knowledge}: "
                 + nearest(self.distance, options.distances)
             )
-        if (
-            isinstance(self.weight, bool)
-            or not isinstance(self.weight, int | float)
-            or not math.isfinite(self.weight)
-            or self.weight < 0
-        ):
+        if not _finite(self.weight) or self.weight < 0:
             raise WrongUse(
                 f"weight of {self.knowledge} is {self.weight!r}: it must be a finite number >= 0"
             )
@@ -60,19 +58,48 @@ class Term:
                 f"unknown schedule '{self.schedule}' for {self.knowledge}: "
                 + nearest(self.schedule, options.schedules)
             )
+        self._check_factor()
+
+    def _check_factor(self) -> None:
+        """Fill in the factor of a ``stepwise`` weight."""
+        if self.schedule != STEPWISE:
+            if self.factor is not None:
+                raise WrongUse(
+                    f"factor of {self.knowledge} is {self.factor!r}: its weight is constant; leave "
+                    "the factor out, or make the weight stepwise"
+                )
+            return
+        factor = STEP if self.factor is None else self.factor
+        if not _finite(factor) or factor <= 0:
+            raise WrongUse(
+                f"factor of {self.knowledge} is {factor!r}: it must be a finite number > 0"
+            )
+        object.__setattr__(self, "factor", float(factor))
+
+    @property
+    def _change(self) -> dict[str, str | float]:
+        """How the weight changes, as a distiller file says it; what is usual is left out."""
+        if self.factor is None:
+            return {}
+        factor = {} if self.factor == STEP else {"factor": self.factor}
+        return {"schedule": self.schedule, **factor}
 
     def __str__(self) -> str:
         """The papers' arrow notation: ``global: catt → scale_2 → norm_n, l1 × 5``."""
         named = [name for name in self.transforms if name != IDENTITY] or [IDENTITY]
-        weight = repr(self.weight).removesuffix(".0")  # every digit, since parse() reads the text
-        schedule = "" if self.schedule == CONSTANT else f" {self.schedule}"
-        return f"{self.knowledge}: {' → '.join(named)}, {self.distance} × {weight}{schedule}"
+        change = " × ".join(map(_digits, self._change.values()))
+        weight = f"{_digits(self.weight)} {change}".rstrip()
+        return f"{self.knowledge}: {' → '.join(named)}, {self.distance} × {weight}"
 
     @classmethod
     def parse(cls, text: str) -> Term:
-        """Read a term in arrow notation; ``->`` and ``x`` or ``*`` may stand for → and ×."""
+        """Read a term in arrow notation; ``->`` and ``x`` or ``*`` may stand for → and ×.
+
+        A factor follows its schedule: ``label: identity, jensen_shannon × 15 stepwise × 4``.
+        """
         match = re.fullmatch(
-            r"\s*(\w+)\s*:\s*(.+?)\s*,\s*(\w+)\s*(?:[×x*]\s*(\S+)\s*(?:\s([a-z]+)\s*)?)?",
+            r"\s*(\w+)\s*:\s*(.+?)\s*,\s*(\w+)\s*"
+            r"(?:[×x*]\s*(\S+)\s*(?:\s([a-z]+)\s*(?:[×x*]\s*(\S+)\s*)?)?)?",
             text,
             re.DOTALL,
         )
@@ -81,13 +108,30 @@ class Term:
                 f"can't read the term '{text.strip()}': write it as "
                 "'global: catt → scale_2 → norm_n, l1 × 5'"
             )
-        knowledge, transforms, distance, weight, schedule = match.groups()
-        try:
-            number = 1.0 if weight is None else float(weight)
-        except ValueError:
-            raise WrongUse(f"weight '{weight}' of '{text.strip()}' is not a number") from None
+        knowledge, transforms, distance, weight, schedule, factor = match.groups()
         names = tuple(name.strip() for name in re.split(r"→|->", transforms))
-        return cls(knowledge, names, distance, number, schedule or CONSTANT)
+        number = _number("weight", weight or "1", text)
+        step = None if factor is None else _number("factor", factor, text)
+        return cls(knowledge, names, distance, number, schedule or CONSTANT, step)
+
+
+def _finite(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _number(what: str, written: str, term: str) -> float:
+    """The weight or the factor of a term in arrow notation."""
+    try:
+        return float(written)
+    except ValueError:
+        raise WrongUse(f"{what} '{written}' of '{term.strip()}' is not a number") from None
+
+
+def _digits(value: str | float) -> str:
+    """A number with every digit, since :meth:`Term.parse` reads the text; a name as it is."""
+    return value if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
 def _fill_slots(knowledge: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -166,8 +210,7 @@ class Distiller:
         Terms of weight 0 and the order of terms do not change it.
         """
         terms = [
-            [t.knowledge, list(t.transforms), t.distance, t.weight]
-            + ([t.schedule] if t.schedule != CONSTANT else [])
+            [t.knowledge, list(t.transforms), t.distance, t.weight, *t._change.values()]
             for t in self.active
         ]
         text = json.dumps(terms, separators=(",", ":"))
@@ -189,7 +232,7 @@ class Distiller:
                 "transforms": list(term.transforms),
                 "distance": term.distance,
                 "weight": term.weight,
-                **({"schedule": term.schedule} if term.schedule != CONSTANT else {}),
+                **term._change,
             }
             for term in self.terms
         ]
@@ -210,6 +253,7 @@ class Distiller:
                     t["distance"],
                     t["weight"],
                     t["schedule"],
+                    t["factor"],
                 )
                 for t in content["terms"]
             )

@@ -23,6 +23,8 @@ class _TermEntry(BaseModel):
     distance: str
     weight: float = Field(ge=0, allow_inf_nan=False)
     schedule: str = Field(default=CONSTANT, json_schema_extra={"enum": [CONSTANT, STEPWISE]})
+    #: Of a ``stepwise`` weight. Files without a factor, and all older files, mean the usual factor.
+    factor: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class _Document(BaseModel):

@@ -34,8 +34,9 @@ LOCALIZATION_DISTANCES = ("iou", "giou", "diou", "ciou", "eiou")
 
 #: After which layer of the head CrossKD hands over, the paper's i; ``identity``: the default one.
 POSITIONS = (IDENTITY, "after_0", "after_1", "after_2", "after_3", "after_4", "after_5")
-#: Boxes of any prior compare by these, or by their bins' distributions (``kl``).
-CROSS_LOCALIZATION_DISTANCES = ("giou", "iou", "kl")
+#: Boxes of any prior compare by these, or by their bins' distributions (``kl``). FCOS's own loss,
+#: -log IoU, is ``log_iou``.
+CROSS_LOCALIZATION_DISTANCES = ("giou", "iou", "log_iou", "kl")
 
 #: MGD's λ, the share of positions of the student's map that are hidden; ``identity`` hides none.
 HIDDEN = (IDENTITY, "hide_25", "hide_45", "hide_65", "hide_85")
@@ -45,6 +46,8 @@ WEIGHTS = (0.1, 0.5, 1.0, 2.0, 5.0, 8.0, 10.0)
 LABEL_WEIGHTS = (1.0, 2.0, 5.0, 8.0, 10.0, 15.0, 20.0)
 
 CONSTANT, STEPWISE = "constant", "stepwise"
+#: What a ``stepwise`` weight is multiplied by unless its term says otherwise.
+STEP = 2.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ...configs import distiller_file
 from ...db import Store
-from ...space import Distiller, SearchSpace, Term, WrongUse, nearest
+from ...space import STEP, Distiller, SearchSpace, Term, WrongUse, nearest
 
 EARLIER = "search:"
 
@@ -61,6 +61,12 @@ def _check_term(term: Term, space: SearchSpace, reference: str) -> None:
     options = space.options[term.knowledge]  # any weight will do
     slots = [*options.transforms, options.distances, options.schedules]
     values = [*term.transforms, term.distance, term.schedule]
+    if term.factor not in (None, STEP):
+        raise WrongUse(
+            f"{reference}: a factor of {term.factor:g} for {term.knowledge} is not in the space, "
+            f"whose stepwise weights have a factor of {STEP:g}; leave the factor out",
+            "search.start",
+        )
     for value, choices in zip(values, slots, strict=True):
         if value not in choices:
             raise WrongUse(

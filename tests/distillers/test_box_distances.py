@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from detkds.distillers import BOX_DISTANCES
-from detkds.space.options import LOCALIZATION_DISTANCES
+from detkds.space.options import CROSS_LOCALIZATION_DISTANCES, LOCALIZATION_DISTANCES
 from torch import Tensor
 from torchvision import ops
 
@@ -38,6 +38,7 @@ def eiou_loss(ours: Tensor, theirs: Tensor) -> Tensor:
 
 PUBLISHED: dict[str, Loss] = {
     "iou": lambda a, b: 1 - ops.box_iou(a, b).diagonal(),
+    "log_iou": lambda a, b: -ops.box_iou(a, b).diagonal().log(),
     "giou": ops.generalized_box_iou_loss,
     "diou": ops.distance_box_iou_loss,
     "ciou": ops.complete_box_iou_loss,
@@ -52,7 +53,8 @@ def sides(count: int = 200, seed: int = 0, **options: Any) -> tuple[Tensor, Tens
 
 
 def test_every_option_of_the_space_is_there() -> None:
-    assert set(BOX_DISTANCES) == set(LOCALIZATION_DISTANCES) == set(PUBLISHED)
+    space = {*LOCALIZATION_DISTANCES, *CROSS_LOCALIZATION_DISTANCES} - {"kl"}
+    assert set(BOX_DISTANCES) == space == set(PUBLISHED)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

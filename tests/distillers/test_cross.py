@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -84,10 +85,16 @@ def through(head: Any, branch: int, x: Tensor, layers: int) -> Tensor:
 def standardised(student: Tensor, teacher: Tensor) -> Tensor:
     """The alignment, computed channel by channel in a loop."""
     out = torch.empty_like(student)
-    for c in range(student.shape[1]):
+    variances = [
+        [float(side[:, c].var(unbiased=False)) for c in range(side.shape[1])]
+        for side in (student, teacher)
+    ]
+    ours, theirs = (sum(variance) / len(variance) + 1e-6 for variance in variances)
+    most = 10 * (theirs / ours) ** 0.5
+    for c, (own, known) in enumerate(zip(*variances, strict=True)):
         s, t = student[:, c], teacher[:, c]
-        unit = (s - s.mean()) / (s.var(unbiased=False) + 1e-6).sqrt()
-        out[:, c] = unit * (t.var(unbiased=False) + 1e-6).sqrt() + t.mean()
+        ratio = min(((known + 1e-6) / (own + 1e-6)) ** 0.5, most)
+        out[:, c] = (s - s.mean()) * ratio + t.mean()
     return out
 
 
@@ -97,7 +104,11 @@ def rows(raw: Tensor, channels: int) -> Tensor:
 
 
 def literal(family: str, model: DistilledDetector, position: int) -> dict[str, Tensor]:
-    """Formulas (3), (5), (6) and (7) for one batch, level by level."""
+    """Formulas (3), (5), (6) and (7) for one batch, level by level, with the release's S and |S|.
+
+    S is the teacher's highest class score; |S| is the number of positives, for FCOS the sum of
+    their centerness, and for bins the sum of S.
+    """
     inputs, samples = batch()
     student, teacher = model.student, model.teacher
     ours, theirs = student.extract_feat(inputs), teacher.extract_feat(inputs)
@@ -113,21 +124,20 @@ def literal(family: str, model: DistilledDetector, position: int) -> dict[str, T
                 raw = spelled_out(family, head, branch, level, x, position)
                 width = own.cls_out_channels if branch == 0 else raw.shape[1] // _priors(own)
                 found[name].append(rows(raw, width))
-    labels = assigned_labels(student, inputs, samples)
-    positive = (labels >= 0) & (labels < own.num_classes)
+    divisor, _ = divided_by(family, student, inputs, samples)
     cls = {name: torch.cat(parts) for name, parts in predicted.items()}
     reg = {name: torch.cat(parts) for name, parts in boxes.items()}
     score, soft = cls["cross"].sigmoid(), cls["teacher"].sigmoid()
     bce = -(soft * score.log() + (1 - soft) * (1 - score).log())
-    qfl = ((score - soft).abs() * bce).sum() / positive.sum()
+    qfl = ((score - soft).abs() * bce).sum() / divisor
+    weight = soft.max(dim=1).values
     if family == "gfl":
-        weight = soft.max(dim=1).values
         q, p = (reg[name].view(len(weight), 4, -1).softmax(-1) for name in ("cross", "teacher"))
         kl = (p * (p / q).log()).sum(-1).mean(-1)
         return {"logits": qfl, "localization": (kl * weight).sum() / weight.sum()}
-    corners = {name: _corners(family, head, part[positive]) for name, part in reg.items()}
-    giou = generalized_box_iou_loss(corners["cross"], corners["teacher"], reduction="mean")
-    return {"logits": qfl, "localization": giou}
+    corners = {name: _corners(family, head, part) for name, part in reg.items()}
+    giou = generalized_box_iou_loss(corners["cross"], corners["teacher"])
+    return {"logits": qfl, "localization": (giou * weight).sum() / divisor}
 
 
 def _priors(head: Any) -> int:
@@ -142,8 +152,22 @@ def _corners(family: str, head: Any, raw: Tensor) -> Tensor:
     return torch.stack([-raw[:, 0], -raw[:, 1], raw[:, 2], raw[:, 3]], dim=1) + 100
 
 
-def assigned_labels(student: Any, inputs: Tensor, samples: list) -> Tensor:
-    """The labels of the head's own assignment, level after level."""
+def divided_by(family: str, student: Any, inputs: Tensor, samples: list) -> tuple[Any, Tensor]:
+    """The divisor, which for FCOS is the positives' centerness; and the number of positives."""
+    targets = assigned_targets(student, inputs, samples)
+    place = 1 if family in ("atss", "gfl") else 0
+    labels = torch.cat([level.reshape(-1) for level in targets[place]])
+    positive = (labels >= 0) & (labels < student.bbox_head.num_classes)
+    if not family.startswith("fcos"):
+        return positive.sum(), positive.sum()
+    left, top, right, bottom = torch.cat(targets[1])[positive].unbind(1)
+    across = torch.minimum(left, right) / torch.maximum(left, right)
+    along = torch.minimum(top, bottom) / torch.maximum(top, bottom)
+    return (across * along).sqrt().sum(), positive.sum()
+
+
+def assigned_targets(student: Any, inputs: Tensor, samples: list) -> Any:
+    """What the head's own assignment returns."""
     head, kept = student.bbox_head, {}
     original = head.get_targets
 
@@ -156,8 +180,7 @@ def assigned_labels(student: Any, inputs: Tensor, samples: list) -> Tensor:
         student.loss(inputs, samples)
     finally:
         del head.get_targets
-    place = 1 if type(head).__name__ in ("ATSSHead", "GFLHead") else 0
-    return torch.cat([level.reshape(-1) for level in kept["targets"][place]])
+    return kept["targets"]
 
 
 @pytest.mark.parametrize("position", range(STACKED + 1))
@@ -195,7 +218,8 @@ def test_after_the_last_layer_it_is_plain_prediction_mimicking(family: str) -> N
     with torch.no_grad():
         found = cross_losses(model)
         expected = plain.loss(*batch())["loss_logits"]
-    torch.testing.assert_close(found["loss_cross_logits"], expected)
+    divisor, positives = divided_by(family, model.student, *batch())
+    torch.testing.assert_close(found["loss_cross_logits"] * divisor, expected * positives)
     losses = cross_losses(model)
     sum(losses.values()).backward()
     for name in LAST[family]:
@@ -245,8 +269,68 @@ def test_a_map_gets_the_teachers_mean_and_deviation() -> None:
     torch.testing.assert_close(found, standardised(student, teacher))
     exact = student.double(), teacher.double()
     torch.testing.assert_close(aligned(*exact), standardised(*exact), rtol=1e-12, atol=1e-12)
+    exact[0][:, 2] *= 1e-3  # far below the other channels, in the student alone and in both
+    torch.testing.assert_close(aligned(*exact), standardised(*exact), rtol=1e-12, atol=1e-12)
+    exact[1][:, 2] *= 1e-3
+    torch.testing.assert_close(aligned(*exact), standardised(*exact), rtol=1e-12, atol=1e-12)
     constant = torch.ones(2, 5, 1, 1)
     assert bool(aligned(constant, constant).isfinite().all())
+
+
+def as_published(student: Tensor, teacher: Tensor) -> Tensor:
+    """The alignment with a constant in place of the least deviation."""
+    axes = (0, 2, 3)
+    unit = student.float() - student.float().mean(axes, keepdim=True)
+    unit = unit / (student.float().var(axes, correction=0, keepdim=True) + 1e-6).sqrt()
+    deviation, mean = torch.std_mean(teacher.float(), axes, correction=0, keepdim=True)
+    return (unit * deviation + mean).to(teacher.dtype)
+
+
+def gradients(
+    align: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, scale: float
+) -> Tensor:
+    """The largest gradient of each of 8 channels, the first of which is dead: its values are equal.
+
+    The loss has a gradient of about 1 / 64 at each position, times ``scale``.
+    """
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 8, 12, 12)
+    student[:, 0] = 0.25
+    leaf, known = student.to(dtype).requires_grad_(), teacher.to(dtype)
+    pull = torch.randn(2, 8, 12, 12) / 64
+    ((align(leaf, known).float() * pull).sum() * scale).backward()
+    return leaf.grad.float().abs().amax((0, 2, 3)) / scale
+
+
+def test_a_dead_channel_gets_a_tenfold_gradient_and_not_a_thousandfold_one() -> None:
+    before = gradients(as_published, torch.float32, 1)
+    after = gradients(aligned, torch.float32, 1)
+    usual = after[1:].median()
+    assert before[0] / usual > 900
+    assert 5 < after[0] / usual < 15
+    torch.testing.assert_close(after[1:], before[1:])
+
+
+def test_a_dead_channel_does_not_overflow_in_float16() -> None:
+    """Under mmengine's first scale of the loss, 2^16; float16 ends at 65,504."""
+    before = gradients(as_published, torch.float16, 2.0**16)
+    after = gradients(aligned, torch.float16, 2.0**16)
+    assert before[0] == float("inf")
+    assert bool(before[1:].isfinite().all())
+    assert bool(after.isfinite().all())
+    assert 5 < after[0] / after[1:].median() < 15
+
+
+def test_maps_whose_channels_are_all_small_are_aligned_as_published() -> None:
+    """As the maps of a head that has just been initialised."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, 8, 12, 12)
+    torch.testing.assert_close(
+        aligned(student * 0.02, teacher),
+        as_published(student * 0.02, teacher),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_the_teachers_head_is_left_as_it_is() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detkds.distillers import DISTANCES
 from detkds.distillers.distances import quality_focal
-from detkds.space.options import EXTENDED, LOCALIZATION_DISTANCES
+from detkds.space.options import CROSS_LOCALIZATION_DISTANCES, EXTENDED, LOCALIZATION_DISTANCES
 from numpy.typing import NDArray
 from scipy.spatial.distance import correlation as scipy_correlation
 from scipy.spatial.distance import cosine as scipy_cosine
@@ -49,8 +49,9 @@ def kl_hw(s: Array, t: Array) -> float:
 
 
 def js(s: Array, t: Array) -> float:
+    """SSSD: the root of the divergence's mean over positions; scipy gives each position's root."""
     pairs = zip(softmax(positions(s), axis=1), softmax(positions(t), axis=1), strict=True)
-    return float(np.mean([jensenshannon(p, q) for p, q in pairs]))
+    return float(np.sqrt(np.mean([jensenshannon(p, q) ** 2 for p, q in pairs])))
 
 
 def cosine(s: Array, t: Array) -> float:
@@ -124,7 +125,7 @@ CASES = [
 
 def test_every_option_of_the_space_is_there() -> None:
     space = {name for options in EXTENDED.values() for name in options.distances}
-    apart = {*LOCALIZATION_DISTANCES, "quality_focal"}
+    apart = {*LOCALIZATION_DISTANCES, *CROSS_LOCALIZATION_DISTANCES, "quality_focal"} - {"kl"}
     assert set(DISTANCES) == space - apart == set(FORMULAS)
 
 
@@ -138,7 +139,7 @@ def test_quality_focal_is_formula_7() -> None:
 
 
 def test_the_jensen_shannon_distance_is_bounded() -> None:
-    """The bound is sqrt(ln 2) a position; distributions without overlap reach the bound."""
+    """The bound is sqrt(ln 2); distributions without overlap reach the bound."""
     apart = torch.tensor([[100.0, 0.0]]).double().view(1, 2, 1)
     other = apart.flip(1)
     np.testing.assert_allclose(DISTANCES["jensen_shannon"](apart, other), np.sqrt(np.log(2)))

@@ -25,6 +25,25 @@ def learner(family: str = "retinanet", form: Distiller = LABEL) -> DistilledDete
     return DistilledDetector(thin_detector(family), None, form).train()
 
 
+def test_the_distance_is_the_root_of_each_levels_mean_divergence() -> None:
+    """(1/N) Σ over levels of D_JS^(1/2), with the 1/N in the weight; D_JS spelled out."""
+    model = learner(form=Distiller.parse("label: identity, jensen_shannon"))
+    seen: list[Any] = []
+    model.distillation.parts["label_teacher"].register_forward_hook(
+        lambda _, inputs, output: seen.append((inputs[0].student.features, output))
+    )
+    found = model.loss(*batch())["loss_label"]
+    roots, means_of_roots = [], []
+    for level in zip(*seen[0], strict=True):
+        p, q = (side.detach().double().softmax(dim=1) for side in level)
+        m = (p + q) / 2
+        divergence = ((p * (p / m).log() + q * (q / m).log()).sum(dim=1)) / 2
+        roots.append(divergence.mean().sqrt())
+        means_of_roots.append(divergence.sqrt().mean())
+    torch.testing.assert_close(found.double(), sum(roots), rtol=1e-3, atol=1e-6)
+    assert sum(means_of_roots) < 0.98 * sum(roots)
+
+
 def learned(part: Any) -> bool:
     return any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
 
@@ -181,8 +200,10 @@ def run(
     return list(runner.message_hub.get_scalar("train/weight_label").data[0])
 
 
-def test_a_stepwise_weight_changes_at_the_milestones(tmp_path: Path) -> None:
-    assert run(tmp_path, [1, 2]) == [10, 10, 20, 20, 40, 40]
+def test_a_stepwise_weight_changes_once_at_the_first_milestone(tmp_path: Path) -> None:
+    assert run(tmp_path / "once", [2]) == [10, 10, 10, 10, 20, 20]
+    fourfold = Distiller.parse("label: identity, jensen_shannon × 10 stepwise × 4")
+    assert run(tmp_path / "twice", [1, 2], fourfold) == [10, 10, 40, 40, 40, 40]
 
 
 def test_milestones_are_those_that_the_learning_rate_meets(tmp_path: Path) -> None:
@@ -209,5 +230,9 @@ def test_the_schedule_is_part_of_the_term() -> None:
     constant = Distiller.parse("label: identity, jensen_shannon × 10")
     assert "schedule" not in constant.to_dict()["terms"][0]
     assert constant.key != STEPS.key
+    fourfold = Distiller.parse("label: identity, jensen_shannon x 10 stepwise x 4")
+    assert str(fourfold) == "label: identity, jensen_shannon × 10 stepwise × 4"
+    assert Distiller.from_dict(fourfold.to_dict()) == fourfold
+    assert fourfold.key not in (STEPS.key, constant.key)
     with pytest.raises(WrongUse, match="unknown schedule 'stepwide'"):
         Distiller.parse("label: identity, jensen_shannon × 10 stepwide")

@@ -39,7 +39,7 @@ def test_a_pair_searches_what_it_can_share(tmp_path: Path) -> None:
     options = plan(tmp_path, EXTENDED).space.options
     assert list(options)[5:] == ["cross_logits", "cross_localization", "label", "mgd"]
     assert options["cross_logits"].transforms == (("identity", "after_0", "after_1"),)
-    assert options["cross_localization"].distances == ("giou", "iou")
+    assert options["cross_localization"].distances == ("giou", "iou", "log_iou")
     assert options["label"].schedules == ("constant",), "a cosine has no milestones"
 
 

@@ -75,6 +75,15 @@ def test_what_is_not_there_is_told(store, reference, message):
         start_terms([reference], SPACE, store)
 
 
+def test_a_factor_that_the_space_lacks_is_told(store):
+    """A mutation would lose the factor."""
+    space = SearchSpace.preset("extended")
+    text = "label: identity, l1 × 5 stepwise"
+    assert start_terms([f"{text} × 2"], space, store)
+    with pytest.raises(WrongUse, match="a factor of 4 for label is not in the space"):
+        start_terms([f"{text} × 4"], space, store)
+
+
 def test_the_extended_space_holds_every_preset(store):
     names = [path.stem for path in distiller_file("pkd").parent.glob("*.json")]
     assert len(names) >= 12

@@ -51,6 +51,18 @@ def test_any_weight_survives_a_file(tmp_path: Path) -> None:
     assert Distiller.from_json(tmp_path / "odd.json") == odd
 
 
+def test_a_factor_stands_in_the_file_unless_it_is_the_usual_factor(tmp_path: Path) -> None:
+    """Files that earlier versions wrote have no factor, and mean 2."""
+    usual, fourfold = (Distiller((Term("label", (), "l1", 5, "stepwise", f),)) for f in (2, 4))
+    for distiller, factor in ((usual, {}), (fourfold, {"factor": 4.0})):
+        distiller.to_json(tmp_path / "stepwise.json")
+        content = json.loads((tmp_path / "stepwise.json").read_text("utf-8"))
+        jsonschema.validate(content, json_schema())
+        (written,) = content["terms"]
+        assert {key: value for key, value in written.items() if key == "factor"} == factor
+        assert Distiller.from_json(tmp_path / "stepwise.json") == distiller
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_shipped_distillers_load(path: Path) -> None:
     jsonschema.validate(json.loads(path.read_text("utf-8")), json_schema())
@@ -71,6 +83,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "weight as truth": (term(weight=True), "terms.0.weight"),
     "no weight": (document(terms=[{"knowledge": "global", "distance": "l1"}]), "terms.0.weight"),
     "negative weight": (term(weight=-1), "terms.0.weight"),
+    "no factor": (term(schedule="stepwise", factor=0), "terms.0.factor"),
+    "factor as text": (term(schedule="stepwise", factor="2"), "terms.0.factor"),
     "unknown knowledge": (term(knowledge="globl"), "did you mean global?"),
     "extra key": (document(comment="x"), "comment"),
     "extra key in a term": (term(wieght=1), "terms.0.wieght"),
@@ -82,6 +96,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 WRONG_FOR_THE_READER: dict[str, tuple[dict[str, Any], str]] = {
     "weight not a number": (term(weight=float("nan")), "terms.0.weight"),
     "infinite weight": (term(weight=float("inf")), "terms.0.weight"),
+    "factor of a constant": (term(factor=4.0), "leave the factor out"),
     "unknown transform": (term(transforms=["cat"]), "did you mean catt?"),
     "unknown distance": (term(distance="pearsen"), "did you mean pearson?"),
     "knowledge twice": (document(terms=term()["terms"] * 2), "'global' stands in two terms"),

@@ -181,6 +181,13 @@ def test_any_weight_survives_the_notation(term: Term, weight: float) -> None:
     assert Term.parse(str(changed)) == changed
 
 
+@given(st.floats(0, exclude_min=True, allow_infinity=False, allow_nan=False))
+def test_any_factor_survives_the_notation(factor: float) -> None:
+    term = Term("label", (), "l1", 5, "stepwise", factor)
+    assert Term.parse(str(term)) == term
+    assert Term.parse("label: identity, l1 × 5 stepwise").factor == 2
+
+
 def test_a_term_prints_as_the_papers_write_it() -> None:
     term = Term("global", ("catt", "scale_2", "norm_n"), "l1", 5)
     assert str(term) == "global: catt → scale_2 → norm_n, l1 × 5"
@@ -244,6 +251,13 @@ WRONG = {
     "weight": ("global: catt, l1 × many", "weight 'many'"),
     "negative": ("global: catt, l1 × -1", "weight of global is -1.0"),
     "not finite": ("global: catt, l1 × inf", "it must be a finite number >= 0"),
+    "factor": ("label: identity, l1 × 5 stepwise × many", "factor 'many'"),
+    "no factor": ("label: identity, l1 × 5 stepwise × 0", "factor of label is 0.0: it must be"),
+    "infinite factor": ("label: identity, l1 × 5 stepwise × inf", "a finite number > 0"),
+    "factor of a constant": (
+        "label: identity, l1 × 5 constant × 2",
+        "factor of label is 2.0: its weight is constant; leave the factor out",
+    ),
     "no distance": ("global: catt", "write it as 'global: catt → scale_2 → norm_n, l1 × 5'"),
     "twice": ("global: catt, l1; global: satt, l2", "'global' stands in two terms"),
     "nothing": ("\n;\n", "at least one term"),
