@@ -100,12 +100,26 @@ def pair_layers(reference: str) -> list[dict[str, Any]]:
         raise WrongUse(f"{where}: no such pair: {nearest(name, coco_pairs())}")
     protocol = protocols()[chosen or pair["protocol"]]
     student = name.partition("__")[0]
-    schedule = {key: pair["student"][key] for key in _SCHEDULE if key in pair["student"]}
+    # First the milestones, which the protocol's epochs move; last what the model's optimizer needs.
     return [
-        {"trial": schedule, "final": schedule},
+        _rate_layer(pair["student"]),
         *protocol["layers"],
         _pair_layer(student, pair, protocol),
+        {section: _own(pair["student"], "optim_wrapper") for section in ("trial", "final")},
     ]
+
+
+def _own(model: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {key: model[key]} if key in model else {}
+
+
+def _rate_layer(student: Mapping[str, Any]) -> dict[str, Any]:
+    """The student's own schedulers; a trial's single epoch has the warm-up alone."""
+    schedulers = student.get("param_scheduler")
+    if schedulers is None:
+        return {}
+    warmup = [one for one in schedulers if not one.get("by_epoch", True)]
+    return {"trial": {"param_scheduler": warmup}, "final": {"param_scheduler": schedulers}}
 
 
 def _pair_layer(name: str, pair: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:

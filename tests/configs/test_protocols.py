@@ -70,6 +70,14 @@ def test_detkds_inherits_clips_and_takes_24_epochs():
     assert config.student.checkpoint is None
 
 
+def test_a_students_own_optimizer_comes_before_the_protocol():
+    config = load_config("coco/deformable_detr_r50__deformable_detr_r101")
+    assert config.final.optim_wrapper["optimizer"]["type"] == "AdamW"
+    assert clip(config.final)["max_norm"] == clip(config.trial)["max_norm"] == 0.1
+    (warmup,) = load_config("coco/fcos_r50__fcos_r101").trial.param_scheduler
+    assert warmup["type"] == "ConstantLR"
+
+
 def test_crosskd_takes_the_students_own_settings():
     config = load_config("coco/gfl_r50__gfl_r101@crosskd")
     assert not config.inherit
