@@ -7,6 +7,7 @@ import statistics
 #: Options that cut the quickstart's data and its teachers' trainings down to seconds.
 QUICK = [
     "data.synthetic.train=96",
+    "data.synthetic.val=16",
     "data.synthetic.test=8",
     "data.synthetic.size=64",
     "data.image_size=(64,64)",

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detkds.detectors import build_detector, model_config
-from detkds.search.teachers.adaptation import HELD_OUT, adaptation_costs
+from detkds.search.teachers.adaptation import HELD_OUT, Cost, adaptation_costs
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -59,6 +59,11 @@ def batches(images: int) -> list[dict[str, Any]]:
     return [{"inputs": list(p), "data_samples": [sample] * len(p)} for p in pixels.split(BATCH)]
 
 
+def costs(built: dict[str, Any], data: list[dict[str, Any]]) -> dict[tuple[str, str], Cost]:
+    size = (SIZE, SIZE)
+    return adaptation_costs(built, dict.fromkeys(built, size), {size: data})
+
+
 @torch.no_grad()
 def features(model: Any, raw: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     return model.extract_feat(model.data_preprocessor(raw, False)["inputs"])
@@ -74,7 +79,7 @@ def trained_map(source: Any, target: Any, data: list[dict[str, Any]], epochs: in
 
     def loss(raw: dict[str, Any]) -> torch.Tensor:
         levels = zip(maps, features(source, raw), features(target, raw), strict=True)
-        return torch.stack([F.mse_loss(m(s), t) for m, s, t in levels]).sum()
+        return torch.stack([F.mse_loss(m(s), t) for m, s, t in levels]).mean()
 
     for _ in range(epochs):
         for raw in seen:
@@ -93,9 +98,9 @@ def peak_megabytes(images: int, threads: int) -> float:
 def _peak(images: int, threads: int) -> float:
     torch.set_num_threads(threads)
     built, data = models(), batches(images)
-    adaptation_costs(built, data[:5])
+    costs(built, data[:5])
     before = resident("VmRSS")
-    adaptation_costs(built, data)
+    costs(built, data)
     return max(resident("VmHWM") - before, 0.0)
 
 
@@ -121,13 +126,13 @@ def main() -> None:
     )
     features(built["a"], data[0])  # the first forward is slower
     started = time.perf_counter()
-    costs = adaptation_costs(built, data)
+    found = costs(built, data)
     closed = time.perf_counter() - started
-    pairs = [(a, b) for a, b in costs if b != "student"]
+    pairs = [(a, b) for a, b in found if b != "student"]
     started = time.perf_counter()
     reached = {(a, b): trained_map(built[a], built[b], data, arguments.epochs) for a, b in pairs}
     sgd = time.perf_counter() - started
-    ratios = [reached[pair] / costs[pair].held_out for pair in pairs]
+    ratios = [reached[pair] / found[pair].held_out for pair in pairs]
     table = Table("maps", "closed form", "SGD", "times as fast", "SGD's loss / closed form's")
     table.add_row(
         str(len(pairs)),

@@ -156,8 +156,9 @@ def train(
     """Train the student in full, with a distiller or alone, into a plain mmdet checkpoint.
 
     CONFIG may be a row of `detkds papers`, which sets the options that are not given. With
-    --teachers, progressively: under one teacher after the other, the epochs shared out. With
-    --simultaneous too, under all of the teachers at once.
+    --teachers, progressively: from the student that is trained alone (final.off_the_shelf), under
+    one teacher after the other, the epochs shared out. With --simultaneous too, under all of the
+    teachers at once.
     """
     from ..configs import PAPER, paper_row
     from ..search.teachers.order import check_algorithm
@@ -185,6 +186,7 @@ def train(
     settings = load_config(config, cfg_options or [])
 
     from ..search.plans.plan import make_plan
+    from ..search.plans.pool import check_sizes
     from ..search.plans.trainings import check_training, run_training
     from ..search.teachers.pool import chosen_teachers
     from ..search.teachers.progressive import run_progressive
@@ -194,7 +196,9 @@ def train(
     plan = make_plan(settings, folder, pool=teachers is not None)
     names = None if teachers in (None, "auto") else (teachers or "").split(",")
     order = None if names is None else chosen_teachers(plan, names)
-    check_training(plan, chosen, [model.signature for model in order or plan.pool[1:]])
+    check_training(plan, chosen, order or plan.pool[1:])
+    if simultaneous:
+        check_sizes(order or plan.pool[1:])
     with open_store(storage, folder, create=True) as store, make_display() as display:
         if teachers is None or chosen is None:
             results = run_training(plan, store, display, chosen, name)

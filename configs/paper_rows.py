@@ -254,7 +254,11 @@ def _teachers_layer(pool: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "teacher": trained(models.values()),
         "teachers": {
-            name: {**model_section(model), "score": pool[name].get("score")}
+            name: {
+                **model_section(model),
+                "score": pool[name].get("score"),
+                "image_size": model.get("data", {}).get("image_size"),
+            }
             for name, model in models.items()
         },
     }

@@ -14,14 +14,20 @@ import numpy as np
 from ..detectors import register  # first: it makes mmcv.ops importable, which mmdet imports
 
 # isort: split
+import mmcv
+import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import PackDetInputs
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import TRANSFORMS
 from torch.utils.data import get_worker_info
 
 from ..settings import Data, Split
 from .coco import class_names
+
+#: The student's image, in the results of transforms and in data samples, if a teacher's is larger.
+STUDENT_IMAGE = "student_image"
 
 
 @contextlib.contextmanager
@@ -62,10 +68,37 @@ class CachedTransforms(BaseTransform):
         loaded = results
         for transform in (*self.load, self.resize[size]):
             loaded = transform(loaded)
-        if loaded["img"].nbytes <= self.free and get_worker_info() is None:
-            self.free -= loaded["img"].nbytes
+        pixels = sum(loaded[name].nbytes for name in ("img", STUDENT_IMAGE) if name in loaded)
+        if pixels <= self.free and get_worker_info() is None:
+            self.free -= pixels
             self.known[key] = _copy(loaded)
         return loaded
+
+
+@TRANSFORMS.register_module()
+class ResizeForStudent(BaseTransform):
+    """Keeps the image as the student's tests would have it, beside the larger one of a teacher."""
+
+    def __init__(self, scale: tuple[int, int]) -> None:
+        self.resize = TRANSFORMS.build({"type": "Resize", "scale": scale, "keep_ratio": True})
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        results[STUDENT_IMAGE] = self.resize({"img": results["img"]})["img"]
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackWithStudentImage(PackDetInputs):
+    """mmdet's packing, with the student's image, flipped as the other, in the data sample."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        packed = super().transform(results)
+        image = results[STUDENT_IMAGE]
+        if results.get("flip"):
+            image = mmcv.imflip(image, results["flip_direction"])
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        packed["data_samples"].set_field(pixels, STUDENT_IMAGE)
+        return packed
 
 
 def _copy(results: dict[str, Any]) -> dict[str, Any]:
@@ -85,15 +118,20 @@ def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = Fal
 
     A training set has images of ``data.train_sizes``, flips them with probability ``data.flip`` and
     leaves out images without boxes, as mmdet does. Other sets have all images, of
-    ``data.image_size``. The aspect ratio is kept. ``masks``: with the objects' outlines, for
-    detectors with a mask head.
+    ``data.image_size``. The aspect ratio is kept. If a teacher sees larger images than the student,
+    the data samples of a training set hold the student's, ``student_image`` (3, H, W): pixel by
+    pixel the image that a set for testing has. ``masks``: with the objects' outlines, for detectors
+    with a mask head.
     """
     register()
     document = json.loads(Path(split.annotations).read_text("utf-8"))
-    load = [
+    two_sizes = training and data.train_size != data.image_size
+    load: list[dict[str, Any]] = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks, "poly2mask": False},
     ]
+    if two_sizes:
+        load.append({"type": "ResizeForStudent", "scale": tuple(data.image_size)})
     pipeline: list[dict[str, Any]] = [
         {
             "type": "CachedTransforms",
@@ -104,7 +142,7 @@ def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = Fal
     ]
     if training:
         pipeline.append({"type": "RandomFlip", "prob": data.flip})
-        pipeline.append({"type": "PackDetInputs"})
+        pipeline.append({"type": "PackWithStudentImage" if two_sizes else "PackDetInputs"})
     else:
         keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
         pipeline.append({"type": "PackDetInputs", "meta_keys": keys})

@@ -13,8 +13,8 @@ from .kinds import (
     possible_needs,
 )
 from .loss import DistillationLoss
-from .observe import FrozenTeacher, Needs, Observation, observe, shrunk
-from .pairing import Pair, common_strides, pair_levels
+from .observe import FrozenTeacher, Needs, Observation, observe
+from .pairing import Pair, pair_levels
 from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
 
 __all__ = [
@@ -32,11 +32,9 @@ __all__ = [
     "Pair",
     "available_knowledge",
     "check_pair",
-    "common_strides",
     "excluded",
     "mismatch",
     "observe",
     "pair_levels",
     "possible_needs",
-    "shrunk",
 ]

@@ -27,7 +27,7 @@ from mmdet.registry import MODELS
 
 from ..space import Distiller, WrongUse
 from .loss import DistillationLoss, TeacherEnsemble
-from .observe import FrozenTeacher, observe, shrunk
+from .observe import FrozenTeacher, observe, student_view
 from .pairing import Pair
 
 PREFIX = "student."
@@ -54,8 +54,10 @@ class DistilledDetector(BaseDetector):
             several teachers.
         inherit: let ``init_weights`` take over the first teacher's neck and head, as far as they
             fit.
-        student_scale: shrink training images by this factor for the student; teachers see the whole
-            images (MTPD, "heterogeneous input resolutions"). Such a pair shares features only.
+        student_scale: the factor from the teachers' training images to the student's (MTPD,
+            "heterogeneous input resolutions"). A data sample may hold the student's image as
+            ``student_image``, (3, H, W) as loaded: resized from the file, as for testing. Without
+            it, the teachers' image is shrunk. Such a pair shares features only.
 
     The student runs once an iteration: hooks read its knowledge from its own training forward. A
     teacher gives no more than the terms need and never computes its loss. No checkpoint, optimizer
@@ -131,7 +133,8 @@ class DistilledDetector(BaseDetector):
         With ``label``, also what the student's head loses on the label-enhanced maps.
         """
         if self.distillation is None:
-            return self.student.loss(*shrunk(batch_inputs, batch_data_samples, self._scale))
+            own = student_view(self.student, batch_inputs, batch_data_samples, self._scale)
+            return self.student.loss(*own)
         observation = observe(
             self.student,
             self._asked,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -67,19 +66,6 @@ def pair_levels(student: Signature, teacher: Signature) -> PairedLevels:
         tuple(student.strides.index(stride) for stride in strides),
         tuple(teacher.strides.index(stride) for stride in strides),
     )
-
-
-def common_strides(strides: Mapping[str, Iterable[int]]) -> tuple[int, ...]:
-    """The strides that all models have levels of, finest first.
-
-    ``strides``: the strides of each model's levels, by the model's name. Raises :class:`WrongUse`
-    if the models share none.
-    """
-    shared = set.intersection(*map(set, strides.values()))
-    if not shared:
-        listed = ", ".join(f"{name} has {list(levels)}" for name, levels in strides.items())
-        raise WrongUse(f"no stride is common to the levels of all models: {listed}", "teachers")
-    return tuple(sorted(shared))
 
 
 def response_mismatch(pair: Pair, boxes: bool) -> str | None:

@@ -25,7 +25,7 @@ from .plans.start import start_terms
 from .plans.trainings import Display, because, train_all
 from .rejection import store_batch
 from .session import Session
-from .teachers.pool import COST_IMAGES, measured_pool, ordered
+from .teachers.pool import COST_IMAGES, measured_pool, ordered, say_scores
 from .teachers.progressive import train_along
 
 
@@ -73,6 +73,7 @@ def run_search(
     """
     check_name(plan, store, name, resume)
     start = start_terms(plan.config.search.start, plan.space, store)
+    say_scores(plan, display)
     with store.held(name), cluster(plan.config.resources, plan.folder) as dashboard:
         display.dashboard(dashboard)
         search = store.find_search(name) or _create(plan, store, name, start)

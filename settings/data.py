@@ -6,6 +6,10 @@ from pydantic import Field, model_validator
 
 from .base import FilePath, Settings
 
+#: How much the width over the height of a teacher's images may differ from the student's: as much
+#: as whole pixels need, such as in 333 x 200 for 1333 x 800.
+MAX_STRETCH = 0.02
+
 
 class Split(Settings):
     """One COCO-format split."""
@@ -21,7 +25,7 @@ class Synthetic(Settings):
 
     #: Training images.
     train: int = Field(default=600, ge=1)
-    #: Validation images.
+    #: Validation images. Teachers without a score are scored on them.
     val: int = Field(default=200, ge=1)
     #: Test images.
     test: int = Field(default=200, ge=1)
@@ -38,12 +42,14 @@ class Data(Settings):
     train: Split | None = None
     #: The test split. Only the final table uses this split; trials are scored on the proxy.
     test: Split | None = None
+    #: Images that no detector is trained on. Teachers without a score are scored on them. None:
+    #: such teachers are scored on the proxy's validation images, which are training images.
+    val: Split | None = None
     #: A synthetic set in place of real splits.
     synthetic: Synthetic | None = None
     #: (width, height) that images are resized into, with their aspect ratio kept.
     image_size: tuple[int, int]
     #: (width, height) of the teacher's images, if the teacher sees larger images than the student.
-    #: The student's images are shrunk from the teacher's.
     teacher_image_size: tuple[int, int] | None = None
     #: (width, height)s that training images are resized into; one of them is drawn each time an
     #: image is seen. None: all images have one size.
@@ -57,6 +63,21 @@ class Data(Settings):
     #: Processes that decode images beside each training, for a set far larger than the cache. With
     #: such processes, a training keeps no decoded images.
     num_workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _teacher_sees_more(self) -> Data:
+        fault = self.size_fault(self.train_size)
+        if fault:
+            raise ValueError(f"data.teacher_image_size {fault}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.train is None) == (self.synthetic is None):
+            raise ValueError("give either data.train or data.synthetic")
+        if self.synthetic is not None and self.val is not None:
+            raise ValueError("data.synthetic has a validation split of its own; leave data.val out")
+        return self
 
     @property
     def train_size(self) -> tuple[int, int]:
@@ -74,27 +95,33 @@ class Data(Settings):
         return self.model_copy(update={"image_size": self.train_size, "teacher_image_size": None})
 
     @property
+    def for_student(self) -> Data:
+        """The same data for a student that is trained without a teacher."""
+        return self.beside(self.image_size)
+
+    def beside(self, size: tuple[int, int]) -> Data:
+        """The same data for a student beside a teacher that sees images of this size."""
+        own = None if size == self.image_size else size
+        return self.model_copy(update={"teacher_image_size": own})
+
+    @property
     def student_scale(self) -> float:
-        """The factor in (0, 1] that shrinks training images to the student's images."""
+        """The factor in (0, 1] from a teacher's image to the student's."""
         return min(self.image_size) / min(self.train_size)
 
-    @model_validator(mode="after")
-    def _teacher_sees_more(self) -> Data:
-        if self.student_scale > 1:
-            raise ValueError("data.teacher_image_size is below data.image_size; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _one_scale(self) -> Data:
-        if self.multi_scale is not None and self.teacher_image_size is not None:
-            raise ValueError(
-                "data.multi_scale and data.teacher_image_size both set the size of training "
-                "images; leave one of them out"
+    def size_fault(self, size: tuple[int, int]) -> str | None:
+        """Why a teacher can't see images of this size beside the student, or None."""
+        (width, height), (own_width, own_height) = size, self.image_size
+        if self.multi_scale is not None and size != self.image_size:
+            return (
+                "stands beside data.multi_scale, which sets the sizes of training images too; "
+                "leave one of them out"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Data:
-        if (self.train is None) == (self.synthetic is None):
-            raise ValueError("give either data.train or data.synthetic")
-        return self
+        if min(size) < min(self.image_size):
+            return "is below data.image_size; leave it out"
+        if abs(width * own_height / (height * own_width) - 1) > MAX_STRETCH:
+            return (
+                f"is not of the shape of data.image_size {self.image_size}, so one factor does not "
+                f"lead from {size} to it; give the same width for each pixel of height"
+            )
+        return None

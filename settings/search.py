@@ -80,18 +80,28 @@ class Final(Schedule):
     #: ``none`` (the student alone), ``found``, a preset's name, a distiller file, or
     #: ``progressive``: the found distiller along the order of the config's ``teachers``.
     compare: list[str] = ["none", "pkd", "found"]
+    #: Whether trainings under several teachers start from the student that is trained alone under
+    #: the same schedule and seed, as MTPD's do (Section 4.2). The student then has these epochs
+    #: twice, once alone. False: they start where all other trainings start. A student with a
+    #: checkpoint starts from the checkpoint, and a student that inherits never starts from the
+    #: trained student, whose neck and head would be lost.
+    off_the_shelf: bool = True
 
     @property
     def schedule(self) -> Schedule:
         """The schedule alone."""
-        return Schedule(**self.model_dump(exclude={"seeds", "compare"}))
+        return Schedule(**self.model_dump(exclude={"seeds", "compare", "off_the_shelf"}))
 
 
 class Teacher(Model):
     """One of several teachers. Without checkpoint and schedule, it takes ``teacher.schedule``."""
 
-    #: The teacher's AP in points. None: the AP is measured on the proxy.
+    #: The teacher's AP in points. None: the AP is measured on ``data.val``, or, without this split,
+    #: on the proxy's validation images, which the teacher may have been trained on.
     score: float | None = None
+    #: (width, height) of the teacher's images, wherever the teacher is trained, scored, measured or
+    #: learned from. None: the size of the single teacher's, ``data.teacher_image_size``.
+    image_size: tuple[int, int] | None = None
 
 
 class SearchConfig(Settings):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 OPTIONS = (
     "data.synthetic.train=112",
+    "data.synthetic.val=8",
     "data.synthetic.test=8",
     "data.synthetic.size=64",
     "data.image_size=(64,64)",

@@ -21,7 +21,7 @@ teachers = dict(  # for `detkds teachers` and `detkds train --teachers`
 )
 data = dict(
     _delete_=True,
-    synthetic=dict(train=600, val=1, test=200, size=96, seed=0),
+    synthetic=dict(train=600, val=100, test=200, size=96, seed=0),
     image_size=(96, 96),
 )
 proxy = dict(train_images=360, val_images=140)

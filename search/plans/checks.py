@@ -30,30 +30,36 @@ from .keys import proxy_key
 Pair = tuple[Signature, Signature | None]
 
 
-def read_data(config: SearchConfig, folder: Path) -> tuple[tuple[str, ...], Split, Split | None]:
-    """The class names, the training split and the test split, if there is one."""
+def read_data(
+    config: SearchConfig, folder: Path
+) -> tuple[tuple[str, ...], Split, Split | None, Split | None]:
+    """The class names, the training split, and the validation and the test split, if there are."""
     data = config.data
     if data.synthetic is not None:
         files = shapes_files(folder / "data")
-        train, test = (
+        train, val, test = (
             Split(annotations=str(path), images=str(files.images))
-            for path in (files.train, files.test)
+            for path in (files.train, files.val, files.test)
         )
-        return CLASSES, train, test
+        return CLASSES, train, val, test
     assert data.train is not None
     document = read_split(data.train)
     if not document["annotations"]:
         raise WrongUse(f"{data.train.annotations}: no image has a box: there is nothing to learn")
     classes = class_names(document)
-    if data.test is not None:
-        there = class_names(read_split(data.test))
+    for split in (data.val, data.test):
+        if split is None:
+            continue
+        there = class_names(read_split(split))
         if there != classes:
             raise WrongUse(
-                f"{data.test.annotations}: its classes {list(there)} differ from {list(classes)} "
+                f"{split.annotations}: its classes {list(there)} differ from {list(classes)} "
                 f"of {data.train.annotations}"
             )
-        check_disjoint(data.train.annotations, data.test.annotations)
-    return classes, data.train, data.test
+        check_disjoint(data.train.annotations, split.annotations)
+    if data.val is not None and data.test is not None:
+        check_disjoint(data.val.annotations, data.test.annotations)
+    return classes, data.train, data.val, data.test
 
 
 def read_signatures(config: SearchConfig, classes: tuple[str, ...]) -> Pair:

@@ -86,14 +86,15 @@ def teacher_key(model: Model, data: Data, train: str) -> str:
 def warmup_key(config: SearchConfig, schedule: Schedule, student: str, proxy: str) -> str:
     """The key of the warm-up, from the keys of the student's model and of the proxy."""
     return fingerprint(
-        [student, proxy, *view(config.data), schedule.model_dump(), config.search.seed]
+        [student, proxy, *view(config.data.for_student), schedule.model_dump(), config.search.seed]
     )
 
 
 def student_key(data: Data, model: str, train: str) -> str:
-    """The key of what all full trainings of the student have in common.
+    """The key of what full trainings of the student on the same images have in common.
 
-    ``model``, ``train``: the keys of the student's model and of the training split.
+    ``data``: the images as the student, and a teacher beside it, see them. ``model``, ``train``:
+    the keys of the student's model and of the training split.
     """
     test: str | None = None
     if data.synthetic is not None:
@@ -108,14 +109,24 @@ def training_key(
 ) -> str:
     """The key of a full training of the student, or of the stages of a progressive training.
 
-    ``student``: see :func:`student_key`. ``source``: the keys of the teachers, and whether the
-    student inherits from them; None for a student that takes nothing from a teacher.
+    ``student``: see :func:`student_key`. ``source``: the keys of the teachers, whether the student
+    inherits from them, and the key of the student that it starts from; None for a student that
+    takes nothing from a teacher.
     """
     learned = None if distiller is None else distiller.key
     return fingerprint([student, source, learned, schedule.model_dump()])
 
 
 # Adaptation costs
+
+#: Which definition of C(A, B) stored costs follow. Raise it when the definition changes: costs of
+#: another definition are measured again.
+COSTS = 2
+
+
+def pool_key(model: str, size: tuple[int, int]) -> str:
+    """The key of a model of a teacher order. ``size``: (width, height) of the model's images."""
+    return fingerprint([model, size])
 
 
 def pool_student_key(model: Model) -> str:
@@ -125,17 +136,16 @@ def pool_student_key(model: Model) -> str:
 
 
 def pool_trained_student_key(student: str, schedule: Schedule, seed: int) -> str:
-    """The key of a student that is trained first among the models of a teacher order.
+    """The key of the student that is trained alone, with its weights.
 
     ``student``: see :func:`student_key`.
     """
     return fingerprint([student, schedule.model_dump(), seed])
 
 
-def costs_key(split: Split, data: Data, images: int) -> str:
-    """The key of the images that costs are measured on: the first ``images`` of a split."""
-    sizes = data.image_size, data.teacher_image_size
-    return fingerprint([file_fingerprint(split.annotations), *sizes, images])
+def costs_key(split: Split, images: int) -> str:
+    """The key of the costs that are measured on the first ``images`` of a split."""
+    return fingerprint([COSTS, file_fingerprint(split.annotations), images])
 
 
 # Trials

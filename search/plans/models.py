@@ -87,7 +87,7 @@ def plan_warmup(
         model=config.student,
         schedule=schedule,
         train=train,
-        data=config.data,
+        data=config.data.for_student,
         seed=config.search.seed,
         threads=config.resources.threads,
         folder=str(folder / f"warmup-{key}"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...data import make_shapes
 from ...data.proxy import write_proxy
-from ...settings import PROGRESSIVE, Final, SearchConfig, Split, Task
+from ...settings import PROGRESSIVE, Data, Final, SearchConfig, Split, Task
 from ...space import Distiller, SearchSpace, WrongUse
 from ...workers.cluster import check_machine
 from ...workers.training import Training
@@ -48,6 +48,8 @@ class Plan:
     signatures: Pair
     #: The split of the full trainings.
     train: Split
+    #: The split of images that no detector is trained on, if there is one.
+    val: Split | None
     #: The split that the final table is measured on, if there is one.
     test: Split | None
     #: The training and the validation split of trials.
@@ -68,23 +70,21 @@ class Plan:
     data_key: str
     #: The key of the teacher with its weights.
     teacher_key: str
-    #: The key of what all full trainings of the student have in common.
-    student_key: str
+    #: The key of the student's model.
+    model_key: str
 
     @property
     def seed(self) -> int:
         """The seed of the search and of its trials."""
         return self.config.search.seed
 
+    def student_key(self, data: Data) -> str:
+        """The key of what the full trainings of the student on ``data`` have in common."""
+        return keys.student_key(data, self.model_key, self.data_key)
+
     def training(self, **own: Any) -> Training:
-        """A full training with the plan's splits, data and threads; ``own``: its other fields."""
-        return Training(
-            train=self.train,
-            test=self.test,
-            data=self.config.data,
-            threads=self.task.threads,
-            **own,
-        )
+        """A full training with the plan's splits and threads; ``own``: its other fields."""
+        return Training(train=self.train, test=self.test, threads=self.task.threads, **own)
 
     @property
     def preliminary(self) -> list[Training]:
@@ -101,7 +101,7 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
     folder = folder.absolute()
     check_algorithm_name(config.search.algorithm)
     check_machine(config.resources)
-    classes, train, test = read_data(config, folder)
+    classes, train, val, test = read_data(config, folder)
     whole = with_resolved_models(config)
     check_outlines(whole, (train, test))
     signatures = read_signatures(whole, classes)
@@ -124,6 +124,7 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
         space=space,
         signatures=signatures,
         train=train,
+        val=val,
         test=test,
         proxy=proxy,
         teacher=training,
@@ -139,7 +140,7 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
         conditions=keys.conditions_key(config, trial_keys),
         data_key=data_key,
         teacher_key=teacher_key,
-        student_key=keys.student_key(config.data, trial_keys.student, data_key),
+        model_key=trial_keys.student,
     )
     if not (PROGRESSIVE in compare if pool is None else pool):
         return plan
@@ -147,7 +148,7 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
     models = [_pool_student(plan), *pool_teachers(config, classes, train, folder, data_key)]
     check_levels(models)
     if pool is None:
-        check_shares(models, space)
+        check_shares(models, space, config.data)
     return replace(plan, pool=tuple(models))
 
 
@@ -163,14 +164,13 @@ def _pool_student(plan: Plan) -> PoolModel:
     elif plan.config.final is None:
         raise WrongUse("costs need a trained student; give one, or `final`", "student.checkpoint")
     else:
-        final = plan.config.final
-        training = student_training(plan, "none", None, final.seeds[0])
-        key = keys.pool_trained_student_key(plan.student_key, final.schedule, training.seed)
+        training, key = trained_alone(plan, plan.config.final.seeds[0])
         model = trained(model, training)
     return PoolModel(
         name=STUDENT,
         model=model,
-        key=key,
+        key=keys.pool_key(key, plan.config.data.image_size),
+        image_size=plan.config.data.image_size,
         score=None,
         training=training,
         signature=plan.signatures[0],
@@ -221,8 +221,10 @@ def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: i
     schedule = final_section(plan).schedule
     learns = distiller is not None and (distiller.needs_teacher or plan.task.inherit)
     source = [plan.teacher_key, plan.task.inherit] if learns else None
-    key = keys.training_key(plan.student_key, source, distiller, schedule)
+    data = plan.config.data if learns else plan.config.data.for_student
+    key = keys.training_key(plan.student_key(data), source, distiller, schedule)
     return plan.training(
+        data=data,
         name=name,
         model=plan.task.student,
         teachers=[plan.task.teacher] if learns and plan.task.teacher else [],
@@ -232,3 +234,24 @@ def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: i
         seed=seed,
         folder=str(plan.folder / "trained" / f"{name}-seed{seed}-{key[:8]}"),
     )
+
+
+def trained_alone(plan: Plan, seed: int) -> tuple[Training, str]:
+    """The training of the student alone, and the key of the student that it leaves."""
+    training = student_training(plan, "none", None, seed)
+    student = plan.student_key(training.data)
+    return training, keys.pool_trained_student_key(student, training.schedule, seed)
+
+
+def off_the_shelf(plan: Plan, seed: int) -> tuple[Training | None, str | None]:
+    """What a training under several teachers starts from: see :func:`trained_alone`.
+
+    "We initialize from an off-the-shelf ('OTS') student" (MTPD, Section 4.2). Nothing is trained
+    before for a student that has a checkpoint, that inherits neck and head from its first teacher
+    (Appendix G: with FGD and MGD, the paper's students start that way instead), or if
+    ``final.off_the_shelf`` is off.
+    """
+    ready = plan.task.student.checkpoint is not None or plan.task.inherit
+    if ready or not final_section(plan).off_the_shelf:
+        return None, None
+    return trained_alone(plan, seed)

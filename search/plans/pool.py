@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from ...detectors import Signature
-from ...distillers import common_strides, excluded, mismatch
-from ...settings import PROGRESSIVE, Model, SearchConfig, Split
+from ...distillers import excluded, mismatch, pair_levels
+from ...settings import PROGRESSIVE, Data, Model, SearchConfig, Split
 from ...space import SearchSpace, WrongUse
 from ...workers.training import Training
-from .checks import read_signature
+from .checks import Pair, read_signature
+from .keys import pool_key
 from .models import plan_teacher, resolved
 
 #: The student's name among the models.
@@ -24,8 +27,10 @@ class PoolModel:
     name: str
     #: The model as workers build it, with its weights.
     model: Model
-    #: What identifies the model with its weights.
+    #: What identifies the model with its weights and the size of its images.
     key: str
+    #: (width, height) of the model's images.
+    image_size: tuple[int, int]
     #: AP in points. None: the AP is measured; a student has none.
     score: float | None
     #: The training that gives the model its weights, or None.
@@ -49,22 +54,28 @@ def pool_teachers(
     """The config's ``teachers``; those without weights or schedule take ``teacher.schedule``.
 
     ``data_key``: the key of ``train``. Raises :class:`WrongUse` as the planning of a search's own
-    teacher does.
+    teacher does, and for a teacher whose images can't stand beside the student's.
     """
     found = []
     for name, teacher in config.teachers.items():
         section = f"teachers.{name}"
         teacher = resolved(teacher)
-        model = Model(**teacher.model_dump(exclude={"score"}))
+        size = teacher.image_size or config.data.train_size
+        fault = config.data.size_fault(size)
+        if fault:
+            raise WrongUse(f"{size} {fault}", f"{section}.image_size")
+        own = config.model_copy(update={"data": config.data.beside(size)})
+        model = Model(**teacher.model_dump(exclude={"score", "image_size"}))
         if model.checkpoint is None and model.schedule is None and config.teacher:
             model = model.model_copy(update={"schedule": config.teacher.schedule})
-        built, training, key = plan_teacher(config, section, model, train, folder, data_key)
+        built, training, key = plan_teacher(own, section, model, train, folder, data_key)
         assert built is not None
         found.append(
             PoolModel(
                 name=name,
                 model=built,
-                key=key,
+                key=pool_key(key, size),
+                image_size=size,
                 score=teacher.score,
                 training=training,
                 signature=read_signature(section, teacher, classes),
@@ -74,16 +85,38 @@ def pool_teachers(
 
 
 def check_levels(pool: list[PoolModel]) -> None:
-    """Raise :class:`WrongUse` if no stride is common to the levels of all models."""
-    common_strides({one.name: one.signature.strides for one in pool})
+    """Raise :class:`WrongUse` if two models have no stride in common: they have no cost."""
+    for one, other in combinations(pool, 2):
+        try:
+            pair_levels(one.signature, other.signature)
+        except WrongUse as error:
+            raise WrongUse(error.message, "teachers") from None
 
 
-def check_shares(pool: list[PoolModel], space: SearchSpace) -> None:
+def taught_pair(student: Signature, teacher: PoolModel, data: Data) -> Pair:
+    """The signatures of a student and of a teacher; of images of other sizes, features alone."""
+    same = data.beside(teacher.image_size).student_scale == 1
+    return (student if same else student.features_only), teacher.signature
+
+
+def check_sizes(teachers: Iterable[PoolModel]) -> None:
+    """Raise :class:`WrongUse` if teachers that teach at once do not see images of one size."""
+    first, *others = teachers
+    for one in others:
+        if one.image_size != first.image_size:
+            raise WrongUse(
+                f"it is {one.image_size} and that of '{first.name}' is {first.image_size}, but "
+                "teachers that teach at once see the same images: give both the same size",
+                f"teachers.{one.name}.image_size",
+            )
+
+
+def check_shares(pool: list[PoolModel], space: SearchSpace, data: Data) -> None:
     """Raise :class:`WrongUse` if a teacher can't share what a search of the space may find."""
     student, *teachers = pool
     for teacher in teachers:
         for knowledge in space.options:
-            pair = student.signature, teacher.signature
+            pair = taught_pair(student.signature, teacher, data)
             choices = {name for slot in space.slots(knowledge) for name in slot}
             useless = excluded(knowledge, *pair)
             reason = mismatch(knowledge, *pair) or next(

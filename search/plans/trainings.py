@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from ...db import SearchRow, Store
-from ...detectors import Signature, register
+from ...detectors import register
 from ...space import Distiller, Outcome, SearchFailed, Status, WrongUse
 from ...workers.cluster import cluster
 from ...workers.tasks import run_trainings
@@ -15,6 +15,7 @@ from ...workers.training import Training
 from ..session import Session
 from .checks import Pair, check_distiller
 from .plan import Plan, final_section, make_data, student_training
+from .pool import PoolModel, taught_pair
 
 
 class Display(Protocol):
@@ -27,11 +28,11 @@ class Display(Protocol):
 
 
 def check_training(
-    plan: Plan, distiller: Distiller | None, teachers: Sequence[Signature] = ()
+    plan: Plan, distiller: Distiller | None, teachers: Sequence[PoolModel] = ()
 ) -> None:
     """Raise :class:`WrongUse` if the student can't be trained in full with a distiller.
 
-    ``teachers``: the teachers of a progressive training; none for a training under the config's
+    ``teachers``: those of a training under several teachers; none for a training under the config's
     teacher.
     """
     final = final_section(plan)
@@ -42,7 +43,7 @@ def check_training(
         raise WrongUse(
             f"{distiller.name or 'the distiller'} learns from no teacher; leave it out", "order"
         )
-    pairs: list[Pair] = [(student, one) for one in teachers]
+    pairs: list[Pair] = [taught_pair(student, one, plan.config.data) for one in teachers]
     for pair in pairs or [(student, teacher)]:
         check_distiller(distiller, pair, final, "distiller")
 

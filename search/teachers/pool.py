@@ -22,7 +22,7 @@ from ..plans.keys import costs_key
 from ..plans.plan import Plan
 from ..plans.pool import STUDENT, PoolModel
 from ..plans.trainings import Display, ready, train_all
-from .adaptation import Cost, adaptation_costs
+from .adaptation import Cost, Size, adaptation_costs
 from .order import Pool, teacher_order
 
 #: Images a batch.
@@ -55,8 +55,28 @@ def chosen_teachers(plan: Plan, names: list[str]) -> list[PoolModel]:
     return [known[name] for name in names]
 
 
+def scored_on(plan: Plan) -> Split:
+    """The split that teachers without a score are scored on, which is never the test split."""
+    return plan.val or plan.proxy[1]
+
+
+def say_scores(plan: Plan, display: Display) -> None:
+    """Say which teachers will be scored on images that they are, or may have been, trained on."""
+    if plan.val is not None:
+        return
+    for one in plan.pool[1:]:
+        if one.score is None:
+            trained = "it is trained on" if one.training else "it may have been trained on"
+            display.say(
+                f"teachers.{one.name}.score: without it, {one.name} is scored on the proxy's "
+                f"validation images, which {trained}, and may come out too high: give its AP in "
+                "points, or images that no detector is trained on in data.val"
+            )
+
+
 def run_order(plan: Plan, store: Store, display: Display, images: int) -> Pool:
     """Train and measure what an order of the plan's teachers needs, and return the pool."""
+    say_scores(plan, display)
     with ready(plan, display):
         return measured_pool(plan, store, display, images)
 
@@ -87,7 +107,7 @@ def measured_costs(plan: Plan, store: Store, images: int, run: Runner) -> list[C
     The images are the first of the proxy's training images; one batch in five is held out.
     """
     split, models = plan.proxy[0], plan.pool
-    data = costs_key(split, plan.config.data, images)
+    data = costs_key(split, images)
     keys = {one.key: one.name for one in models}
     known = {(row.source_key, row.target_key): row for row in store.costs(data, keys)}
     pairs = [(a.key, b.key) for a in models for b in models if a.key != b.key]
@@ -95,7 +115,7 @@ def measured_costs(plan: Plan, store: Store, images: int, run: Runner) -> list[C
         job = partial(
             cost_job,
             {one.key: one.model for one in models},
-            {models[0].key: plan.config.data.student_scale},
+            {one.key: one.image_size for one in models},
             split,
             plan.config.data,
             images,
@@ -123,7 +143,7 @@ def measured_costs(plan: Plan, store: Store, images: int, run: Runner) -> list[C
 
 def cost_job(
     models: dict[str, Model],
-    scales: dict[str, float],
+    sizes: dict[str, Size],
     split: Split,
     data: Data,
     images: int,
@@ -131,25 +151,28 @@ def cost_job(
 ) -> dict[tuple[str, str], Cost]:
     """Build the models on a worker and measure the costs of all pairs.
 
-    ``models`` and the factors that shrink a model's images, ``scales``, are by the model's key.
+    ``models``, and ``sizes``, those of their images, are by the model's key. Images of each size
+    come from the files, whatever the sizes of the other models.
     """
     torch.set_num_threads(threads)
-    dataset = build_dataset(split, data.for_teachers, training=False)
-    subset = Subset(dataset, range(min(images, len(dataset))))
-    loader = DataLoader(subset, BATCH, collate_fn=pseudo_collate)
+    loaders = {}
+    for size in dict.fromkeys(sizes.values()):
+        dataset = build_dataset(split, data.beside(size).for_teachers, training=False)
+        subset = Subset(dataset, range(min(images, len(dataset))))
+        loaders[size] = DataLoader(subset, BATCH, collate_fn=pseudo_collate)
     built = {key: build_teacher(model).to(get_device()).eval() for key, model in models.items()}
-    return adaptation_costs(built, loader, scales)
+    return adaptation_costs(built, sizes, loaders)
 
 
 def score_job(model: Model, split: Split, data: Data, threads: int) -> dict[str, float]:
-    """Build a teacher on a worker and score it: COCO's metrics on a split."""
+    """Build a teacher on a worker and score it on images of its size: COCO's metrics on a split."""
     torch.set_num_threads(threads)
     dataset = build_dataset(split, data.for_teachers, training=False)
     return score(build_teacher(model), dataset, build_metric(split, dataset))
 
 
 def make_pool(plan: Plan, costs: list[CostRow], run: Runner) -> Pool:
-    """Costs and scores by name. A teacher without a score is scored on the proxy's validation."""
+    """Costs and scores by name. Teachers without a score are scored on :func:`scored_on`."""
     names = {one.key: one.name for one in plan.pool}
     table: dict[str, dict[str, float]] = {one.name: {} for one in plan.pool}
     for row in costs:
@@ -157,7 +180,8 @@ def make_pool(plan: Plan, costs: list[CostRow], run: Runner) -> Pool:
     scores = {}
     for one in plan.pool[1:]:
         if one.score is None:
-            job = partial(score_job, one.model, plan.proxy[1], plan.config.data, plan.task.threads)
+            data = plan.config.data.beside(one.image_size)
+            job = partial(score_job, one.model, scored_on(plan), data, plan.task.threads)
             scores[one.name] = 100 * run(job).get(SCORE, 0.0)
         else:
             scores[one.name] = one.score

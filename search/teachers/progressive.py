@@ -12,10 +12,10 @@ from ...space.writing import find_json, replace_file
 from ...workers.training import CHECKPOINT, Training
 from ..plans.keys import training_key
 from ..plans.models import trained
-from ..plans.plan import Plan, final_section
+from ..plans.plan import Plan, final_section, off_the_shelf
 from ..plans.pool import PoolModel
 from ..plans.trainings import Display, check_training, ready, train_all
-from .pool import COST_IMAGES, measured_pool, ordered
+from .pool import COST_IMAGES, measured_pool, ordered, say_scores
 
 #: The note of the teachers that a progressive training was started with.
 _NOTE = "teachers.json"
@@ -26,9 +26,11 @@ def progressive_stages(
 ) -> list[Training]:
     """One training per teacher, first to last; each starts from the student of the one before.
 
-    The teachers share the epochs of ``final``. Each stage has the whole learning-rate schedule,
-    shortened to its epochs, and an optimizer of its own. The student inherits neck and head from
-    the first teacher only. Raises :class:`WrongUse` for more teachers than epochs.
+    The first starts from the student of :func:`off_the_shelf`. The teachers share the epochs of
+    ``final``. Each stage has the whole learning-rate schedule, shortened to its epochs, an
+    optimizer of its own, and its teacher's size of images (MTPD, Table 13). The student inherits
+    neck and head from the first teacher only. Raises :class:`WrongUse` for more teachers than
+    epochs.
     """
     final = final_section(plan)
     whole = final.schedule
@@ -40,18 +42,20 @@ def progressive_stages(
         )
     document = distiller.to_dict()
     order = [teacher.name for teacher in teachers]
-    sources = [plan.task.inherit, [teacher.key for teacher in teachers]]
-    key = training_key(plan.student_key, sources, distiller, whole)
+    before, start = off_the_shelf(plan, seed)
+    sources = [plan.task.inherit, [teacher.key for teacher in teachers], start]
+    key = training_key(plan.student_key(plan.config.data.for_student), sources, distiller, whole)
     folder = plan.folder / "trained" / f"{name}-progressive-seed{seed}-{key[:8]}"
     stages: list[Training] = []
     for index, (teacher, epochs) in enumerate(
         zip(teachers, shares(whole.epochs, order), strict=True)
     ):
-        student = plan.task.student if not stages else trained(plan.task.student, stages[-1])
+        student = plan.task.student if before is None else trained(plan.task.student, before)
         stages.append(
             plan.training(
                 name=f"{name} {index + 1}/{len(order)} {teacher.name}",
                 model=student,
+                data=plan.config.data.beside(teacher.image_size),
                 teachers=[teacher.model],
                 distiller=document,
                 inherit=plan.task.inherit and index == 0,
@@ -60,6 +64,7 @@ def progressive_stages(
                 folder=str(folder / f"{index + 1}-{teacher.name}"),
             )
         )
+        before = stages[-1]
     return stages
 
 
@@ -119,9 +124,11 @@ def run_progressive(
     ``algorithm`` makes of the plan's teachers. A killed training resumes in its stage and
     iteration. Returns every stage of every seed.
     """
-    check_training(plan, distiller, [one.signature for one in teachers or plan.pool[1:]])
+    check_training(plan, distiller, teachers or plan.pool[1:])
     if teachers is not None:
         check_started(plan, name, teachers, distiller)
+    else:
+        say_scores(plan, display)
     with ready(plan, display):
         if teachers is None:
             pool = measured_pool(plan, store, display, COST_IMAGES)
@@ -144,9 +151,29 @@ def train_along(
     note_started(plan, name, teachers, distiller)
     seeds = final_section(plan).seeds
     stages = [progressive_stages(plan, teachers, name, distiller, seed) for seed in seeds]
-    train_all([one.training for one in teachers if one.training], plan, display, store)
+    train_first(plan, store, display, teachers, search)
     results: list[tuple[Training, Outcome]] = []
     for side_by_side in map(list, zip(*stages, strict=True)):
         outcomes = train_all(side_by_side, plan, display, store, search)
         results += zip(side_by_side, outcomes, strict=True)
     return results
+
+
+def train_first(
+    plan: Plan,
+    store: Store,
+    display: Display,
+    teachers: list[PoolModel],
+    search: SearchRow | None = None,
+) -> None:
+    """Train what trainings under several teachers wait for: teachers and the student they start
+    from, each seed its own."""
+    final = final_section(plan)
+    starts = [training for seed in final.seeds if (training := off_the_shelf(plan, seed)[0])]
+    if starts:
+        display.say(
+            f"the student starts from {final.epochs} epochs of training alone, and has as many "
+            "under its teachers; final.off_the_shelf=False leaves the first out"
+        )
+    needed = [one.training for one in teachers if one.training]
+    train_all([*needed, *starts], plan, display, store, search)

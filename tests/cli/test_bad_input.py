@@ -201,7 +201,7 @@ def test_a_proxy_command_that_asks_for_too_much(refused, shapes):
         (
             "train coco/mask_rcnn_r50_333x200__mask_rcnn_r50 --distiller mtpd_two_stage "
             "--cfg-options data.multi_scale=[(333,200)]",
-            "data.multi_scale and data.teacher_image_size both set",
+            "data.teacher_image_size stands beside data.multi_scale",
         ),
     ],
 )

@@ -99,6 +99,15 @@ def test_a_sequence_sets_teachers_scores_and_epochs() -> None:
     assert (together.order, together.simultaneous) == ("I,IV,V", True)
 
 
+def test_each_teacher_of_mtpds_table_13_has_its_own_size_of_images() -> None:
+    config = load_config("paper:mtpd/13/distilled")
+    assert config.data.image_size == (333, 200)
+    assert config.data.teacher_image_size == (1333, 800)
+    sizes = [one.image_size for one in config.teachers.values()]
+    assert sizes == [(666, 400), (1000, 600), None], "the last looks at data.teacher_image_size"
+    assert config.final.epochs == 36
+
+
 def test_teachers_that_a_paper_trains_have_a_schedule_and_others_have_none() -> None:
     trained = load_config("paper:mtpd/10/V")
     assert trained.teacher.checkpoint is None

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detkds.distillers import common_strides
-from detkds.search.teachers.adaptation import HELD_OUT, Moments, adaptation_costs
+from detkds.search.teachers.adaptation import HELD_OUT, Moments, _cost, _images, adaptation_costs
 from detkds.space import WrongUse
 from thin_detectors import thin_detector
 from torch import Tensor, nn
+
+#: Pixels a side of the images.
+SIDE = 64
 
 
 def images(number: int, seed: int = 0) -> Tensor:
@@ -20,15 +22,25 @@ def images(number: int, seed: int = 0) -> Tensor:
     return nn.functional.interpolate(coarse, size=(64, 64), mode="bilinear")
 
 
-def batches(number: int = 40, size: int = 2) -> list[dict[str, Any]]:
+def batches(number: int = 40, size: int = 2, side: int = SIDE) -> list[dict[str, Any]]:
     """Batches as a data loader gives them: raw pixels, and samples with their shapes."""
     from thin_detectors import batch
 
-    _, samples = batch(64, size)
+    _, samples = batch(side, size)
+    pixels = images(number)
+    if side != SIDE:
+        pixels = nn.functional.interpolate(pixels, size=(side, side), mode="bilinear")
     return [
         {"inputs": list(part.to(torch.uint8)), "data_samples": samples}
-        for part in images(number).split(size)
+        for part in pixels.split(size)
     ]
+
+
+def costs_of(models: dict[str, Any], sides: dict[str, int] | None = None, number: int = 40) -> dict:
+    """The costs of models that see the same images, at these sides where they are given."""
+    sizes = {name: ((sides or {}).get(name, SIDE),) * 2 for name in models}
+    views = {size: batches(number, side=size[0]) for size in sizes.values()}
+    return adaptation_costs(models, sizes, views)
 
 
 def related(seed: int, channels: dict[str, int], positions: int) -> dict[str, Tensor]:
@@ -53,8 +65,9 @@ def test_the_map_is_numpys_least_squares() -> None:
     seen, held = related(0, channels, 900), related(1, channels, 400)
     moments = Moments(channels)
     for part in (0, 300, 600):
-        moments.add({n: f[..., part : part + 300] for n, f in seen.items()}, held_out=False)
-    moments.add(held, held_out=True)
+        third = {n: f[..., part : part + 300] for n, f in seen.items()}
+        moments.add(third, (1, 300), held_out=False)
+    moments.add(held, (1, 400), held_out=True)
     for source, target in (("a", "b"), ("b", "a")):
         inputs = np.c_[np.ones(900), rows(seen, source)]
         weights = np.linalg.lstsq(inputs, rows(seen, target), rcond=None)[0]
@@ -75,26 +88,28 @@ def test_channels_that_say_nothing_or_the_same_do_no_harm() -> None:
     costs = []
     for maps, widths in ((seen, channels), (doubled, {"a": 7, "b": 8})):
         moments = Moments(widths)
-        moments.add(maps, held_out=False)
-        moments.add(maps, held_out=True)
+        moments.add(maps, (1, 900), held_out=False)
+        moments.add(maps, (1, 900), held_out=True)
         costs.append(moments.cost("a", "b"))
     assert costs[0] == pytest.approx(costs[1], rel=1e-4)
 
 
-def test_smaller_maps_are_upsampled() -> None:
+@pytest.mark.parametrize("size", [(4, 4), (8, 8)])
+def test_maps_of_another_size_are_resized(size: tuple[int, int]) -> None:
     moments = Moments({"a": 2, "b": 2})
     small = torch.rand(1, 2, 4, 4)
     large = nn.functional.interpolate(small, size=(8, 8))
     for held_out in (False, True):
-        moments.add({"a": small, "b": large}, held_out=held_out)
+        moments.add({"a": small, "b": large}, size, held_out=held_out)
     assert moments.cost("a", "b") == pytest.approx((0, 0), abs=1e-6)
+    assert moments.cost("b", "a") == pytest.approx((0, 0), abs=1e-6)
 
 
 def test_memory_does_not_grow_with_the_images() -> None:
     moments = Moments({"a": 4, "b": 4})
     before = moments.sums.shape
     for seed in range(5):
-        moments.add(related(seed, {"a": 4, "b": 4}, 100), held_out=False)
+        moments.add(related(seed, {"a": 4, "b": 4}, 100), (1, 100), held_out=False)
     assert moments.sums.shape == before == (2, 9, 9)
 
 
@@ -105,7 +120,7 @@ def measured() -> tuple[dict[str, Any], dict]:
         "fcos": thin_detector("fcos", seed=1, neck=16).eval(),
         "faster_rcnn": thin_detector("faster_rcnn", seed=2, neck=12).eval(),
     }
-    return models, adaptation_costs(models, batches())
+    return models, costs_of(models)
 
 
 def test_each_model_sees_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,17 +129,90 @@ def test_each_model_sees_each_image_once(monkeypatch: pytest.MonkeyPatch) -> Non
     calls = []
     forward = model.extract_feat
     monkeypatch.setattr(model, "extract_feat", lambda x: calls.append(len(x)) or forward(x))
-    adaptation_costs({"a": model, "b": other}, batches(20))
+    costs_of({"a": model, "b": other}, number=20)
     assert sum(calls) == 20 + 1  # 20 images, and the blank image of the signature
 
 
 def test_all_pairs_have_costs_by_level(measured) -> None:
     models, costs = measured
     assert set(costs) == {(a, b) for a in models for b in models if a != b}
-    for cost in costs.values():
-        assert set(cost.levels) == {8, 16, 32, 64}
-        assert cost.held_out == pytest.approx(sum(held for _, held in cost.levels.values()))
+    for pair, cost in costs.items():
+        assert set(cost.levels) == {8, 16, 32, 64} | ({128} - {128 for m in pair if "rcnn" in m})
         assert cost.fit > 0
+    for pair in (("retinanet", "fcos"), ("fcos", "retinanet")):
+        levels = [held for _, held in costs[pair].levels.values()]
+        assert costs[pair].held_out == pytest.approx(sum(levels) / 5), "all levels are shared"
+
+
+def test_no_cost_depends_on_the_other_models_of_the_pool(measured) -> None:
+    """A pair of two-stage detectors shares strides 4 to 64, the FCOS that joins has 8 to 128."""
+    pair = {
+        "faster_rcnn": measured[0]["faster_rcnn"],
+        "other": thin_detector("faster_rcnn", seed=3, neck=20).eval(),
+    }
+    alone = costs_of(pair, number=20)
+    joined = costs_of({**pair, "fcos": measured[0]["fcos"]}, {"fcos": 96}, number=20)
+    assert len(joined) == 6
+    for names, cost in alone.items():
+        assert set(cost.levels) == set(joined[names].levels) == {4, 8, 16, 32, 64}
+        found = [joined[names].held_out, joined[names].fit]
+        assert found == pytest.approx([cost.held_out, cost.fit], rel=1e-3)
+
+
+def test_costs_to_a_detector_compare_whatever_levels_the_others_have() -> None:
+    """Of two models that explain the same share of every level, neither is the closer.
+
+    B's finer level varies a hundred times as much; the second model has the coarser level alone. A
+    mean over the shared levels would be 50 times lower for it, a sum 101 times.
+    """
+    coarse, fine = (Moments({"all": 5, "some": 5, "b": 8}), Moments({"all": 5, "b": 8}))
+    for held_out in (False, True):
+        maps = related(int(held_out), {"a": 5, "b": 8}, 900)
+        coarse.add({"all": maps["a"], "some": maps["a"], "b": maps["b"]}, (1, 900), held_out)
+        fine.add({"all": maps["a"], "b": 10 * maps["b"]}, (1, 900), held_out)
+    levels = {4: fine, 8: coarse}
+    whole, part = _cost("all", "b", (4, 8), levels), _cost("some", "b", (8,), levels)
+    assert part.levels == {8: whole.levels[8]}
+    assert (part.held_out, part.fit) == pytest.approx((whole.held_out, whole.fit), rel=1e-6)
+    assert whole.held_out == pytest.approx((whole.levels[4][1] + whole.levels[8][1]) / 2)
+    left = part.levels[8][1] / coarse.variance("b")[1]
+    assert part.held_out / ((fine.variance("b")[1] + coarse.variance("b")[1]) / 2) == (
+        pytest.approx(left)
+    ), "the share of the variance that is left"
+
+
+def test_the_variance_is_numpys() -> None:
+    moments, maps = Moments({"a": 5}), related(0, {"a": 5}, 900)
+    moments.add(maps, (1, 900), held_out=False)
+    moments.add(maps, (1, 900), held_out=True)
+    expected = rows(maps, "a").var(0).mean()
+    assert moments.variance("a") == pytest.approx((expected, expected), rel=1e-4)
+
+
+def test_the_padding_does_not_count(measured) -> None:
+    (raw, *_) = batches(2)
+    raw["data_samples"] = [sample.clone() for sample in raw["data_samples"]]
+    raw["data_samples"][0].set_metainfo({"img_shape": (40, 64)})
+    cut, whole = _images(measured[0]["retinanet"], raw, (8, 16, 32, 64, 128))
+    assert [tuple(level.shape[-2:]) for level in cut.values()][:3] == [(5, 8), (3, 4), (2, 2)]
+    assert whole[8].shape[-2:] == (8, 8)
+
+
+def test_a_model_sees_images_of_its_own_size(measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = {name: measured[0][name] for name in ("retinanet", "fcos")}
+    seen: dict[str, set] = {name: set() for name in models}
+    for name, model in models.items():
+        forward = model.extract_feat
+
+        def look(x: Tensor, name: str = name, forward: Any = forward) -> Any:
+            seen[name].add(tuple(x.shape[-2:]))
+            return forward(x)
+
+        monkeypatch.setattr(model, "extract_feat", look)
+    costs = costs_of(models, {"fcos": 96}, number=10)
+    blank = {(256, 256)}  # the image of the signature
+    assert seen == {"retinanet": {(64, 64)} | blank, "fcos": {(96, 96)} | blank}
+    assert all(cost.held_out > 0 for cost in costs.values())
 
 
 def features(model: Any, held_out: bool, stride: int) -> Tensor:
@@ -167,15 +255,10 @@ def test_training_the_maps_comes_to_the_same(measured, pair: tuple[str, str]) ->
     assert found == pytest.approx(held_out, rel=0.01)
 
 
-def test_models_without_a_common_stride_are_refused() -> None:
-    with pytest.raises(WrongUse, match=r"no stride is common.*a has \[8, 16\], b has \[4\]"):
-        common_strides({"a": (8, 16), "b": (4,)})
-
-
 def test_too_few_images_are_refused() -> None:
     models = {
         "a": thin_detector("retinanet").eval(),
         "b": thin_detector("retinanet", seed=1).eval(),
     }
     with pytest.raises(WrongUse, match="at least 5 batches"):
-        adaptation_costs(models, batches(4))
+        costs_of(models, number=8)

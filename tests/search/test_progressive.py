@@ -96,6 +96,7 @@ def trained(folder: Path, ordered: dict) -> list[Path]:
     done = run(folder, "train", "--distiller", "pkd", "--teachers", "r18,r34")
     assert done.returncode == 0, done.stderr
     assert "r18 → r34" in done.stdout
+    assert "the student starts from 3 epochs of training alone" in done.stdout
     stages = sorted(folder.glob("trained/pkd-progressive-seed0-*/*"))
     assert [stage.name for stage in stages] == ["1-r18", "2-r34"]
     return stages
@@ -118,6 +119,18 @@ def test_the_student_is_carried_over_and_plain(trained: list[Path]) -> None:
     name = "backbone.conv1.weight"
     start = (first["state_dict"][name] - last["state_dict"][name]).abs().max()
     assert 0 < start < 1
+
+
+def test_the_student_starts_from_the_student_of_the_costs(
+    folder: Path, trained: list[Path]
+) -> None:
+    """Each batch that a student has been trained on counts: 3 epochs alone, then 2, then 1."""
+    (alone,) = folder.glob("trained/none-seed0-*")
+    seen = [
+        int(torch.load(one / "student.pth")["state_dict"]["backbone.bn1.num_batches_tracked"])
+        for one in (alone, *trained)
+    ]
+    assert seen == [3 * 14, 5 * 14, 6 * 14]
 
 
 def test_a_stopped_training_goes_on_and_other_teachers_are_refused(
