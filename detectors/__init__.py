@@ -18,13 +18,13 @@ from .build import (  # noqa: E402
     without_pretrained,
 )
 from .checkpoints import load_checkpoint, load_weights  # noqa: E402
-from .cross_head import CrossHead, DensePredictions, HeadLayers, to_float32  # noqa: E402
+from .cross_head import CrossHead, DensePredictions, HeadLayers  # noqa: E402
 from .families import dense_head  # noqa: E402
 from .inherit import inherit  # noqa: E402
 from .maps import copy_samples, feature_maps, loss_of_maps  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
 from .paa import use_float64_in_paa  # noqa: E402
-from .responses import Levels, Regions, Responses  # noqa: E402
+from .responses import Levels, Regions, Responses, to_float32  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 
 __all__ = [

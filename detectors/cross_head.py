@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .families import Unreadable, check_readable, dense_family, dense_head
-from .responses import Levels, dense_responses, split_by_prior
+from .responses import Levels, dense_responses, split_by_prior, to_float32
 
 #: The maps (N, C, H, W) of a head's classification branch and of its regression branch.
 Branches = tuple[Levels, Levels]
@@ -112,46 +112,7 @@ def dense_predictions(head: Any, outputs: tuple) -> DensePredictions:
     bins: Levels = ()
     if family.regression == "distribution":
         bins = tuple(split_by_prior(level, 4 * (head.reg_max + 1)) for level in outputs[1])
-    if family.regression == "deltas":
-        sides = tuple(_decoded(head, level) for level in sides)
     return DensePredictions(logits, sides, bins)
-
-
-def summed_centerness(head: Any, assigned: list[tuple], positives: Levels) -> Tensor | None:
-    """The sum of the centerness targets of FCOS's positives, a scalar; None for other heads.
-
-    FCOS divides its loss of boxes by it. Over positives that are spread evenly in their boxes it
-    is a third of their number. ``assigned``, ``positives``: see :func:`dense_positives`.
-    """
-    family = dense_family(head)
-    if family.regression != "distances":
-        return None
-    assert family.labels is not None
-    positive = torch.cat(positives, dim=1)
-    images = len(positive)
-    levels = assigned[-1][family.labels + 1]
-    targets = torch.cat([level.view(images, -1, 4) for level in levels], dim=1)
-    sides = torch.where(positive.unsqueeze(2), targets, 1)  # a negative's sides may be below 0
-    centerness = head.centerness_target(sides.view(-1, 4)).view_as(positive)
-    return (centerness * positive).sum()
-
-
-def to_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32 if it is in half precision, where sums over a map overflow."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _decoded(head: Any, level: Tensor) -> Tensor:
-    """Deltas (N, 4, M) decoded to the four sides, in units of the anchor.
-
-    Ratios of areas, such as the IoU, are the same in units of the anchor as in pixels.
-    """
-    n, _, m = level.shape
-    deltas = level.transpose(1, 2).reshape(n * m, 4)
-    half = deltas.new_full((n * m, 2), 0.5)
-    anchors = torch.cat([-half, half], dim=1)
-    corners = head.bbox_coder.decode(anchors, deltas).view(n, m, 4).transpose(1, 2)
-    return torch.cat([-corners[:, :2], corners[:, 2:]], dim=1)
 
 
 class CrossHead:

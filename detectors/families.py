@@ -31,6 +31,9 @@ class DenseFamily:
     #: Place of the labels in the tuple that ``assign_method`` returns. None for a head that weighs
     #: its priors in another way and gives no labels to them.
     labels: int | None
+    #: Place of the labels' weights in the same tuple: 0 for a prior that the head's loss ignores.
+    #: None for a head that ignores no prior.
+    label_weights: int | None = None
     #: The head's method that assigns labels to priors. The loss calls it once, and it returns one
     #: tensor per level; or the loss calls it once per image, and it returns all levels in a row.
     assign_method: str = "get_targets"
@@ -48,10 +51,10 @@ class RegionFamily:
     semantic: bool = False
 
 
-_ANCHORS = DenseFamily("deltas", labels=0)
+_ANCHORS = DenseFamily("deltas", labels=0, label_weights=1)
 _POINTS = DenseFamily("distances", labels=0)
-_BINS = DenseFamily("distribution", labels=1)
-_PIXELS = DenseFamily("pixels", labels=1)
+_BINS = DenseFamily("distribution", labels=1, label_weights=2)
+_PIXELS = DenseFamily("pixels", labels=1, label_weights=2)
 
 #: The family of a dense head, by the name of the head's class. A subclass belongs to the family of
 #: its nearest ancestor, unless it overrides one of :data:`METHODS_READ` or the ``assign_method``.
@@ -64,21 +67,21 @@ DENSE: dict[str, DenseFamily] = {
     "PISASSDHead": _ANCHORS,
     # The loss takes a bag of anchors for each object and gives no label to an anchor.
     "FreeAnchorRetinaHead": DenseFamily("deltas", labels=None),
-    "ATSSHead": DenseFamily("deltas", labels=1),
-    "PAAHead": DenseFamily("deltas", labels=0, assign_method="paa_reassign"),
+    "ATSSHead": DenseFamily("deltas", labels=1, label_weights=2),
+    "PAAHead": DenseFamily("deltas", labels=0, label_weights=1, assign_method="paa_reassign"),
     "LADHead": DenseFamily("deltas", labels=None),  # the labels come from LAD's own teacher
     # The head assigns twice, for classes and for boxes; detkds reads the labels for boxes.
-    "DDODHead": DenseFamily("deltas", labels=1, assign_method="get_reg_targets"),
+    "DDODHead": DenseFamily("deltas", labels=1, label_weights=2, assign_method="get_reg_targets"),
     "GFLHead": _BINS,
     "LDHead": _BINS,
     "FCOSHead": _POINTS,
     "CondInstBboxHead": _POINTS,
     # The loss weighs every point in a box and gives no label to a point.
     "AutoAssignHead": DenseFamily("pixels", labels=None),
-    "VFNetHead": DenseFamily("pixels", labels=0, refined=True),
+    "VFNetHead": DenseFamily("pixels", labels=0, label_weights=1, refined=True),
     "RTMDetHead": _PIXELS,
     "RTMDetSepBNHead": _PIXELS,
-    "RepPointsHead": DenseFamily("points", labels=0, refined=True),
+    "RepPointsHead": DenseFamily("points", labels=0, label_weights=1, refined=True),
 }
 
 #: Why detkds reads no responses of a detector that has no head at all.

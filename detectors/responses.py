@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .families import (
     check_readable,
@@ -37,7 +38,7 @@ class Responses:
     priors: tuple[int, ...]
     #: How logits become class scores, in words.
     scores: str
-    #: What the four regression channels mean, in words.
+    #: What the distances to the four sides of a box are measured from and in, in words.
     boxes: str
     #: Why the head has no positives: a predicate whose subject is the detector's name. None for a
     #: head that labels its priors or regions.
@@ -52,6 +53,20 @@ class Regions:
     rois: Tensor
     #: (R,): the class assigned to each region; the number of classes stands for background.
     labels: Tensor
+    #: The number of regions of each image; the regions of one image stand in a row.
+    counts: tuple[int, ...]
+
+    def by_image(self, values: Tensor, padding: float = 0.0) -> Tensor:
+        """Values of regions (R, ...) as (N, M, ...): the regions of each image, then padding.
+
+        There is no padding if all images have equally many regions, as they mostly have.
+        """
+        return pad_sequence(list(values.split(self.counts)), True, padding)
+
+    @property
+    def counted(self) -> Tensor:
+        """True for the regions of :meth:`by_image`, False for the padding: (N, M)."""
+        return self.by_image(torch.ones_like(self.labels, dtype=torch.bool), False)
 
 
 def responses_of(model: Any) -> Responses:
@@ -73,8 +88,8 @@ def responses_of(model: Any) -> Responses:
             _unlabelled(head),
         )
     box_head = first_stage(region_head(model))[1]
-    deltas = _deltas(box_head.bbox_coder)
-    return Responses("region", box_head.num_classes, (), "softmax with background", deltas)
+    boxes = "boxes in units of their regions"
+    return Responses("region", box_head.num_classes, (), "softmax with background", boxes)
 
 
 def _unlabelled(head: Any) -> str | None:
@@ -92,7 +107,7 @@ def _dense_boxes(head: Any) -> str:
         ]
         parts = {"sizes": list(dict.fromkeys(sizes)), **vars(generator)}
         shapes = ", ".join(f"{name} {_rounded(parts[name])}" for name in ANCHOR_NUMBERS)
-        return f"{_deltas(head.bbox_coder)} to anchors of {shapes}"
+        return f"boxes in units of anchors of {shapes}"
     offset = getattr(generator, "center_offset", getattr(generator, "offset", 0))
     return f"distances in strides from {offset:g} of the cell"
 
@@ -104,16 +119,14 @@ def _rounded(values: Any) -> Any:
     return [_rounded(v) for v in values] if isinstance(values, list) else round(float(values), 2)
 
 
-def _deltas(coder: Any) -> str:
-    means, stds = ([round(float(v), 3) for v in values] for values in (coder.means, coder.stds))
-    return f"deltas of mean {means} and deviation {stds}"
-
-
 def dense_responses(head: Any, outputs: tuple) -> tuple[Levels, Levels]:
     """Logits (N, K, M) and localization (N, 4, M) of each level.
 
     ``outputs``: the return value of the dense head's forward on maps (N, C, H, W). M = H·W·A
-    priors, in the order of the head's prior generator.
+    priors, in the order of the head's prior generator. The localization of every head is a box: the
+    distances from the prior to the left, top, right and bottom side, in units of the anchor or, for
+    a head without anchors, in strides. Read as distances, the deltas of anchor heads rank boxes
+    badly, so they are decoded first; a prior outside of its box has negative distances.
     """
     family = dense_family(head)
     scores, boxes = outputs[0], outputs[-1 if family.refined else 1]
@@ -123,9 +136,9 @@ def dense_responses(head: Any, outputs: tuple) -> tuple[Levels, Levels]:
 
 
 def _localization(head: Any, regression: str, index: int, level: Tensor) -> Tensor:
-    """The four regression channels (N, 4, M) of one level."""
+    """The box (N, 4, M) of each prior of one level."""
     if regression == "deltas":
-        return split_by_prior(level, 4)
+        return decoded(head.bbox_coder, split_by_prior(level, 4))
     if regression == "distribution":
         flat = split_by_prior(level, 4 * (head.reg_max + 1))
         n, _, m = flat.shape
@@ -139,6 +152,23 @@ def _localization(head: Any, regression: str, index: int, level: Tensor) -> Tens
     return split_by_prior(level / stride, 4)
 
 
+def decoded(coder: Any, deltas: Tensor) -> Tensor:
+    """Deltas (N, 4, M) of anchors or regions as distances to the sides, in units of the anchor.
+
+    Ratios of areas, such as the IoU, are the same in units of the anchor as in pixels.
+    """
+    n, _, m = deltas.shape
+    rows = to_float32(deltas).transpose(1, 2).reshape(n * m, 4)
+    half = rows.new_full((n * m, 2), 0.5)
+    corners = coder.decode(torch.cat([-half, half], dim=1), rows).view(n, m, 4).transpose(1, 2)
+    return torch.cat([-corners[:, :2], corners[:, 2:]], dim=1)
+
+
+def to_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32 if it is in half precision, where sums over a map overflow."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def split_by_prior(level: Tensor, channels: int) -> Tensor:
     """From (N, A·channels, H, W) to (N, channels, H·W·A), the order of a prior generator."""
     n, _, h, w = level.shape
@@ -146,39 +176,19 @@ def split_by_prior(level: Tensor, channels: int) -> Tensor:
     return split.permute(0, 2, 3, 1).reshape(n, channels, -1)
 
 
-def dense_positives(head: Any, assigned: list[tuple], logits: Levels) -> Levels:
-    """True where a dense head's own assignment has a positive: (N, M) for each level.
-
-    ``assigned``: the return value of each call of the family's ``assign_method``. ``logits``:
-    (N, K, M) for each level. Returns no level for a head that gives no labels to its priors.
-    """
-    family = dense_family(head)
-    if family.labels is None:
-        return ()
-    images = len(logits[0])
-    labels = assigned[-1][family.labels]
-    if isinstance(labels, Tensor):  # each call is for one image, all levels in a row
-        labels = torch.stack([image[family.labels] for image in assigned[-images:]])
-    else:
-        labels = torch.cat([level.view(images, -1) for level in labels], dim=1)
-    return _positive(labels, head.num_classes).split([level.shape[2] for level in logits], dim=1)
-
-
-def region_responses(
-    box_head: Any, outputs: tuple, regions: Regions
-) -> tuple[Levels, Levels, Levels]:
-    """Logits (R, K + 1, 1), localization (R, 4, 1) and positives (R, 1) of R regions, as one level.
+def region_responses(box_head: Any, outputs: tuple, regions: Regions) -> tuple[Levels, Levels]:
+    """Logits (N, K + 1, M) and localization (N, 4, M) of the M regions of N images, as one level.
 
     ``outputs``: the box head's scores and deltas. Where the head regresses every class apart, the
-    localization is the four channels of the class that is assigned to the region.
+    localization is that of the class which is assigned to the region. The four numbers are the
+    distances from the region's centre to the sides of the box, in units of the region's size.
     """
     scores, deltas = outputs[0], outputs[1]
-    labels = regions.labels
     if deltas.shape[1] > 4:
-        own = labels.clamp(max=box_head.num_classes - 1).view(-1, 1, 1).expand(-1, 1, 4)
+        own = regions.labels.clamp(max=box_head.num_classes - 1).view(-1, 1, 1).expand(-1, 1, 4)
         deltas = deltas.view(len(deltas), -1, 4).gather(1, own).squeeze(1)
-    positives = _positive(labels, box_head.num_classes)
-    return (scores.unsqueeze(2),), (deltas.unsqueeze(2),), (positives.unsqueeze(1),)
+    logits, boxes = (regions.by_image(part).transpose(1, 2) for part in (scores, deltas))
+    return (logits,), (decoded(box_head.bbox_coder, boxes),)
 
 
 def responses_at_regions(head: Any, maps: Levels, regions: Regions) -> tuple[Levels, Levels]:
@@ -193,8 +203,4 @@ def responses_at_regions(head: Any, maps: Levels, regions: Regions) -> tuple[Lev
         semantic = {"semantic_feat": head.semantic_head(maps)[1]}
     found = head._bbox_forward(*stage, maps, regions.rois, **semantic)
     outputs = (found["cls_score"], found["bbox_pred"])
-    return region_responses(first_stage(head)[1], outputs, regions)[:2]
-
-
-def _positive(labels: Tensor, classes: int) -> Tensor:
-    return (labels >= 0) & (labels < classes)
+    return region_responses(first_stage(head)[1], outputs, regions)

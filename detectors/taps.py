@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -10,20 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cross_head import (
-    BRANCHES,
-    Branches,
-    DensePredictions,
-    dense_predictions,
-    keep_maps,
-    summed_centerness,
-)
+from .assigned import dense_counted, dense_positives, positive, summed_centerness
+from .cross_head import BRANCHES, Branches, DensePredictions, dense_predictions, keep_maps
 from .families import dense_family, dense_head, first_stage, has_encoder_maps, region_head
 from .maps import feature_maps, memory_as_maps
 from .responses import (
     Levels,
     Regions,
-    dense_positives,
     dense_responses,
     region_responses,
     responses_at_regions,
@@ -34,18 +27,22 @@ from .responses import (
 class Knowledge:
     """The knowledge that one detector has of one batch, level by level.
 
-    Responses of a dense head: N counts images and M counts priors, in the order (H, W, A).
-    Responses of a RoI head: there is one level, N counts regions and M is 1.
+    N counts images. M counts the priors of a dense head, in the order (H, W, A), or the regions of
+    a RoI head, whose responses are one level.
     """
 
     #: The detector's maps (N, C, H, W).
     features: Levels
     #: Class logits (N, K, M). No level if responses were not asked for.
     logits: Levels = ()
-    #: The four regression channels (N, 4, M). No level if responses were not asked for.
+    #: Distances (N, 4, M) from each prior, or from the centre of each region, to the four sides of
+    #: its box. No level if responses were not asked for.
     localization: Levels = ()
     #: True where the assignment of a training student has a positive: (N, M). A teacher has none.
     positives: Levels = ()
+    #: True where the training student's loss looks at a prior or region: (N, M). False in the
+    #: padding of an image and where the assignment ignores the prior. No level: all count.
+    counted: Levels = ()
     #: The student's regions, for which the RoI heads of student and teacher predict.
     regions: Regions | None = None
     #: For CrossKD: maps of the student's head behind some of its layers, before the activation, by
@@ -67,6 +64,7 @@ class Knowledge:
             each(self.logits),
             each(self.localization),
             each(self.positives),
+            each(self.counted),
             self.regions,
             {i: (each(first), each(second)) for i, (first, second) in self.hidden.items()},
             self.predictions and self.predictions.map(function),
@@ -90,6 +88,7 @@ class Knowledge:
             logits=pick(self.logits),
             localization=pick(self.localization),
             positives=pick(self.positives),
+            counted=pick(self.counted),
         )
 
 
@@ -101,13 +100,22 @@ class Tap:
     >>> tap.knowledge                                       # doctest: +SKIP
     """
 
-    def __init__(self, model: Any, *, responses: bool, positions: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        responses: bool,
+        positions: Iterable[int] = (),
+        shapes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         """Prepare hooks for the neck; with ``responses``, for the head too.
 
+        ``shapes``: (height, width) of each image without its padding; None: no image is padded.
         ``positions``: the layers of a dense head, by CrossKD's numbers, whose maps are kept. Number
         0 keeps the head's input; the number of the last layer keeps the head's predictions.
         """
         self._model = model
+        self._shapes = shapes
         self._positions = set(positions)
         self._hidden: dict[int, tuple[list, list]] = {}
         self._dense = dense_head(model) if responses or self._positions else None
@@ -115,6 +123,8 @@ class Tap:
         self._handles: list[Any] = []
         self._wrapped: list[tuple[Any, str]] = []
         self._assigned: list[tuple] = []
+        #: The first argument of each call that assigned: of a RoI head, the sampled regions.
+        self._sampled: list[Any] = []
         self._inputs: dict[str, tuple] = {}
         self._outputs: dict[str, Any] = {}
 
@@ -158,6 +168,7 @@ class Tap:
         assign = getattr(head, method)
 
         def recorded(*args: Any, **kwargs: Any) -> tuple:
+            self._sampled.append(args[0] if args else None)
             self._assigned.append(assign(*args, **kwargs))
             return self._assigned[-1]
 
@@ -179,6 +190,7 @@ class Tap:
         if self._dense is not None:
             logits, localization = dense_responses(self._dense, seen["head"])
             positives = dense_positives(self._dense, self._assigned, logits)
+            counted = dense_counted(self._dense, self._assigned, logits, features, self._shapes)
             hidden = {i: (tuple(a), tuple(b)) for i, (a, b) in self._hidden.items()}
             if 0 in self._positions:
                 hidden[0] = features, features
@@ -197,14 +209,19 @@ class Tap:
                 logits,
                 localization,
                 positives,
+                counted,
                 hidden=hidden,
                 predictions=predicted,
                 centerness=centerness,
             )
         if self._region is not None:
-            regions = Regions(rois=self._inputs["extractor"][1], labels=self._assigned[-1][0])
+            counts = tuple(len(image.priors) for image in self._sampled[-1])
+            rois, labels = self._inputs["extractor"][1], self._assigned[-1][0]
+            regions = Regions(rois, labels, counts)
             head = first_stage(self._region)[1]
-            return Knowledge(features, *region_responses(head, seen["head"], regions), regions)
+            responses = region_responses(head, seen["head"], regions)
+            objects = regions.by_image(positive(labels, head.num_classes), False)
+            return Knowledge(features, *responses, (objects,), (regions.counted,), regions)
         return Knowledge(features)
 
 

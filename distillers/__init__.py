@@ -2,7 +2,7 @@
 ``DistilledDetector`` for mmdet."""
 
 from .detector import DistilledDetector
-from .distances import BOX_DISTANCES, DISTANCES
+from .distances import BOX_DISTANCES, MAP_DISTANCES, SCORE_DISTANCES
 from .hooks import DistillationHook
 from .kinds import (
     KINDS,
@@ -15,14 +15,16 @@ from .kinds import (
 from .loss import DistillationLoss
 from .observe import FrozenTeacher, Needs, Observation, observe
 from .pairing import Pair, pair_levels
-from .transforms import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
+from .transforms import FEATURE_TRANSFORMS, RESHAPES, RESPONSE_TRANSFORMS
 
 __all__ = [
     "BOX_DISTANCES",
-    "DISTANCES",
     "FEATURE_TRANSFORMS",
     "KINDS",
+    "MAP_DISTANCES",
+    "RESHAPES",
     "RESPONSE_TRANSFORMS",
+    "SCORE_DISTANCES",
     "DistillationHook",
     "DistillationLoss",
     "DistilledDetector",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from ..detectors import CrossHead, DensePredictions, Knowledge, to_float32
 from ..space import IDENTITY, POSITIONS, Term
-from .distances import BOX_DISTANCES, quality_focal
+from .distances import BOX_DISTANCES
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
-from .responses import classification
+from .processes import mean_over_processes
+from .responses import classification, count_positives, counted
 
 EPSILON = 1e-6
 #: The most that :func:`aligned` enlarges a channel by, in units of what it enlarges the map by.
@@ -156,8 +158,9 @@ class CrossKind(Kind):
 class CrossLogits(CrossKind):
     """``cross_logits``: class scores, D_pred of formula (3).
 
-    Quality focal loss is summed and divided as the authors' release does. S(·) is 1 in the paper
-    and in the release, and 0 at ignored and padding positions in the release, which is done here.
+    Quality focal loss is summed, and divided by the number of positives, for FCOS by the sum of
+    their centerness, as in the authors' release. S(·) is 1, but 0 at ignored and padding positions;
+    the paper does not speak of these, and the release leaves them out for every head but FCOS.
     """
 
     @classmethod
@@ -166,10 +169,9 @@ class CrossLogits(CrossKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         ours, theirs = (torch.cat(side.logits, dim=2) for side in seen[self._part])
-        if self.term.distance == "quality_focal":
-            losses = quality_focal(ours, theirs).sum(dim=1)
-            return _divided(losses * counted(observation.student, losses), observation.student)
-        return classification(self.term.distance, ours, theirs, observation.student.positives)
+        weight = counted(observation.student, ours)
+        divisor = partial(_divisor, observation.student)
+        return classification(self.term.distance, ours, theirs, weight, divisor)
 
 
 class CrossLocalization(CrossKind):
@@ -178,9 +180,11 @@ class CrossLocalization(CrossKind):
     Paper and release differ, and this is the release's loss, which the published APs come from:
 
     - S(r) of Section 3.2 is 1 at the student's positives and 0 elsewhere. In the release it is, for
-      every head, the teacher's highest class score at r; 0 at ignored and padding positions.
+      every head, the teacher's highest class score at r; 0 at ignored and padding positions (at
+      those of FCOS, too, which the release forgets).
     - |S| is the sum of S in formula (3), and for the bins in the release. The release divides
       boxes' losses by the number of positives, FCOS's by the sum of the positives' centerness.
+      Here each is the mean over processes; in the release RetinaNet's and the bins' are not.
     - The bins' divergence is the mean over the four sides, as in the release, whose weight is 4:
       ``crosskd_gfl`` has that weight. Formula (6) is for one side.
     - FCOS's boxes are compared by GIoU in the paper, by -log IoU (``log_iou``) in the release.
@@ -211,45 +215,43 @@ class CrossLocalization(CrossKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         cross, teacher = seen[self._part]
-        confidence = self._confidence(torch.cat(teacher.logits, dim=2))
-        weight = confidence * counted(observation.student, confidence)
+        logits = torch.cat(teacher.logits, dim=2)
+        visible = counted(observation.student, logits)
+        weight = self._confidence(logits) * visible
         if self.term.distance == "kl":
             losses = _bins_kl(torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, dim=2))
-            return (losses * weight).sum() / weight.sum().clamp(min=EPSILON)
-        ours, theirs = (torch.cat(side.sides, dim=2).transpose(1, 2) for side in (cross, teacher))
-        losses = BOX_DISTANCES[self.term.distance](ours, theirs)
-        return _divided(losses * weight, observation.student)
+            divisor = mean_over_processes(weight.sum()).clamp(min=EPSILON)
+        else:
+            sides = (torch.cat(part.sides, dim=2).transpose(1, 2) for part in (cross, teacher))
+            losses = BOX_DISTANCES[self.term.distance](*sides).unsqueeze(1)
+            divisor = _divisor(observation.student)
+        return (torch.where(visible, losses, 0) * weight).sum() / divisor
 
     def _confidence(self, logits: Tensor) -> Tensor:
-        """The highest class score (N, M) of logits (N, K, M)."""
+        """The highest class score (N, 1, M) of logits (N, K, M)."""
         responses = self.pair.student.responses
         assert responses is not None
         if responses.scores == "sigmoid":
-            return logits.sigmoid().amax(dim=1)
-        return logits.softmax(dim=1)[:, :-1].amax(dim=1)  # without the background's
+            return logits.sigmoid().amax(dim=1, keepdim=True)
+        return logits.softmax(dim=1)[:, :-1].amax(dim=1, keepdim=True)  # without the background's
 
 
-def counted(student: Knowledge, like: Tensor) -> Tensor:
-    """1 at the positions (N, M) that count, 0 at ignored and padding positions."""
-    return torch.ones_like(like)
+def _divisor(student: Knowledge) -> Tensor:
+    """The number of the student's positives; for FCOS, the sum of their centerness.
 
-
-def _divided(losses: Tensor, student: Knowledge) -> Tensor:
-    """The sum of losses (N, M), divided by the number of the student's positives, at least 1.
-
-    Both losses of FCOS are divided by the sum of its positives' centerness, as in the release.
+    The mean over processes, and at least 1.
     """
-    divisor = student.centerness
-    if divisor is None:
-        divisor = torch.cat(student.positives, dim=1).to(losses.dtype).sum()
-    return losses.sum() / divisor.clamp(min=1)
+    if student.centerness is None:
+        return count_positives(student.positives)
+    return mean_over_processes(student.centerness).clamp(min=1)
 
 
 def _bins_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of the four sides' bins (N, 4·R, M) at a temperature of 1: (N, M).
+    """KL(teacher ‖ student) of the four sides' bins (N, 4·R, M) at a temperature of 1: (N, 1, M).
 
     Mean over the four sides.
     """
     n, _, m = student.shape
     log_q, log_p = (side.view(n, 4, -1, m).log_softmax(dim=2) for side in (student, teacher))
-    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2).mean(dim=1)
+    divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=2)
+    return divergence.mean(dim=1, keepdim=True)

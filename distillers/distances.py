@@ -2,8 +2,16 @@
 
 A distance takes the student's tensor first and the teacher's second, and is 0 where both agree.
 The distances of ``DISTANCES`` take transformed knowledge of one shape, (N, C, *), and return a
-scalar: axis 1 is the channels, all other axes together are the observations. The distances of
-``BOX_DISTANCES`` take boxes as non-negative distances left, top, right, bottom from one prior
+scalar. Axis 0 holds the samples (images, crops, patches), axis 1 the channels, all other axes
+together the positions. ``weight`` is None, or says how much each position counts, from 0: a tensor
+of shape (N, 1, *), or, for responses that are reshaped to vectors, (N, C, 1). A mean is then the
+weighted mean, and what has a weight of 0 changes neither the distance nor its gradient.
+
+Every distance but ``pearson`` is a mean over samples: 16 images in one batch, 8 batches of 2 whose
+gradients are accumulated, and 8 processes with 2 each have the same gradient, except that a mean
+over crops or weighted positions divides an accumulated batch by its own count.
+
+The distances of ``BOX_DISTANCES`` take boxes as distances left, top, right, bottom from one prior
 point, (..., 4), and return a number a box, (...).
 """
 
@@ -17,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .processes import mean_over_processes, sum_over_processes
+
 EPSILON = 1e-6
 #: Added to squared lengths, so that the cosine of vectors that vanish is defined.
 LEAST_SQUARE = 1e-10
@@ -25,6 +35,8 @@ LEAST_SQUARE = 1e-10
 CORRELATION_ALPHA = 1.01
 #: Divergence below which the Jensen-Shannon distance goes on to 0 in a straight line.
 JS_LEAST = 1e-12
+#: The logit of an entry of a weight of 0: its probability is 0.
+HIDDEN_LOGIT = -1e30
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 SSIM_LEAST_RANGE = 1e-2
@@ -32,59 +44,105 @@ SSIM_LEAST_RANGE = 1e-2
 SSIM_SMALL = 64
 
 
-def l1(student: Tensor, teacher: Tensor) -> Tensor:
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The weighted mean of values (N, ...), a scalar; over all processes, as a share of each."""
+    if weight is None:
+        return values.mean()
+    weight = weight.to(values.dtype).expand_as(values)
+    return (values * weight).sum() / mean_over_processes(weight.sum()).clamp(min=EPSILON)
+
+
+def _of_vectors(weight: Tensor | None) -> Tensor | None:
+    """The weights of channel vectors, (N, 1, *), from those of their entries."""
+    return weight if weight is None or weight.shape[1] == 1 else weight.amax(dim=1, keepdim=True)
+
+
+def _log_softmax(logits: Tensor, weight: Tensor | None, dim: int) -> Tensor:
+    """log softmax over the entries of a weight above 0."""
+    if weight is not None:
+        logits = logits.masked_fill(weight <= 0, HIDDEN_LOGIT)
+    return logits.log_softmax(dim=dim)
+
+
+def _visible(student: Tensor, teacher: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both with 0 where the weight is 0; a number that does not count may be infinite."""
+    if weight is None:
+        return student, teacher
+    return torch.where(weight > 0, student, 0), torch.where(weight > 0, teacher, 0)
+
+
+def l1(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean absolute difference."""
-    return torch.linalg.vector_norm(student - teacher, ord=1) / student.numel()
+    if weight is None:
+        return torch.linalg.vector_norm(student - teacher, ord=1) / student.numel()
+    student, teacher = _visible(student, teacher, weight)
+    return _mean((student - teacher).abs(), weight)
 
 
-def l2(student: Tensor, teacher: Tensor) -> Tensor:
+def l2(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean squared difference.
 
     Appendix D prints the root of the sum. The root's gradient is undefined where both agree, and
     its size grows with the map; the mean of squares of FitNets and PKD has neither fault.
     """
-    return F.mse_loss(student, teacher)
+    if weight is None:
+        return F.mse_loss(student, teacher)
+    student, teacher = _visible(student, teacher, weight)
+    return _mean((student - teacher).square(), weight)
 
 
-def smooth_l1(student: Tensor, teacher: Tensor) -> Tensor:
+def smooth_l1(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """Huber's mean: quadratic below a difference of 1, linear above."""
-    return F.smooth_l1_loss(student, teacher)
+    if weight is None:
+        return F.smooth_l1_loss(student, teacher)
+    student, teacher = _visible(student, teacher, weight)
+    return _mean(F.smooth_l1_loss(student, teacher, reduction="none"), weight)
 
 
-def kl(student: Tensor, teacher: Tensor) -> Tensor:
+def kl(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """KL(teacher ‖ student) of the softmax over channels, mean over positions.
 
     Appendix D takes probabilities of classes; a softmax over axis 1 makes them.
     """
-    log_p, log_q = teacher.log_softmax(dim=1), student.log_softmax(dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
+    log_p, log_q = (_log_softmax(side, weight, 1) for side in (teacher, student))
+    return _mean((log_p.exp() * (log_p - log_q)).sum(dim=1, keepdim=True), _of_vectors(weight))
 
 
-def kl_hw(student: Tensor, teacher: Tensor) -> Tensor:
+def kl_hw(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """KL(teacher ‖ student) of each channel's softmax over its positions, mean over channels.
 
     CWD (Shu et al. 2021), formulas 3 and 4 at a temperature of 1: the loss compares where each
     channel is active.
     """
-    log_p, log_q = (side.flatten(2).log_softmax(dim=2) for side in (teacher, student))
-    return (log_p.exp() * (log_p - log_q)).sum(dim=2).mean()
+    flat = None if weight is None else weight.flatten(2)
+    log_p, log_q = (_log_softmax(side.flatten(2), flat, 2) for side in (teacher, student))
+    divergence = (log_p.exp() * (log_p - log_q)).sum(dim=2)
+    return _mean(divergence, None if flat is None else flat.amax(dim=2))
 
 
-def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
+def jensen_shannon(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """Jensen-Shannon distance of the softmax over channels (SSSD): at most sqrt(ln 2).
 
-    SSSD prints (1/N) Σ_p D_JS(k^p ‖ k_e^p)^(1/2): a root for each level p. So the distance is the
-    root of the divergence's mean over positions. A mean of roots, a root for each position, is
-    smaller, and draws a position that hardly differs as much as a position that differs widely.
-    Near a divergence of 0 the root's slope is infinite; a straight line to 0 replaces the root
-    there.
+    SSSD prints (1/N) Σ_p D_JS(k^p ‖ k_e^p)^(1/2): one root for a level p. So the distance is the
+    root of the divergence's mean over a sample's positions; a mean over samples, as all distances.
+    A mean of roots, a root for each position, is smaller, and draws a position that hardly differs
+    as much as a position that differs widely. Near a divergence of 0 the root's slope is infinite;
+    a straight line to 0 replaces the root there.
     """
-    log_q, log_p = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
+    log_q, log_p = (_log_softmax(side, weight, 1) for side in (student, teacher))
     log_m = torch.logaddexp(log_q, log_p) - math.log(2)
     parts = log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)
-    divergence = parts.sum(dim=1).mean().clamp(min=0) / 2
+    divergence = parts.sum(dim=1).flatten(1) / 2
+    vectors, total = _of_vectors(weight), None
+    if vectors is None:
+        divergence = divergence.mean(dim=1)
+    else:
+        share = vectors.to(divergence.dtype).flatten(1).expand_as(divergence)
+        total = share.sum(dim=1)
+        divergence = (share * divergence).sum(dim=1) / total.clamp(min=EPSILON)
     root = divergence.clamp(min=JS_LEAST).sqrt()
-    return torch.where(divergence > JS_LEAST, root, divergence / math.sqrt(JS_LEAST))
+    line = divergence.clamp(min=0) / math.sqrt(JS_LEAST)
+    return _mean(torch.where(divergence > JS_LEAST, root, line), total)
 
 
 def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:
@@ -97,38 +155,98 @@ def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:
     return difference * F.binary_cross_entropy_with_logits(student, label, reduction="none")
 
 
-def cosine(student: Tensor, teacher: Tensor) -> Tensor:
+def cosine(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """1 - cosine of the two channel vectors, mean over positions; 0 where both vanish."""
-    product = (student * teacher).sum(dim=1)
-    squares = [side.square().sum(dim=1) + LEAST_SQUARE for side in (student, teacher)]
-    return (1 - (product + LEAST_SQUARE) * (squares[0] * squares[1]).rsqrt()).mean()
+    student, teacher = _visible(student, teacher, weight)
+    product = (student * teacher).sum(dim=1, keepdim=True)
+    squares = [side.square().sum(dim=1, keepdim=True) + LEAST_SQUARE for side in (student, teacher)]
+    cosines = (product + LEAST_SQUARE) * (squares[0] * squares[1]).rsqrt()
+    return _mean(1 - cosines, _of_vectors(weight))
 
 
-def _channel_correlation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Pearson's r of each channel over its observations: (C,)."""
-    s = student.transpose(0, 1).flatten(1)
-    t = teacher.transpose(0, 1).flatten(1)
-    s = s - s.mean(dim=1, keepdim=True)
-    t = t - t.mean(dim=1, keepdim=True)
-    scale = (s.square().mean(dim=1) + EPSILON) * (t.square().mean(dim=1) + EPSILON)
-    return ((s * t).mean(dim=1) + EPSILON) * scale.rsqrt()
+def pearson(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
+    """1 - Pearson's r of each channel over all samples and positions, mean over channels: PKD.
 
-
-def pearson(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - Pearson's r of each channel over its observations, mean over channels.
-
-    On plain feature maps this is PKD: half the squared distance of standardised channels.
+    PKD (Cao et al. 2022) standardises each channel of a map over N, H and W; half the squared
+    distance of such maps is 1 - r. The sums of r go over all processes, as in synchronised batch
+    norm. Gradients that are accumulated over batches differ a little from those of one batch.
     """
-    return (1 - _channel_correlation(student, teacher)).mean()
+    dims = [0, *range(2, student.dim())]
+    count = student.new_tensor(float(student[:, 0].numel())) if weight is None else weight.sum()
+    share = None if weight is None else weight.to(student.dtype)
+    student, teacher = _visible(student, teacher, weight)
+
+    def sums(parts: tuple[Tensor, ...]) -> Tensor:
+        return torch.stack([(p if share is None else share * p).sum(dims) for p in parts])
+
+    total, firsts = _joined(count.to(student.dtype), sums((student, teacher)))
+    means = (firsts / total).view(2, 1, -1, *[1] * (student.dim() - 2))
+    s, t = student - means[0], teacher - means[1]
+    moments = sum_over_processes(sums((s * s, t * t, s * t))) / total
+    return (1 - _coefficient(*moments)).mean()
 
 
-def correlation(student: Tensor, teacher: Tensor) -> Tensor:
+def _joined(total: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """A total weight and weighted sums, over all processes."""
+    joined = sum_over_processes(torch.cat([total.view(1), sums.flatten()]))
+    return joined[0].clamp(min=EPSILON), joined[1:].view_as(sums)
+
+
+def _coefficient(ss: Tensor, tt: Tensor, st: Tensor) -> Tensor:
+    """Pearson's r from two variances and a covariance; 1 where all three vanish."""
+    return (st + EPSILON) * ((ss + EPSILON) * (tt + EPSILON)).rsqrt()
+
+
+def _moment_correlation(
+    student: Tensor, teacher: Tensor, weight: Tensor | None, dim: int
+) -> Tensor:
+    """Pearson's r along one axis, which stays with a length of 1."""
+    share = torch.ones_like(student) if weight is None else weight.to(student.dtype)
+    share = share.expand_as(student)
+    share = share / share.sum(dim=dim, keepdim=True).clamp(min=EPSILON)
+    student, teacher = _visible(student, teacher, weight)
+    s = student - (share * student).sum(dim=dim, keepdim=True)
+    t = teacher - (share * teacher).sum(dim=dim, keepdim=True)
+    moments = [(share * part).sum(dim=dim, keepdim=True) for part in (s * s, t * t, s * t)]
+    return _coefficient(*moments)
+
+
+def pearson_c(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
+    """1 - Pearson's r over the classes of a position, mean over positions: ``pearson`` of logits.
+
+    Appendix D: P_i and Q_i are the probabilities of class i.
+    """
+    r = _moment_correlation(student, teacher, weight, dim=1)
+    return _mean(1 - r, _of_vectors(weight))
+
+
+def pearson_hw(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
+    """1 - Pearson's r of each channel over its sample's positions, mean over channels and samples.
+
+    ``pearson`` of crops and of parts of a map. PKD's statistics over the batch have too few
+    positions there: with two crops, r tells the crops apart and little else, and the gradients of
+    16 images in one batch and of 8 batches of 2 have next to nothing in common.
+    """
+    r = _correlation_hw(student, teacher, weight)
+    return _mean(1 - r, None if weight is None else weight.flatten(2).amax(dim=2))
+
+
+def _correlation_hw(student: Tensor, teacher: Tensor, weight: Tensor | None) -> Tensor:
+    """Pearson's r of each channel over the sample's positions: (N, C)."""
+    flat = None if weight is None else weight.flatten(2)
+    sides = student.flatten(2), teacher.flatten(2)
+    return _moment_correlation(*sides, flat, dim=2).squeeze(2)
+
+
+def correlation(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """Formula (11) on the diagonal v of the cross-correlation matrix: log2(1 + Σ|v - 1|^2α).
 
-    The 1 is ours: without the 1 the loss goes to -∞, and its gradient to ∞, as both agree.
+    v_i is the correlation of class i over the n representations of a batch (Appendix D). A batch
+    here is the positions, or regions, of one image, so that the loss is a mean over images. The 1
+    is ours: without the 1 the loss goes to -∞, and its gradient to ∞, as both agree.
     """
-    v = _channel_correlation(student, teacher)
-    return torch.log2(1 + (1 - v).clamp(min=0).pow(2 * CORRELATION_ALPHA).sum())
+    v = _correlation_hw(student, teacher, weight)
+    return torch.log2(1 + (1 - v).clamp(min=0).pow(2 * CORRELATION_ALPHA).sum(dim=1)).mean()
 
 
 def _blur(maps: Tensor) -> Tensor:
@@ -153,13 +271,15 @@ def _band(length: int, like: Tensor) -> Tensor:
     return weight / weight.sum(dim=1, keepdim=True)
 
 
-def ssim(student: Tensor, teacher: Tensor) -> Tensor:
+def ssim(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """(1 - SSIM) / 2, in [0, 1], of each channel map under an 11 x 11 Gaussian window (SKD).
 
     A window that leaves the map is renormalised, so a map may be smaller than the window. L, the
-    dynamic range, is the teacher's.
+    dynamic range, is that of the teacher's sample.
     """
     h, w = student.shape[-2:]
+    low, high = teacher.detach().flatten(1).aminmax(dim=1)
+    ranges = (high - low).clamp(min=SSIM_LEAST_RANGE).repeat_interleave(student.shape[1])
     s, t = student.reshape(-1, h, w), teacher.reshape(-1, h, w)
     centre_s, centre_t = s.mean(dim=(1, 2), keepdim=True), t.mean(dim=(1, 2), keepdim=True)
     s, t = s - centre_s, t - centre_t  # without large means, variances lose no digits
@@ -167,12 +287,10 @@ def ssim(student: Tensor, teacher: Tensor) -> Tensor:
     variances = (ss - mean_s**2).clamp(min=0) + (tt - mean_t**2).clamp(min=0)
     covariance = st - mean_s * mean_t
     mu_s, mu_t = mean_s + centre_s, mean_t + centre_t
-    low, high = torch.aminmax(teacher.detach())
-    dynamic_range = (high - low).clamp(min=SSIM_LEAST_RANGE)
-    c1, c2 = (SSIM_K1 * dynamic_range) ** 2, (SSIM_K2 * dynamic_range) ** 2
+    c1, c2 = ((factor * ranges).square().view(-1, 1, 1) for factor in (SSIM_K1, SSIM_K2))
     luminance = (2 * mu_s * mu_t + c1) / (mu_s**2 + mu_t**2 + c1)
     structure = (2 * covariance + c2) / (variances + c2)
-    return ((1 - luminance * structure) / 2).mean()
+    return _mean(((1 - luminance * structure) / 2).view_as(student), weight)
 
 
 @dataclass(frozen=True)
@@ -191,7 +309,7 @@ def _overlap(student: Tensor, teacher: Tensor) -> _Overlap:
     s_low, s_high = student.split(2, dim=-1)
     t_low, t_high = teacher.split(2, dim=-1)
     size_s, size_t = s_low + s_high, t_low + t_high
-    # Boxes around one prior overlap; CrossKD's boxes may lie apart.
+    # Boxes around one prior overlap; boxes that are decoded from deltas may lie apart.
     sides = (torch.minimum(s_low, t_low) + torch.minimum(s_high, t_high)).clamp(min=0)
     enclosing = torch.maximum(s_low, t_low) + torch.maximum(s_high, t_high)
     intersection = sides.prod(dim=-1)
@@ -243,10 +361,21 @@ def eiou(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - box.iou + box.centre + sides.sum(dim=-1)
 
 
-Distance = Callable[[Tensor, Tensor], Tensor]
+#: Of student, teacher and, optionally, weights.
+Distance = Callable[..., Tensor]
 
-DISTANCES: dict[str, Distance] = {
-    f.__name__: f
-    for f in (l1, l2, smooth_l1, kl, kl_hw, jensen_shannon, cosine, pearson, correlation, ssim)
+#: The distances of maps, by name.
+MAP_DISTANCES: dict[str, Distance] = {
+    f.__name__: f for f in (l1, l2, smooth_l1, kl, kl_hw, jensen_shannon, cosine, pearson, ssim)
+}
+#: The distances of crops and of parts of maps, by name.
+PART_DISTANCES: dict[str, Distance] = {**MAP_DISTANCES, "pearson": pearson_hw}
+#: The distances of class scores, by name; ``pearson`` compares the classes of a position.
+SCORE_DISTANCES: dict[str, Distance] = {
+    "pearson": pearson_c,
+    **{
+        f.__name__: f
+        for f in (l1, l2, smooth_l1, kl, jensen_shannon, cosine, pearson_hw, correlation)
+    },
 }
 BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, log_iou, giou, diou, ciou, eiou)}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..detectors import to_float32
 from ..space import Term
-from .distances import DISTANCES
+from .distances import MAP_DISTANCES, PART_DISTANCES, Distance
 from .kind import Kind
 from .observe import Observation
 from .pairing import Pair
@@ -24,6 +24,8 @@ from .transforms import FEATURE_TRANSFORMS, TensorPair
 BACKGROUND_WEIGHT = 0.5
 #: Transforms that only move positions about: a mask over positions may be moved with them.
 COMMUTES = {"identity", "scale_1", "local_1", "local_2", "local_4"}
+#: Transforms that change the size of a map.
+RESIZES = {"scale_2", "scale_4", "local_2", "local_4"}
 
 
 class Adapter(nn.Module):
@@ -90,18 +92,24 @@ class ForegroundBackground(FeatureKind):
     """``fgbg``: the maps under the mask of the ground-truth boxes, and under its complement."""
 
     def compare(self, maps: list[TensorPair], boxes: list[Tensor]) -> Tensor:
-        """Two distances a level. Transforms that a mask may move with are applied once for both."""
+        """Two distances a level, each a mean over its own part of all processes' images.
+
+        As means over the whole map, the two would weigh by area: with 2 % of the cells under boxes,
+        the foreground would be 1/27 of the background. Transforms that a mask may move with are
+        applied once for both parts.
+        """
         shared = list(takewhile(COMMUTES.__contains__, self.term.transforms))
         apart = self.term.transforms[len(shared) :]
+        distance = PART_DISTANCES[self.term.distance]
         losses = []
         for pair, stride in zip(maps, self.pair.levels.strides, strict=True):
-            height, width = pair[1].shape[-2:]
-            mask = foreground(boxes, (height, width), stride).to(pair[1].dtype)
+            size = pair[1].shape[-2], pair[1].shape[-1]
+            mask = foreground(boxes, size, stride).to(pair[1].dtype)
             (student, teacher), (mask, _) = (transformed(shared, p) for p in (pair, (mask, mask)))
             inside = student * mask, teacher * mask
             outside = student - inside[0], teacher - inside[1]
-            for weight, part in ((1.0, inside), (BACKGROUND_WEIGHT, outside)):
-                losses.append(weight * DISTANCES[self.term.distance](*transformed(apart, part)))
+            losses.append(compared(distance, apart, inside, mask))
+            losses.append(BACKGROUND_WEIGHT * compared(distance, apart, outside, 1 - mask))
         return torch.stack(losses).sum()
 
 
@@ -109,20 +117,45 @@ class Instance(FeatureKind):
     """``instance``: RoIAlign crops of the ground-truth boxes, from every level."""
 
     def compare(self, maps: list[TensorPair], boxes: list[Tensor]) -> Tensor:
-        """A zero with a graph for a batch without boxes."""
-        if not sum(len(image_boxes) for image_boxes in boxes):
-            return torch.stack([student.sum() for student, _ in maps]).sum() * 0
+        """A mean over the crops of all processes; a zero with a graph for a batch without boxes.
+
+        Where there is no box, a crop of zeros that does not count stands in, so that every process
+        takes part in the sums over processes.
+        """
+        graph = torch.stack([student.flatten()[:0].sum() for student, _ in maps]).sum()
+        count = sum(len(image_boxes) for image_boxes in boxes)
+        if not count:
+            boxes = [boxes[0].new_tensor([[0.0, 0.0, 1.0, 1.0]]), *boxes[1:]]
+            maps = [
+                (torch.zeros_like(student), torch.zeros_like(teacher)) for student, teacher in maps
+            ]
         cropped = [
             (crops(student, boxes, stride), crops(teacher, boxes, stride))
             for (student, teacher), stride in zip(maps, self.pair.levels.strides, strict=True)
         ]
-        return over_levels(self.term, cropped)
+        one = cropped[0][0][:, :1]
+        weight = torch.ones_like(one) if count else torch.zeros_like(one)
+        return over_levels(self.term, cropped, weight) + graph
 
 
-def over_levels(term: Term, pairs: list[TensorPair]) -> Tensor:
-    """The distance after the three feature transforms, summed over levels."""
-    distance = DISTANCES[term.distance]
-    return torch.stack([distance(*transformed(term.transforms, pair)) for pair in pairs]).sum()
+def over_levels(term: Term, pairs: list[TensorPair], weight: Tensor | None = None) -> Tensor:
+    """The distance after the three feature transforms, summed over levels.
+
+    ``weight``: how much each position of every level counts, (N, 1, H, W); None: all alike.
+    """
+    distances = MAP_DISTANCES if weight is None else PART_DISTANCES
+    distance = distances[term.distance]
+    return torch.stack([compared(distance, term.transforms, p, weight) for p in pairs]).sum()
+
+
+def compared(
+    distance: Distance, names: Iterable[str], pair: TensorPair, weight: Tensor | None
+) -> Tensor:
+    """A distance of maps after the named transforms, which resize the weight as well."""
+    names = tuple(names)
+    if weight is not None:
+        weight, _ = transformed(RESIZES.intersection(names), (weight, weight))
+    return distance(*transformed(names, pair), weight)
 
 
 def transformed(names: Iterable[str], pair: TensorPair) -> TensorPair:

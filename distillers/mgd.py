@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..detectors import to_float32
 from ..space import IDENTITY, Term
-from .distances import DISTANCES
+from .distances import MAP_DISTANCES
 from .features import Adapter
 from .kind import Kind
 from .observe import Observation
@@ -79,5 +79,5 @@ class MGD(Kind):
         return {self._part: lambda: MaskedGeneration(self.pair, hidden_share(self.term))}
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
-        distance = DISTANCES[self.term.distance]
+        distance = MAP_DISTANCES[self.term.distance]
         return torch.stack([distance(*pair) for pair in seen[self._part]]).sum()

@@ -127,7 +127,8 @@ def observe(
     # Some heads write into the samples of their loss.
     unused = copy_samples(own_samples) if needs.second_loss else []
     responses = needs.responses or needs.positives
-    with Tap(student, responses=responses, positions=needs.positions) as tap:
+    shapes = [tuple(sample.img_shape) for sample in own_samples]
+    with Tap(student, responses=responses, positions=needs.positions, shapes=shapes) as tap:
         losses = dict(student.loss(own_inputs, own_samples))
     knowledge = tap.knowledge
 

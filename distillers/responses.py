@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..detectors import Levels, to_float32
-from .distances import BOX_DISTANCES, DISTANCES, quality_focal
+from ..detectors import Knowledge, Levels, to_float32
+from .distances import BOX_DISTANCES, SCORE_DISTANCES, quality_focal
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
-from .transforms import RESPONSE_TRANSFORMS, TensorPair
+from .processes import mean_over_processes
+from .transforms import transformed_responses
 
 
 class ResponseKind(Kind):
@@ -25,10 +27,13 @@ class ResponseKind(Kind):
     def excluded(cls, pair: Pair) -> dict[str, str]:
         return useless_quality_focal(pair)
 
-    def transformed(self, student: Levels, teacher: Levels) -> TensorPair:
-        """All levels side by side, (N, C, M), after the one response transform."""
-        ours, theirs = to_float32(torch.cat(student, dim=2)), to_float32(torch.cat(teacher, dim=2))
-        return RESPONSE_TRANSFORMS[self.term.transforms[0]](ours, theirs)
+    def transformed(
+        self, student: Knowledge, ours: Levels, theirs: Levels
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All levels side by side, (N, C, M), after the one response transform, and what counts."""
+        first, second = (to_float32(torch.cat(levels, dim=2)) for levels in (ours, theirs))
+        weight = counted(student, first)
+        return transformed_responses(self.term.transforms[0], first, second, weight)
 
 
 class Logits(ResponseKind):
@@ -40,8 +45,9 @@ class Logits(ResponseKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         student, teacher = self.pair.select(observation.student, observation.teacher)
-        ours, theirs = self.transformed(student.logits, teacher.logits)
-        return classification(self.term.distance, ours, theirs, student.positives)
+        responses = self.transformed(student, student.logits, teacher.logits)
+        divisor = partial(count_positives, student.positives)
+        return classification(self.term.distance, *responses, divisor)
 
 
 class Localization(ResponseKind):
@@ -52,23 +58,37 @@ class Localization(ResponseKind):
         return response_mismatch(pair, boxes=True)
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
-        """Mean over the student's positives; a negative side, left by ``identity``, counts as 0."""
+        """Mean over the student's positives, of all processes."""
         student, teacher = self.pair.select(observation.student, observation.teacher)
-        ours, theirs = self.transformed(student.localization, teacher.localization)
-        ours, theirs = ours.clamp(min=0).transpose(1, 2), theirs.clamp(min=0).transpose(1, 2)
-        positives = torch.cat(student.positives, dim=1).to(ours.dtype)
-        losses = BOX_DISTANCES[self.term.distance](ours, theirs)
-        return (losses * positives).sum() / positives.sum().clamp(min=1)
+        ours, theirs, _ = self.transformed(student, student.localization, teacher.localization)
+        losses = BOX_DISTANCES[self.term.distance](ours.transpose(1, 2), theirs.transpose(1, 2))
+        positives = torch.cat(student.positives, dim=1)
+        return torch.where(positives, losses, 0).sum() / count_positives(student.positives)
 
 
-def classification(distance: str, student: Tensor, teacher: Tensor, positives: Levels) -> Tensor:
-    """A distance of logits on all positions (N, K, M).
+def counted(student: Knowledge, scores: Tensor) -> Tensor:
+    """True where a prediction of any level counts, (N, 1, M), for class scores (N, K, M)."""
+    if not student.counted:
+        return torch.ones_like(scores[:, :1], dtype=torch.bool)
+    return torch.cat(student.counted, dim=1).unsqueeze(1)
 
-    Quality focal loss is summed and divided by the number of positives, as dense detectors train
-    with it; CrossKD's formula (3), read to the letter, would divide by all positions, mostly
-    background.
+
+def count_positives(positives: Levels) -> Tensor:
+    """The number of the student's positives, mean over processes and at least 1."""
+    total = torch.cat(positives, dim=1).sum().float()
+    return mean_over_processes(total).clamp(min=1)
+
+
+def classification(
+    distance: str, student: Tensor, teacher: Tensor, weight: Tensor, divisor: Callable[[], Tensor]
+) -> Tensor:
+    """A distance of class scores (N, K, M), or of their reshaped vectors.
+
+    ``weight``: True where a prediction counts, (N, 1, M). Quality focal loss is summed and divided
+    by ``divisor``, about the number of positives, as dense detectors train with it; CrossKD's
+    formula (3), read to the letter, would divide by all positions, mostly background.
     """
     if distance == "quality_focal":
-        count = torch.cat(positives, dim=1).to(student.dtype).sum().clamp(min=1)
-        return quality_focal(student, teacher).sum() / count
-    return DISTANCES[distance](student, teacher)
+        losses = torch.where(weight, quality_focal(student, teacher), 0)
+        return losses.sum() / divisor()
+    return SCORE_DISTANCES[distance](student, teacher, weight)

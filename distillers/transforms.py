@@ -1,7 +1,11 @@
 """The transforms of DetKDS Table 2. A transform is applied alike to student and teacher.
 
-A feature transform takes maps (N, C, H, W); a response transform takes responses (N, C, M): N
-images, C channels (classes or the four sides of a box), M positions (priors) of one level.
+A feature transform takes maps (N, C, H, W) of N samples (images, crops, patches). A response
+transform takes responses (N, C, M): N images, C channels (classes or the four sides of a box), M
+positions (priors or regions) of all levels.
+
+No transform looks from one sample at another. So 16 images in one batch, 8 batches of 2 whose
+gradients are accumulated, and 8 processes with 2 images each all give the same loss.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ TEMPERATURE = 0.5
 #: value; the authors' release uses 0.65.
 MASK_THRESHOLD = 0.65
 EPSILON = 1e-6
+#: Stands for infinity where a result must stay finite.
+LARGE = 1e30
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -78,17 +84,56 @@ def local(f: Tensor, n: int) -> Tensor:
 
 
 def normalise(f: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """``norm_*``, formula (6): (f - μ) / σ, μ and σ over the named axis (population variance)."""
-    if dims == (2, 3):
-        return F.layer_norm(f, f.shape[2:], eps=EPSILON)  # one pass instead of three
+    """``norm_hw``, ``norm_c``, formula (6): (f - μ) / σ, μ and σ (of the population) over axes."""
+    if dims == tuple(range(f.dim() - len(dims), f.dim())):
+        return F.layer_norm(f, f.shape[-len(dims) :], eps=EPSILON)  # one pass instead of three
     centred = f - f.mean(dim=dims, keepdim=True)
     return centred * (centred.square().mean(dim=dims, keepdim=True) + EPSILON).rsqrt()
 
 
+def norm_n(f: Tensor) -> Tensor:
+    """``norm_n`` of maps: (f - μ) / σ with μ and σ of the sample's C, H and W.
+
+    Formula (6) names the axis N. Over two images its result is the sign of their difference: half
+    of the elements get no gradient, few elements get most of it, and 16 images in one batch mean
+    another loss than 8 batches of 2. The authors' release divides by the L2 norm over N instead,
+    which depends on the batch as well. Here each of the N samples is normalised as a whole.
+    """
+    return normalise(f, (1, 2, 3))
+
+
 def min_max(f: Tensor) -> Tensor:
-    """``min_max``: the whole tensor is moved and scaled into [0, 1]."""
-    low, high = torch.aminmax(f)
+    """``min_max`` of maps: each sample is moved and scaled into [0, 1]."""
+    low, high = f.amin(dim=(1, 2, 3), keepdim=True), f.amax(dim=(1, 2, 3), keepdim=True)
     return (f - low) / (high - low + EPSILON)
+
+
+def response_norm_n(p: Tensor, counted: Tensor) -> Tensor:
+    """``norm_n`` of logits, "norm_batch" in Table 5: each class over the image's N predictions.
+
+    Formula (6) over the predictions that count. A batch of predictions is those of one image.
+    """
+    share = counted.to(p.dtype) / counted.sum(dim=2, keepdim=True).clamp(min=1)
+    centred = p - (torch.where(counted, p, 0) * share).sum(dim=2, keepdim=True)
+    squares = torch.where(counted, centred, 0).square()
+    return centred * ((squares * share).sum(dim=2, keepdim=True) + EPSILON).rsqrt()
+
+
+def response_min_max(p: Tensor, counted: Tensor) -> Tensor:
+    """``min_max`` of logits: each image's numbers that count are moved and scaled into [0, 1]."""
+    low = p.masked_fill(~counted, LARGE).amin(dim=(1, 2), keepdim=True)
+    high = p.masked_fill(~counted, -LARGE).amax(dim=(1, 2), keepdim=True)
+    return (p - low) / (high - low + EPSILON)
+
+
+def softmax_n(p: Tensor, counted: Tensor) -> Tensor:
+    """``softmax_n`` of boxes: each side's softmax over the image's N predictions, times N.
+
+    With the factor N, as in the attention maps, the mean is 1, however many predictions there are:
+    without the factor, areas of 1 / N² fall below any epsilon.
+    """
+    number = counted.sum(dim=2, keepdim=True)
+    return p.masked_fill(~counted, -LARGE).softmax(dim=2) * number
 
 
 def _reshape_n(p: Tensor) -> Tensor:
@@ -97,8 +142,8 @@ def _reshape_n(p: Tensor) -> Tensor:
 
 
 def _reshape_c(p: Tensor) -> Tensor:
-    """``reshape_c``: each channel is a sample, and all its numbers one vector: (C, N·M, 1)."""
-    return p.transpose(0, 1).flatten(1).unsqueeze(-1)
+    """``reshape_c``: each class of an image is a sample, its positions a vector: (N·C, M, 1)."""
+    return p.flatten(0, 1).unsqueeze(-1)
 
 
 def _alike(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], TensorPair]:
@@ -114,19 +159,37 @@ FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], TensorPair]] = {
     **{f"local_{n}": _alike(partial(local, n=n)) for n in (1, 2, 4)},
     "norm_hw": _alike(lambda f: normalise(f, (2, 3))),
     "norm_c": _alike(lambda f: normalise(f, (1,))),
-    "norm_n": _alike(lambda f: normalise(f, (0,))),
+    "norm_n": _alike(norm_n),
     "min_max": _alike(min_max),
 }
 
-RESPONSE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], TensorPair]] = {
-    "identity": _alike(_identity),
-    "norm_n": _alike(lambda p: normalise(p, (0,))),
-    "norm_c": _alike(lambda p: normalise(p, (1,))),
-    "min_max": _alike(min_max),
-    "reshape_n": _alike(_reshape_n),
-    "reshape_c": _alike(_reshape_c),
-    "softmax_n": _alike(lambda p: p.softmax(dim=0)),
-    "softmax_c": _alike(lambda p: p.softmax(dim=1)),
-    "pow2": _alike(lambda p: p.square()),
-    "sigmoid": _alike(torch.sigmoid),
+#: Of responses (N, C, M) and, True where a prediction counts, (N, 1, M).
+RESPONSE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "identity": lambda p, _: p,
+    "norm_n": response_norm_n,
+    "norm_c": lambda p, _: normalise(p, (1,)),
+    "min_max": response_min_max,
+    "softmax_n": softmax_n,
+    "softmax_c": lambda p, _: p.softmax(dim=1),
+    "pow2": lambda p, _: p.square(),
+    "sigmoid": lambda p, _: p.sigmoid(),
 }
+#: Transforms that make other vectors of the same numbers; what counts is reshaped alike.
+RESHAPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "reshape_n": _reshape_n,
+    "reshape_c": _reshape_c,
+}
+
+
+def transformed_responses(
+    name: str, student: Tensor, teacher: Tensor, counted: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Responses (N, C, M) after the named transform, and which of their numbers count.
+
+    ``counted``: True where a prediction counts, (N, 1, M).
+    """
+    if name in RESHAPES:
+        reshape = RESHAPES[name]
+        return reshape(student), reshape(teacher), reshape(counted.expand_as(student))
+    transform = RESPONSE_TRANSFORMS[name]
+    return transform(student, counted), transform(teacher, counted), counted

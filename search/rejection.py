@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,10 @@ from ..distillers import (
 from ..space import Distiller
 from ..workers.trial import TrialContext, build_student, excessive
 
+#: A gradient in the maps must not have 99 % of its energy in fewer than 1 % of its elements: such a
+#: term trains next to nothing. Gradients in responses are concentrated by their nature, on objects.
+ENERGY, LEAST_SHARE = 0.99, 0.01
+
 
 @dataclass(frozen=True)
 class StoredBatch:
@@ -35,7 +40,8 @@ class StoredBatch:
 
         The filter rejects a shape error; a loss that is NaN, infinite or above 100, or a sum of
         losses that is; a gradient that is not finite, or zero in all of the student's maps and
-        responses. The losses are those that the distiller adds to the student's own.
+        responses; a term whose gradient sits in less than 1 % of the maps' elements that have a
+        gradient. The losses are those that the distiller adds to the student's own.
         """
         student = self.observation.student.map(_leaf)
         with torch.random.fork_rng(devices=[]):
@@ -51,8 +57,8 @@ class StoredBatch:
             reason = excessive(name, float(loss.detach()))
             if reason:
                 return reason
-        distances = [loss for name, loss in losses.items() if name.startswith("loss_")]
-        return _gradient_fault(torch.stack(distances).sum(), student)
+        distances = {name: loss for name, loss in losses.items() if name.startswith("loss_")}
+        return _gradient_fault(distances, student)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
@@ -67,8 +73,8 @@ def _named_sums(losses: dict) -> Iterable[tuple[str, Tensor]]:
             yield name, torch.stack([part.mean() for part in parts]).sum()
 
 
-def _gradient_fault(total: Tensor, student: Knowledge) -> str | None:
-    """Why the gradient in what the student knows makes the candidate no good, or None."""
+def _gradient_fault(losses: dict[str, Tensor], student: Knowledge) -> str | None:
+    """Why the gradients in what the student knows make the candidate no good, or None."""
     inputs: list[Tensor] = []
 
     def keep(leaf: Tensor) -> Tensor:
@@ -77,12 +83,35 @@ def _gradient_fault(total: Tensor, student: Knowledge) -> str | None:
         return leaf
 
     student.map(keep)
-    if not total.requires_grad:
-        return "zero gradient"
-    gradients = [g for g in torch.autograd.grad(total, inputs, allow_unused=True) if g is not None]
-    if not all(bool(g.isfinite().all()) for g in gradients):
-        return "the gradient is not finite"
-    return None if any(bool(g.any()) for g in gradients) else "zero gradient"
+    found = False
+    for name, loss in losses.items():
+        if not loss.requires_grad:
+            continue
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True, retain_graph=True)
+        known = [gradient for gradient in gradients if gradient is not None]
+        if not all(bool(gradient.isfinite().all()) for gradient in known):
+            return f"the gradient of {name} is not finite"
+        found = found or any(bool(gradient.any()) for gradient in known)
+        # The first inputs are the maps.
+        maps = [gradient for gradient in gradients[: len(student.features)] if gradient is not None]
+        share = _share_of_energy(maps) if maps else 1.0
+        if share < LEAST_SHARE:
+            return f"the gradient of {name} sits in {100 * share:.2g} % of its elements"
+    return None if found else "zero gradient"
+
+
+def _share_of_energy(gradients: list[Tensor]) -> float:
+    """The smallest share of the elements with a gradient that holds 99 % of the gradient's energy.
+
+    Energy is the sum of squares. A share of at least :data:`LEAST_SHARE` comes out as 1.
+    """
+    squares = torch.cat([gradient.flatten() for gradient in gradients]).double().square()
+    count = int(squares.count_nonzero())
+    few = math.ceil(LEAST_SHARE * count)
+    if not few:
+        return 1.0
+    reached = squares.topk(few).values.cumsum(0) >= ENERGY * squares.sum()
+    return (int((~reached).sum()) + 1) / count if bool(reached[-1]) else 1.0
 
 
 def store_batch(context: TrialContext) -> StoredBatch:

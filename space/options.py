@@ -3,7 +3,8 @@
 ``DETKDS`` is Table 2 of DetKDS (ICML 2024) with two transforms of logits that Table 5 uses and
 Table 2 lacks: ``softmax_c``, and ``norm_n``, which Table 5 prints as "norm_batch". Every slot also
 has ``identity``.
-``EXTENDED`` adds what hand-made distillers need: ``kl_hw``, the distance of CWD (ICCV 2021); the
+``EXTENDED`` adds what hand-made distillers need: ``kl_hw``, the distance of CWD (ICCV 2021);
+``pearson_hw``, the correlation of each class over an image's positions; the
 knowledge of CrossKD (CVPR 2024) with its ``quality_focal``; SSSD's ``label`` with its
 ``jensen_shannon``; MGD's ``mgd`` (ECCV 2022); and weights that change with the learning rate.
 """
@@ -88,7 +89,7 @@ DETKDS: dict[str, KnowledgeOptions] = {
 
 _MORE_DISTANCES = {
     _FEATURES.distances: (*FEATURE_DISTANCES, "kl_hw", "jensen_shannon"),
-    LOGITS_DISTANCES: (*LOGITS_DISTANCES, "jensen_shannon", "quality_focal"),
+    LOGITS_DISTANCES: (*LOGITS_DISTANCES, "pearson_hw", "jensen_shannon", "quality_focal"),
 }
 
 

@@ -48,7 +48,22 @@ def test_logits_are_in_the_order_of_the_priors(family: str) -> None:
     torch.testing.assert_close(side_by_side(tapped(model).logits), expected)
 
 
-@pytest.mark.parametrize("family", ["retinanet", "fcos", "fcos_norm_on_bbox", "atss"])
+@pytest.mark.parametrize("family", ["retinanet", "atss"])
+def test_localization_of_anchors_is_their_decoded_boxes(family: str) -> None:
+    """Sides are measured from the anchor's centre, in units of the anchor's width and height."""
+    model = still(thin_detector(family))
+    outputs = model.bbox_head(model.extract_feat(batch()[0]))
+    sizes = [level.shape[-2:] for level in outputs[1]]
+    anchors = torch.cat(model.bbox_head.prior_generator.grid_priors(sizes, device="cpu"))
+    found = side_by_side(tapped(model).localization)
+    centre, size = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
+    for deltas, sides in zip(flattened(outputs[1], 4), found, strict=True):
+        boxes = model.bbox_head.bbox_coder.decode(anchors, deltas)
+        expected = torch.cat([(centre - boxes[:, :2]) / size, (boxes[:, 2:] - centre) / size], 1)
+        torch.testing.assert_close(sides, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["fcos", "fcos_norm_on_bbox"])
 def test_localization_is_in_the_order_of_the_priors(family: str) -> None:
     """FCOS without ``norm_on_bbox`` predicts in pixels; the tap divides by the stride."""
     model = still(thin_detector(family))
@@ -117,6 +132,40 @@ def test_positives_are_points_in_their_objects(family: str) -> None:
         assert inside.any(dim=1).all()
 
 
+@pytest.mark.parametrize("family", [*ONE_STAGE, "faster_rcnn"])
+def test_padding_and_ignored_priors_do_not_count(family: str) -> None:
+    """The second image fills the left half and the upper three quarters of the batch's size."""
+    model = still(thin_detector(family))
+    inputs, samples = batch()
+    height, width = inputs.shape[-2:]
+    shapes = [(height, width), (3 * height // 4, width // 2)]
+    with Tap(model, responses=True, shapes=shapes) as tap:
+        model.loss(inputs, samples)
+    known = tap.knowledge
+    with Tap(model, responses=True) as tap:
+        model.loss(inputs, samples)
+    everywhere = tap.knowledge.counted
+    if family == "faster_rcnn":
+        expected = (
+            torch.arange(max(known.regions.counts)) < torch.tensor(known.regions.counts)[:, None]
+        )
+        assert torch.equal(known.counted[0], expected)
+        return
+    strides = signature(model, "it").strides
+    for level, whole, maps, stride in zip(
+        known.counted, everywhere, known.features, strides, strict=True
+    ):
+        h, w = maps.shape[-2:]
+        cells = level.view(2, h, w, -1)
+        assert torch.equal(level[0], whole[0])
+        y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        inside = (y * stride < shapes[1][0]) & (x * stride < shapes[1][1])
+        expected = inside[:, :, None] & whole.view(2, h, w, -1)[1]
+        assert torch.equal(cells[1], expected)
+    ignored = sum(int((~level).sum()) for level in everywhere)
+    assert (ignored > 0) == (family == "retinanet"), "anchors that overlap an object by half"
+
+
 def test_a_tap_removes_its_hooks() -> None:
     model = thin_detector("fcos").train()
 
@@ -145,12 +194,24 @@ def test_regions_are_the_regions_that_the_head_trains_on() -> None:
     head, maps = model.roi_head, model.extract_feat(batch()[0])
     scores, deltas = head.bbox_head(head.bbox_roi_extractor(maps[:4], regions.rois))
     assert len(known.logits) == len(known.localization) == len(known.positives) == 1
-    torch.testing.assert_close(known.logits[0], scores[:, :, None])
+    most = max(regions.counts)
+    assert sum(regions.counts) == len(regions.rois)
+    assert regions.counts[0] != regions.counts[1], "the shorter row is padded"
+    assert known.logits[0].shape == (2, CLASSES + 1, most)
+    counted = known.counted[0]
+    assert counted.sum(dim=1).tolist() == list(regions.counts)
+    torch.testing.assert_close(side_by_side(known.logits)[counted], scores)
+    assert torch.equal(known.positives[0][counted], regions.labels < CLASSES)
+    assert not known.positives[0][~counted].any()
+    found = side_by_side(known.localization)[counted]
     for row, label in enumerate(regions.labels.tolist()):
-        assert bool(known.positives[0][row]) == (label < CLASSES)
         if label < CLASSES:
-            own = deltas[row, 4 * label : 4 * label + 4]
-            torch.testing.assert_close(known.localization[0][row, :, 0], own)
+            own = deltas[row : row + 1, 4 * label : 4 * label + 4]
+            roi = regions.rois[row : row + 1, 1:]
+            box = head.bbox_head.bbox_coder.decode(roi, own)
+            centre, size = (roi[:, :2] + roi[:, 2:]) / 2, roi[:, 2:] - roi[:, :2]
+            sides = torch.cat([(centre - box[:, :2]) / size, (box[:, 2:] - centre) / size], 1)[0]
+            torch.testing.assert_close(found[row], sides, rtol=1e-3, atol=1e-3)
     positive = regions.labels < CLASSES
     assert 0 < positive.sum() < len(positive)
     boxes = torch.cat([sample.gt_instances.bboxes for sample in batch()[1]])
@@ -164,8 +225,9 @@ def test_a_teacher_predicts_for_the_students_regions_from_its_own_maps() -> None
     found = teacher_knowledge(teacher, *batch(), responses=True, regions=regions)
     maps = teacher.extract_feat(batch()[0])
     features = teacher.roi_head.bbox_roi_extractor(maps[:4], regions.rois)
-    torch.testing.assert_close(found.logits[0][:, :, 0], teacher.roi_head.bbox_head(features)[0])
-    assert found.localization[0].shape == (len(regions.rois), 4, 1)
+    expected = teacher.roi_head.bbox_head(features)[0]
+    torch.testing.assert_close(side_by_side(found.logits)[regions.counted], expected)
+    assert found.localization[0].shape == (2, 4, max(regions.counts))
     assert not teacher_knowledge(teacher, *batch(), responses=False).logits
 
 

@@ -46,13 +46,15 @@ def knowledge_of(channels: int, kind: str, learns: bool) -> Knowledge:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, device="cuda", requires_grad=learns)
 
-    shapes = [(2, n * n) for n in CELLS] if kind == "dense" else [(20, 1)]
-    regions = Regions(random(20, 5), torch.ones(20, dtype=torch.long, device="cuda"))
+    shapes = [(2, n * n) for n in CELLS] if kind == "dense" else [(2, 10)]
+    regions = Regions(random(20, 5), torch.ones(20, dtype=torch.long, device="cuda"), (10, 10))
+    ones = tuple(torch.ones(n, m, dtype=torch.bool, device="cuda") for n, m in shapes)
     return Knowledge(
         tuple(random(2, channels, n, n) for n in CELLS),
         tuple(random(n, CLASSES, m) for n, m in shapes),
         tuple(random(n, 4, m) for n, m in shapes),
-        tuple(torch.ones(n, m, dtype=torch.bool, device="cuda") for n, m in shapes),
+        ones,
+        ones,
         None if kind == "dense" else regions,
     )
 

@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from detkds.distillers import FEATURE_TRANSFORMS, RESPONSE_TRANSFORMS
+from detkds.distillers import FEATURE_TRANSFORMS, RESHAPES, RESPONSE_TRANSFORMS
+from detkds.distillers.transforms import transformed_responses
 from detkds.space.options import (
     ATTENTION,
     LOCALIZATION_TRANSFORMS,
@@ -72,8 +73,11 @@ def norm(f: Array, axis: int | tuple[int, ...]) -> Array:
 
 
 def min_max(f: Array) -> Array:
-    span = f.max() - f.min()
-    return (f - f.min()) / span if span else np.zeros_like(f)
+    """Each sample is moved and scaled into [0, 1]; a constant sample becomes 0."""
+    spans = [sample.max() - sample.min() for sample in f]
+    return np.stack(
+        [(x - x.min()) / span if span else x * 0 for x, span in zip(f, spans, strict=True)]
+    )
 
 
 FEATURE_FORMULAS: dict[str, Callable[[Array], Array]] = {
@@ -88,17 +92,17 @@ FEATURE_FORMULAS: dict[str, Callable[[Array], Array]] = {
     "local_4": lambda f: local(f, 4),
     "norm_hw": lambda f: norm(f, (2, 3)),
     "norm_c": lambda f: norm(f, 1),
-    "norm_n": lambda f: norm(f, 0),
+    "norm_n": lambda f: norm(f, (1, 2, 3)),
     "min_max": min_max,
 }
 RESPONSE_FORMULAS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda p: p,
-    "norm_n": lambda p: norm(p, 0),
+    "norm_n": lambda p: norm(p, 2),
     "norm_c": lambda p: norm(p, 1),
     "min_max": min_max,
     "reshape_n": lambda p: np.array([image.ravel() for image in p])[:, :, None],
-    "reshape_c": lambda p: np.array([p[:, c].ravel() for c in range(p.shape[1])])[:, :, None],
-    "softmax_n": lambda p: softmax(p, axis=0),
+    "reshape_c": lambda p: np.array([row for image in p for row in image])[:, :, None],
+    "softmax_n": lambda p: p.shape[2] * softmax(p, axis=2),
     "softmax_c": lambda p: softmax(p, axis=1),
     "pow2": lambda p: p**2,
     "sigmoid": expit,
@@ -120,9 +124,10 @@ def same_samples(found: Tensor, expected: Array) -> None:
 
 def test_every_option_of_the_space_is_there() -> None:
     assert set(FEATURE_TRANSFORMS) == {*ATTENTION, *SCALE, *NORMALISE}
-    assert set(RESPONSE_TRANSFORMS) == {*LOGITS_TRANSFORMS, *LOCALIZATION_TRANSFORMS}
+    responses = {*RESPONSE_TRANSFORMS, *RESHAPES}
+    assert responses == {*LOGITS_TRANSFORMS, *LOCALIZATION_TRANSFORMS}
     assert set(FEATURE_FORMULAS) == set(FEATURE_TRANSFORMS) - {"mask"}
-    assert set(RESPONSE_FORMULAS) == set(RESPONSE_TRANSFORMS)
+    assert set(RESPONSE_FORMULAS) == responses
 
 
 @pytest.mark.parametrize("shape", MAPS, ids=str)
@@ -141,22 +146,43 @@ def test_a_feature_transform_is_its_formula_on_both_sides(
             np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
+def all_count(side: Tensor) -> Tensor:
+    return torch.ones_like(side[:, :1], dtype=torch.bool)
+
+
 @pytest.mark.parametrize("shape", RESPONSES, ids=str)
 @pytest.mark.parametrize("name", RESPONSE_FORMULAS)
 def test_a_response_transform_is_its_formula_on_both_sides(
     name: str, shape: tuple[int, ...]
 ) -> None:
     before = pair(shape)
-    after = RESPONSE_TRANSFORMS[name](*(side.clone() for side in before))
+    *after, weight = transformed_responses(name, *before, all_count(before[0]))
     for found, side in zip(after, before, strict=True):
         expected = RESPONSE_FORMULAS[name](side.numpy())
         assert found.shape == expected.shape
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+    assert weight.all()
+    assert weight.expand_as(after[0]).shape == after[0].shape
+
+
+@pytest.mark.parametrize("name", RESPONSE_FORMULAS)
+def test_what_does_not_count_changes_no_response(name: str) -> None:
+    """Predictions of any value in the padding leave the others as they are without the padding."""
+    student, teacher = pair((2, 4, 7))
+    *expected, _ = transformed_responses(name, student, teacher, all_count(student))
+    padding = torch.tensor([1e4, -1e4, 3.0, torch.inf]).double().expand(2, 4, 4)
+    padded = [torch.cat([side, padding], dim=2) for side in (student, teacher)]
+    counted = torch.cat([all_count(student), torch.zeros(2, 1, 4, dtype=torch.bool)], dim=2)
+    *found, weight = transformed_responses(name, *padded, counted)
+    for side, without in zip(found, expected, strict=True):
+        kept = side[weight.expand_as(side)]
+        torch.testing.assert_close(kept, without.flatten(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LOCALIZATION_TRANSFORMS[1:])
 def test_localization_transforms_give_distances(name: str) -> None:
-    for side in RESPONSE_TRANSFORMS[name](*pair((2, 4, 9))):
+    student, teacher = pair((2, 4, 9))
+    for side in transformed_responses(name, student, teacher, all_count(student))[:2]:
         assert (side >= 0).all()
 
 
@@ -207,25 +233,34 @@ def test_feature_gradients(name: str, shape: tuple[int, ...]) -> None:
     assert torch.autograd.gradcheck(transform, inputs)
 
 
-@pytest.mark.parametrize("name", RESPONSE_TRANSFORMS)
+@pytest.mark.parametrize("name", RESPONSE_FORMULAS)
 def test_response_gradients(name: str) -> None:
+    counted = torch.rand(2, 1, 5) < 0.8
+    counted[:, :, 0] = True
+
+    def transform(student: Tensor, teacher: Tensor) -> list[Tensor]:
+        *sides, weight = transformed_responses(name, student, teacher, counted)
+        return [torch.where(weight, side, 0) for side in sides]
+
     inputs = tuple(side.requires_grad_() for side in pair((2, 4, 5)))
-    assert torch.autograd.gradcheck(RESPONSE_TRANSFORMS[name], inputs)
+    assert torch.autograd.gradcheck(transform, inputs)
 
 
 @pytest.mark.parametrize("value", [0.0, 3.7, -1e4])
 def test_constant_maps_stay_finite_with_their_gradients(value: float) -> None:
-    cases = [
-        *((function, (2, 3, 5, 4)) for function in FEATURE_TRANSFORMS.values()),
-        *((function, (2, 4, 5)) for function in RESPONSE_TRANSFORMS.values()),
-    ]
-    for function, shape in cases:
+    def check(function: Callable[[Tensor, Tensor], tuple], shape: tuple[int, ...]) -> None:
         student = torch.full(shape, value, requires_grad=True)
-        ours, theirs = function(student, torch.full(shape, value))
+        ours, theirs, *_ = function(student, torch.full(shape, value))
         assert torch.isfinite(ours).all()
         assert torch.isfinite(theirs).all()
         (gradient,) = torch.autograd.grad(ours.sum(), student)
         assert torch.isfinite(gradient).all()
+
+    for transform in FEATURE_TRANSFORMS.values():
+        check(transform, (2, 3, 5, 4))
+    counted = torch.tensor([[True] * 5, [False] * 5]).unsqueeze(1)  # an image that does not count
+    for name in RESPONSE_FORMULAS:
+        check(lambda s, t, name=name: transformed_responses(name, s, t, counted), (2, 4, 5))
 
 
 @pytest.mark.parametrize("name", FEATURE_TRANSFORMS)
