@@ -102,8 +102,7 @@ class Row:
         needs = []
         if protocols()[chosen or coco_pairs()[name]["protocol"]]["student_checkpoint"]:
             weights = coco_models()[student].get("checkpoint") or (
-                f"data/checkpoints/{student}.pth, the student.pth that `detkds train "
-                f"coco/{name}@crosskd --distiller none` leaves (12 epochs alone)"
+                f"data/checkpoints/{student}.pth, its weights after 12 epochs alone"
             )
             needs.append(f"{student}: {weights}")
         if self.distiller == "none":

@@ -73,6 +73,25 @@ def _strides(head: Any) -> list:
     return list(head.prior_generator.strides)
 
 
+def summed_centerness(head: Any, assigned: list[tuple], positives: Levels) -> Tensor | None:
+    """The sum of the centerness targets of FCOS's positives, a scalar; None for other heads.
+
+    FCOS divides its loss of boxes by the sum. For positives that are spread evenly in their boxes
+    the sum is a third of their number. ``assigned``, ``positives``: see :func:`dense_positives`.
+    """
+    family = dense_family(head)
+    if family.regression != "distances":
+        return None
+    assert family.labels is not None
+    found = torch.cat(positives, dim=1)
+    images = len(found)
+    levels = assigned[-1][family.labels + 1]
+    targets = torch.cat([level.view(images, -1, 4) for level in levels], dim=1)
+    sides = torch.where(found.unsqueeze(2), targets, 1)  # a negative's sides may be below 0
+    centerness = head.centerness_target(sides.view(-1, 4)).view_as(found)
+    return (centerness * found).sum()
+
+
 def _inside(level: Tensor, stride: float, shapes: Sequence[tuple[int, int]], count: int) -> Tensor:
     """True for the priors of cells that begin inside of their image: (N, M).
 

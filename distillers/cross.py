@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ..detectors import CrossHead, DensePredictions, Knowledge, to_float32
 from ..space import IDENTITY, POSITIONS, Term
-from .distances import BOX_DISTANCES
+from .distances import BOX_DISTANCES, quality_focal
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
@@ -158,9 +157,8 @@ class CrossKind(Kind):
 class CrossLogits(CrossKind):
     """``cross_logits``: class scores, D_pred of formula (3).
 
-    Quality focal loss is summed, and divided by the number of positives, for FCOS by the sum of
-    their centerness, as in the authors' release. S(·) is 1, but 0 at ignored and padding positions;
-    the paper does not speak of these, and the release leaves them out for every head but FCOS.
+    Quality focal loss is summed and divided as the authors' release does. S(·) is 1 in the paper
+    and in the release, and 0 at ignored and padding positions in the release, which is done here.
     """
 
     @classmethod
@@ -169,9 +167,11 @@ class CrossLogits(CrossKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         ours, theirs = (torch.cat(side.logits, dim=2) for side in seen[self._part])
-        weight = counted(observation.student, ours)
-        divisor = partial(_divisor, observation.student)
-        return classification(self.term.distance, ours, theirs, weight, divisor)
+        student = observation.student
+        weight = counted(student, ours)
+        if self.term.distance == "quality_focal":
+            return _divided(quality_focal(ours, theirs), weight, student)
+        return classification(self.term.distance, ours, theirs, weight, student.positives)
 
 
 class CrossLocalization(CrossKind):
@@ -180,11 +180,9 @@ class CrossLocalization(CrossKind):
     Paper and release differ, and this is the release's loss, which the published APs come from:
 
     - S(r) of Section 3.2 is 1 at the student's positives and 0 elsewhere. In the release it is, for
-      every head, the teacher's highest class score at r; 0 at ignored and padding positions (at
-      those of FCOS, too, which the release forgets).
+      every head, the teacher's highest class score at r; 0 at ignored and padding positions.
     - |S| is the sum of S in formula (3), and for the bins in the release. The release divides
       boxes' losses by the number of positives, FCOS's by the sum of the positives' centerness.
-      Here each is the mean over processes; in the release RetinaNet's and the bins' are not.
     - The bins' divergence is the mean over the four sides, as in the release, whose weight is 4:
       ``crosskd_gfl`` has that weight. Formula (6) is for one side.
     - FCOS's boxes are compared by GIoU in the paper, by -log IoU (``log_iou``) in the release.
@@ -216,16 +214,13 @@ class CrossLocalization(CrossKind):
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         cross, teacher = seen[self._part]
         logits = torch.cat(teacher.logits, dim=2)
-        visible = counted(observation.student, logits)
-        weight = self._confidence(logits) * visible
+        weight = self._confidence(logits) * counted(observation.student, logits)
         if self.term.distance == "kl":
             losses = _bins_kl(torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, dim=2))
-            divisor = mean_over_processes(weight.sum()).clamp(min=EPSILON)
-        else:
-            sides = (torch.cat(part.sides, dim=2).transpose(1, 2) for part in (cross, teacher))
-            losses = BOX_DISTANCES[self.term.distance](*sides).unsqueeze(1)
-            divisor = _divisor(observation.student)
-        return (torch.where(visible, losses, 0) * weight).sum() / divisor
+            return (losses * weight).sum() / mean_over_processes(weight.sum()).clamp(min=EPSILON)
+        ours, theirs = (torch.cat(side.sides, dim=2).transpose(1, 2) for side in (cross, teacher))
+        losses = BOX_DISTANCES[self.term.distance](ours, theirs).unsqueeze(1)
+        return _divided(losses, weight, observation.student)
 
     def _confidence(self, logits: Tensor) -> Tensor:
         """The highest class score (N, 1, M) of logits (N, K, M)."""
@@ -236,14 +231,16 @@ class CrossLocalization(CrossKind):
         return logits.softmax(dim=1)[:, :-1].amax(dim=1, keepdim=True)  # without the background's
 
 
-def _divisor(student: Knowledge) -> Tensor:
-    """The number of the student's positives; for FCOS, the sum of their centerness.
+def _divided(losses: Tensor, weight: Tensor, student: Knowledge) -> Tensor:
+    """The weighted sum of losses (N, *, M), divided by the number of the student's positives.
 
-    The mean over processes, and at least 1.
+    Both losses of FCOS are divided by the sum of its positives' centerness, as in the release.
     """
     if student.centerness is None:
-        return count_positives(student.positives)
-    return mean_over_processes(student.centerness).clamp(min=1)
+        divisor = count_positives(student.positives)
+    else:
+        divisor = mean_over_processes(student.centerness).clamp(min=1)
+    return (losses * weight).sum() / divisor
 
 
 def _bins_kl(student: Tensor, teacher: Tensor) -> Tensor:

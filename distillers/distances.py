@@ -123,26 +123,23 @@ def kl_hw(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Ten
 def jensen_shannon(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """Jensen-Shannon distance of the softmax over channels (SSSD): at most sqrt(ln 2).
 
-    SSSD prints (1/N) Σ_p D_JS(k^p ‖ k_e^p)^(1/2): one root for a level p. So the distance is the
-    root of the divergence's mean over a sample's positions; a mean over samples, as all distances.
-    A mean of roots, a root for each position, is smaller, and draws a position that hardly differs
-    as much as a position that differs widely. Near a divergence of 0 the root's slope is infinite;
-    a straight line to 0 replaces the root there.
+    SSSD prints (1/N) Σ_p D_JS(k^p ‖ k_e^p)^(1/2): a root for each level p. So the distance is the
+    root of the divergence's mean over the positions of a sample, then the mean over samples. A mean
+    of roots, a root for each position, is smaller, and draws a position that hardly differs as much
+    as a position that differs widely. Near a divergence of 0 the root's slope is infinite; a
+    straight line to 0 replaces the root there.
     """
     log_q, log_p = (_log_softmax(side, weight, 1) for side in (student, teacher))
     log_m = torch.logaddexp(log_q, log_p) - math.log(2)
     parts = log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)
-    divergence = parts.sum(dim=1).flatten(1) / 2
-    vectors, total = _of_vectors(weight), None
-    if vectors is None:
-        divergence = divergence.mean(dim=1)
-    else:
-        share = vectors.to(divergence.dtype).flatten(1).expand_as(divergence)
-        total = share.sum(dim=1)
-        divergence = (share * divergence).sum(dim=1) / total.clamp(min=EPSILON)
-    root = divergence.clamp(min=JS_LEAST).sqrt()
-    line = divergence.clamp(min=0) / math.sqrt(JS_LEAST)
-    return _mean(torch.where(divergence > JS_LEAST, root, line), total)
+    divergence = parts.sum(dim=1, keepdim=True) / 2
+    weight = _of_vectors(weight)
+    share = torch.ones_like(divergence) if weight is None else weight.to(divergence.dtype)
+    share, rows = share.flatten(1), divergence.flatten(1)
+    mean = ((rows * share).sum(dim=1) / share.sum(dim=1).clamp(min=EPSILON)).clamp(min=0)
+    root = mean.clamp(min=JS_LEAST).sqrt()
+    distance = torch.where(mean > JS_LEAST, root, mean / math.sqrt(JS_LEAST))
+    return _mean(distance, share.amax(dim=1))
 
 
 def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:

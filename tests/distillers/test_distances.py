@@ -54,11 +54,12 @@ def kl_hw(s: Array, t: Array) -> float:
 
 
 def js(s: Array, t: Array) -> float:
-    """SSSD: the root of the divergence's mean over a sample's positions; scipy gives each root."""
+    """SSSD: the root of the divergence's mean over positions; scipy gives each position's root."""
     roots = []
     for image, other in zip(s, t, strict=True):
-        p, q = (softmax(positions(side[None]), axis=1) for side in (image, other))
-        roots.append(np.sqrt(np.mean(jensenshannon(p, q, axis=1) ** 2)))
+        sides = (softmax(positions(side[None]), axis=1) for side in (image, other))
+        squares = [jensenshannon(p, q) ** 2 for p, q in zip(*sides, strict=True)]
+        roots.append(np.sqrt(np.mean(squares)))
     return float(np.mean(roots))
 
 
