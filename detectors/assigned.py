@@ -51,24 +51,6 @@ def dense_counted(
     )
 
 
-def summed_centerness(head: Any, assigned: list[tuple], positives: Levels) -> Tensor | None:
-    """The sum of the centerness targets of FCOS's positives, a scalar; None for other heads.
-
-    FCOS divides its loss of boxes by it. Over positives that are spread evenly in their boxes it
-    is a third of their number. ``positives``: see :func:`dense_positives`.
-    """
-    family = dense_family(head)
-    if family.regression != "distances":
-        return None
-    assert family.labels is not None
-    chosen = torch.cat(positives, dim=1)
-    levels = assigned[-1][family.labels + 1]
-    targets = torch.cat([level.view(len(chosen), -1, 4) for level in levels], dim=1)
-    sides = torch.where(chosen.unsqueeze(2), targets, 1)  # a negative's sides may be below 0
-    centerness = head.centerness_target(sides.view(-1, 4)).view_as(chosen)
-    return (centerness * chosen).sum()
-
-
 def _strides(head: Any) -> list:
     return list(head.prior_generator.strides)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,8 +45,7 @@ class Logits(ResponseKind):
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         student, teacher = self.pair.select(observation.student, observation.teacher)
         responses = self.transformed(student, student.logits, teacher.logits)
-        divisor = partial(count_positives, student.positives)
-        return classification(self.term.distance, *responses, divisor)
+        return classification(self.term.distance, *responses, student.positives)
 
 
 class Localization(ResponseKind):
@@ -80,15 +78,15 @@ def count_positives(positives: Levels) -> Tensor:
 
 
 def classification(
-    distance: str, student: Tensor, teacher: Tensor, weight: Tensor, divisor: Callable[[], Tensor]
+    distance: str, student: Tensor, teacher: Tensor, weight: Tensor, positives: Levels
 ) -> Tensor:
     """A distance of class scores (N, K, M), or of their reshaped vectors.
 
     ``weight``: True where a prediction counts, (N, 1, M). Quality focal loss is summed and divided
-    by ``divisor``, about the number of positives, as dense detectors train with it; CrossKD's
-    formula (3), read to the letter, would divide by all positions, mostly background.
+    by the number of positives, as dense detectors train with it; CrossKD's formula (3), read to the
+    letter, would divide by all positions, mostly background.
     """
     if distance == "quality_focal":
         losses = torch.where(weight, quality_focal(student, teacher), 0)
-        return losses.sum() / divisor()
+        return losses.sum() / count_positives(positives)
     return SCORE_DISTANCES[distance](student, teacher, weight)
