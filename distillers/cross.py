@@ -48,8 +48,8 @@ def _after(name: str) -> int:
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
 
-    Mean and deviation are over N, H and W, as in the authors' release; no formula of the paper says
-    so. They are computed in float32 or wider; the result has the teacher's type, which the
+    Mean and deviation are over H, W and the N images of one process, as in the authors' release; no
+    formula of the paper says so. They are computed in float32 or wider; the result has the teacher's type, which the
     teacher's layers read.
 
     A channel and its gradient are multiplied by the ratio of the teacher's deviation to the
@@ -157,8 +157,9 @@ class CrossKind(Kind):
 class CrossLogits(CrossKind):
     """``cross_logits``: class scores, D_pred of formula (3).
 
-    Quality focal loss is summed and divided as the authors' release does. S(·) is 1 in the paper
-    and in the release, and 0 at ignored and padding positions in the release, which is done here.
+    Quality focal loss is summed, and divided by the number of positives, for FCOS by the sum of
+    their centerness, as in the authors' release. S(·) is 1, but 0 at ignored and padding positions;
+    the paper does not speak of these, and the release leaves them out for every head but FCOS.
     """
 
     @classmethod
@@ -180,9 +181,11 @@ class CrossLocalization(CrossKind):
     Paper and release differ, and this is the release's loss, which the published APs come from:
 
     - S(r) of Section 3.2 is 1 at the student's positives and 0 elsewhere. In the release it is, for
-      every head, the teacher's highest class score at r; 0 at ignored and padding positions.
+      every head, the teacher's highest class score at r; 0 at ignored and padding positions (here
+      at those of FCOS, too).
     - |S| is the sum of S in formula (3), and for the bins in the release. The release divides
       boxes' losses by the number of positives, FCOS's by the sum of the positives' centerness.
+      Here each is the mean over processes; in the release RetinaNet's and the bins' are not.
     - The bins' divergence is the mean over the four sides, as in the release, whose weight is 4:
       ``crosskd_gfl`` has that weight. Formula (6) is for one side.
     - FCOS's boxes are compared by GIoU in the paper, by -log IoU (``log_iou``) in the release.
@@ -217,7 +220,7 @@ class CrossLocalization(CrossKind):
         weight = self._confidence(logits) * counted(observation.student, logits)
         if self.term.distance == "kl":
             losses = _bins_kl(torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, dim=2))
-            return (losses * weight).sum() / mean_over_processes(weight.sum()).clamp(min=EPSILON)
+            return _weighted(losses, weight) / mean_over_processes(weight.sum()).clamp(min=EPSILON)
         ours, theirs = (torch.cat(side.sides, dim=2).transpose(1, 2) for side in (cross, teacher))
         losses = BOX_DISTANCES[self.term.distance](ours, theirs).unsqueeze(1)
         return _divided(losses, weight, observation.student)
@@ -240,7 +243,12 @@ def _divided(losses: Tensor, weight: Tensor, student: Knowledge) -> Tensor:
         divisor = count_positives(student.positives)
     else:
         divisor = mean_over_processes(student.centerness).clamp(min=1)
-    return (losses * weight).sum() / divisor
+    return _weighted(losses, weight) / divisor
+
+
+def _weighted(losses: Tensor, weight: Tensor) -> Tensor:
+    """The weighted sum; a loss that does not count may be infinite."""
+    return (torch.where(weight > 0, losses, 0) * weight).sum()
 
 
 def _bins_kl(student: Tensor, teacher: Tensor) -> Tensor:

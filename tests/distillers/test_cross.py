@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -18,12 +19,13 @@ from cross_pairs import (
     detector,
     distilled,
     learned,
+    padded,
 )
 from detkds.detectors import CrossHead
 from detkds.distillers import DistilledDetector
 from detkds.distillers.cross import aligned
 from detkds.space import Distiller, WrongUse
-from thin_detectors import batch, still
+from thin_detectors import still
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
@@ -106,10 +108,10 @@ def rows(raw: Tensor, channels: int) -> Tensor:
 def literal(family: str, model: DistilledDetector, position: int) -> dict[str, Tensor]:
     """Formulas (3), (5), (6) and (7) for one batch, level by level, with the release's S and |S|.
 
-    S is the teacher's highest class score; |S| is the number of positives, for FCOS the sum of
-    their centerness, and for bins the sum of S.
+    S is the teacher's highest class score, 0 at ignored and padding positions; |S| is the number of
+    positives, for FCOS the sum of their centerness, and for bins the sum of S.
     """
-    inputs, samples = batch()
+    inputs, samples = padded()
     student, teacher = model.student, model.teacher
     ours, theirs = student.extract_feat(inputs), teacher.extract_feat(inputs)
     own, head = student.bbox_head, teacher.bbox_head
@@ -124,14 +126,15 @@ def literal(family: str, model: DistilledDetector, position: int) -> dict[str, T
                 raw = spelled_out(family, head, branch, level, x, position)
                 width = own.cls_out_channels if branch == 0 else raw.shape[1] // _priors(own)
                 found[name].append(rows(raw, width))
-    divisor, _ = divided_by(family, student, inputs, samples)
+    targets = assigned_targets(student, inputs, samples)
+    divisor, _ = divided_by(family, own, targets)
+    visible = seen_by_the_loss(family, own, targets, samples, [level.shape[-2:] for level in ours])
     cls = {name: torch.cat(parts) for name, parts in predicted.items()}
     reg = {name: torch.cat(parts) for name, parts in boxes.items()}
     score, soft = cls["cross"].sigmoid(), cls["teacher"].sigmoid()
     bce = -(soft * score.log() + (1 - soft) * (1 - score).log())
-    counted = looked_at(family, student, inputs, samples)
-    qfl = (counted[:, None] * (score - soft).abs() * bce).sum() / divisor
-    weight = soft.max(dim=1).values * counted
+    qfl = ((score - soft).abs() * bce)[visible].sum() / divisor
+    weight = soft.max(dim=1).values * visible
     if family == "gfl":
         q, p = (reg[name].view(len(weight), 4, -1).softmax(-1) for name in ("cross", "teacher"))
         kl = (p * (p / q).log()).sum(-1).mean(-1)
@@ -153,12 +156,11 @@ def _corners(family: str, head: Any, raw: Tensor) -> Tensor:
     return torch.stack([-raw[:, 0], -raw[:, 1], raw[:, 2], raw[:, 3]], dim=1) + 100
 
 
-def divided_by(family: str, student: Any, inputs: Tensor, samples: list) -> tuple[Any, Tensor]:
+def divided_by(family: str, head: Any, targets: Any) -> tuple[Any, Tensor]:
     """The divisor, which for FCOS is the positives' centerness; and the number of positives."""
-    targets = assigned_targets(student, inputs, samples)
     place = 1 if family in ("atss", "gfl") else 0
     labels = torch.cat([level.reshape(-1) for level in targets[place]])
-    positive = (labels >= 0) & (labels < student.bbox_head.num_classes)
+    positive = (labels >= 0) & (labels < head.num_classes)
     if not family.startswith("fcos"):
         return positive.sum(), positive.sum()
     left, top, right, bottom = torch.cat(targets[1])[positive].unbind(1)
@@ -167,13 +169,24 @@ def divided_by(family: str, student: Any, inputs: Tensor, samples: list) -> tupl
     return (across * along).sqrt().sum(), positive.sum()
 
 
-def looked_at(family: str, student: Any, inputs: Tensor, samples: list) -> Any:
-    """1 for the priors that the assignment gives a label's weight, level by level; 0 for others."""
-    targets = assigned_targets(student, inputs, samples)
-    place = {"retinanet": 1, "atss": 2, "gfl": 2}.get(family)
-    if place is None:  # FCOS ignores no point
-        return torch.ones(sum(level.numel() for level in targets[0]))
-    return torch.cat([level.reshape(-1) for level in targets[place]])
+def seen_by_the_loss(
+    family: str, head: Any, targets: Any, samples: list, sizes: list[tuple[int, int]]
+) -> Tensor:
+    """False for the priors that the assignment gives no weight, and in the padding."""
+    levels = []
+    for (height, width), stride in zip(sizes, (8, 16, 32, 64, 128), strict=True):
+        inside = torch.zeros(len(samples), height, width, _priors(head), dtype=torch.bool)
+        for one, sample in zip(inside, samples, strict=True):
+            for y, x in product(range(height), range(width)):
+                high, wide = sample.img_shape
+                one[y, x] = y * stride < high and x * stride < wide
+        levels.append(inside.reshape(-1))
+    visible = torch.cat(levels)
+    assert not visible.all()
+    if family.startswith("fcos"):
+        return visible
+    place = 2 if family in ("atss", "gfl") else 1
+    return visible & (torch.cat([level.reshape(-1) for level in targets[place]]) > 0)
 
 
 def assigned_targets(student: Any, inputs: Tensor, samples: list) -> Any:
@@ -227,8 +240,9 @@ def test_after_the_last_layer_it_is_plain_prediction_mimicking(family: str) -> N
     )
     with torch.no_grad():
         found = cross_losses(model)
-        expected = plain.loss(*batch())["loss_logits"]
-    divisor, positives = divided_by(family, model.student, *batch())
+        expected = plain.loss(*padded())["loss_logits"]
+    targets = assigned_targets(model.student, *padded())
+    divisor, positives = divided_by(family, model.student.bbox_head, targets)
     torch.testing.assert_close(found["loss_cross_logits"] * divisor, expected * positives)
     losses = cross_losses(model)
     sum(losses.values()).backward()
