@@ -13,6 +13,7 @@ from cross_pairs import (
     detector,
     distilled,
     learned,
+    padded,
 )
 from detkds.detectors import signature
 from detkds.distillers import DistilledDetector, available_knowledge
@@ -46,7 +47,7 @@ def test_in_other_precisions(family: str, dtype: torch.dtype, tolerance: float) 
     """A whole detector in one precision, without autocast; bfloat16 gives float32 losses."""
     plain = cross_losses(distilled(family, both(family, 2)))
     model = distilled(family, both(family, 2)).to(dtype)
-    inputs, samples = batch()
+    inputs, samples = padded()
     losses = model.loss(inputs.to(dtype), samples)
     wide = torch.promote_types(dtype, torch.float32)
     for name, value in plain.items():
