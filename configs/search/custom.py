@@ -8,8 +8,9 @@
         teacher.config=my_teacher.py teacher.checkpoint=my_teacher.pth
 
 A teacher without a checkpoint is trained first, by `teacher.schedule`. Trials train and are scored
-on a proxy, which is drawn from `data.train`. Only the final table uses `data.test`. The numbers
-below suit a few hundred small images on a CPU. The paper's own search is search.population=20
+on a proxy, which is drawn from `data.train`. Only the final table uses `data.test`. The teachers of
+an order are scored on `data.val`, images that no detector is trained on. The numbers below suit a
+few hundred small images on a CPU. The paper's own search is search.population=20
 search.iterations=40 search.top_k=5 search.weights=40 with one epoch a trial.
 """
 
