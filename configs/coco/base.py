@@ -11,8 +11,10 @@ another one behind an @. papers.json has the rows of the papers' tables (`detkds
 
 A training takes SGD with momentum 0.9, weight decay 1e-4 and 16 images a step; the papers use 8
 cards with 2 images each. One smaller card does the same with batch_size=2 and
-optim_wrapper.accumulative_counts=8, because mmdet's models freeze their batch norm. A change of the
-epochs (`final.epochs=12`) moves the milestones along: 16 and 22 of 24 become 8 and 11.
+optim_wrapper.accumulative_counts=8, because mmdet's models freeze their batch norm and distillers
+mean the same loss either way, but for `pearson` of whole maps (PKD), which looks at the whole
+batch. A change of the epochs (`final.epochs=12`) moves the milestones along: 16 and 22 of 24 become
+8 and 11.
 
 A trial takes one epoch on a mini-COCO of 25,000 images and is scored on 5,000 other images of the
 training set (DetKDS, Section 4.1). The same section gives (P, T, r, k) = (20, 40, 0.9, 5), and
