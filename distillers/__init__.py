@@ -1,8 +1,9 @@
 """What a distiller does: transforms, distances, a class for each kind of knowledge, the loss, and
 ``DistilledDetector`` for mmdet."""
 
+from .box_distances import BOX_DISTANCES
 from .detector import DistilledDetector
-from .distances import BOX_DISTANCES, MAP_DISTANCES, SCORE_DISTANCES
+from .distances import MAP_DISTANCES, SCORE_DISTANCES
 from .hooks import DistillationHook
 from .kinds import (
     KINDS,

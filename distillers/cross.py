@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..detectors import CrossHead, DensePredictions, Knowledge, to_float32
 from ..space import IDENTITY, POSITIONS, Term
-from .distances import BOX_DISTANCES, quality_focal
+from .box_distances import BOX_DISTANCES
+from .distances import quality_focal
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
@@ -49,8 +50,8 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
 
     Mean and deviation are over H, W and the N images of one process, as in the authors' release; no
-    formula of the paper says so. They are computed in float32 or wider; the result has the teacher's type, which the
-    teacher's layers read.
+    formula of the paper says so. They are computed in float32 or wider; the result has the
+    teacher's type, which the teacher's layers read.
 
     A channel and its gradient are multiplied by the ratio of the teacher's deviation to the
     student's. For a dead channel, whose deviation is about 0, the ratio is a thousand (a million in

@@ -1,25 +1,21 @@
-"""The distances of DetKDS Table 2 and Appendix D.
+"""The distances of maps and class scores: DetKDS Table 2 and Appendix D.
 
-A distance takes the student's tensor first and the teacher's second, and is 0 where both agree.
-The distances of ``DISTANCES`` take transformed knowledge of one shape, (N, C, *), and return a
-scalar. Axis 0 holds the samples (images, crops, patches), axis 1 the channels, all other axes
-together the positions. ``weight`` is None, or says how much each position counts, from 0: a tensor
-of shape (N, 1, *), or, for responses that are reshaped to vectors, (N, C, 1). A mean is then the
-weighted mean, and what has a weight of 0 changes neither the distance nor its gradient.
+A distance takes the student's and the teacher's transformed knowledge of one shape, (N, C, *), and
+returns a scalar, which is 0 where both agree. Axis 0 holds the samples (images, crops, patches),
+axis 1 the channels, all other axes together the positions. ``weight`` is None, or says how much
+each position counts, from 0: a tensor of shape (N, 1, *), or, for responses that are reshaped to
+vectors, (N, C, 1). A mean is then the weighted mean, and what has a weight of 0 changes neither the
+distance nor its gradient.
 
 Every distance but ``pearson`` is a mean over samples: 16 images in one batch, 8 batches of 2 whose
 gradients are accumulated, and 8 processes with 2 each have the same gradient, except that a mean
 over crops or weighted positions divides an accumulated batch by its own count.
-
-The distances of ``BOX_DISTANCES`` take boxes as distances left, top, right, bottom from one prior
-point, (..., 4), and return a number a box, (...).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -290,74 +286,6 @@ def ssim(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tens
     return _mean(((1 - luminance * structure) / 2).view_as(student), weight)
 
 
-@dataclass(frozen=True)
-class _Overlap:
-    """What all losses of the IoU family are made of, (...) or (..., 2) each."""
-
-    iou: Tensor
-    union: Tensor
-    size_s: Tensor
-    size_t: Tensor
-    enclosing: Tensor
-    centre: Tensor
-
-
-def _overlap(student: Tensor, teacher: Tensor) -> _Overlap:
-    s_low, s_high = student.split(2, dim=-1)
-    t_low, t_high = teacher.split(2, dim=-1)
-    size_s, size_t = s_low + s_high, t_low + t_high
-    # Boxes around one prior overlap; boxes that are decoded from deltas may lie apart.
-    sides = (torch.minimum(s_low, t_low) + torch.minimum(s_high, t_high)).clamp(min=0)
-    enclosing = torch.maximum(s_low, t_low) + torch.maximum(s_high, t_high)
-    intersection = sides.prod(dim=-1)
-    union = size_s.prod(dim=-1) + size_t.prod(dim=-1) - intersection
-    offset = ((s_high - s_low) - (t_high - t_low)) / 2
-    centre = offset.square().sum(dim=-1) / (enclosing.square().sum(dim=-1) + EPSILON)
-    iou = (intersection + EPSILON) / (union + EPSILON)
-    return _Overlap(iou, union, size_s, size_t, enclosing, centre)
-
-
-def iou(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - IoU."""
-    return 1 - _overlap(student, teacher).iou
-
-
-def log_iou(student: Tensor, teacher: Tensor) -> Tensor:
-    """-log IoU (UnitBox, Yu et al. 2016), the loss of FCOS; at most -log(1e-6)."""
-    return -_overlap(student, teacher).iou.clamp(min=EPSILON).log()
-
-
-def giou(student: Tensor, teacher: Tensor) -> Tensor:
-    """Generalised IoU loss (Rezatofighi et al. 2019); Appendix D's own formula is not it."""
-    box = _overlap(student, teacher)
-    area = box.enclosing.prod(dim=-1)
-    return 1 - box.iou + (area - box.union) / (area + EPSILON)
-
-
-def diou(student: Tensor, teacher: Tensor) -> Tensor:
-    """Distance IoU loss (Zheng et al. 2020)."""
-    box = _overlap(student, teacher)
-    return 1 - box.iou + box.centre
-
-
-def ciou(student: Tensor, teacher: Tensor) -> Tensor:
-    """Complete IoU loss (Zheng et al. 2020); its trade-off α gets no gradient, as published."""
-    box = _overlap(student, teacher)
-    angle_s = torch.atan2(box.size_s[..., 0], box.size_s[..., 1] + EPSILON)
-    angle_t = torch.atan2(box.size_t[..., 0], box.size_t[..., 1] + EPSILON)
-    v = 4 / math.pi**2 * (angle_s - angle_t).square()
-    with torch.no_grad():
-        alpha = v / (1 - box.iou + v + EPSILON)
-    return 1 - box.iou + box.centre + alpha * v
-
-
-def eiou(student: Tensor, teacher: Tensor) -> Tensor:
-    """Efficient IoU loss (Zhang et al. 2022): centre, width and height penalties."""
-    box = _overlap(student, teacher)
-    sides = (box.size_s - box.size_t).square() / (box.enclosing.square() + EPSILON)
-    return 1 - box.iou + box.centre + sides.sum(dim=-1)
-
-
 #: Of student, teacher and, optionally, weights.
 Distance = Callable[..., Tensor]
 
@@ -375,4 +303,3 @@ SCORE_DISTANCES: dict[str, Distance] = {
         for f in (l1, l2, smooth_l1, kl, jensen_shannon, cosine, pearson_hw, correlation)
     },
 }
-BOX_DISTANCES: dict[str, Distance] = {f.__name__: f for f in (iou, log_iou, giou, diou, ciou, eiou)}

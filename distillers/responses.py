@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..detectors import Knowledge, Levels, to_float32
-from .distances import BOX_DISTANCES, SCORE_DISTANCES, quality_focal
+from .box_distances import BOX_DISTANCES
+from .distances import SCORE_DISTANCES, quality_focal
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
