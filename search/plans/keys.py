@@ -67,7 +67,8 @@ def proxy_key(proxy: Proxy, data: str) -> str:
 
 def view(data: Data) -> list:
     """What student and teacher see of an image: its sizes and the probability of a flip."""
-    return [data.image_size, data.teacher_image_size, data.flip]
+    scales = [data.multi_scale] if data.multi_scale else []
+    return [data.image_size, data.teacher_image_size, data.flip, *scales]
 
 
 # Trainings
@@ -82,9 +83,8 @@ def teacher_key(model: Model, data: Data, train: str) -> str:
         return fingerprint([model_key(model), file_fingerprint(model.checkpoint)])
     assert model.schedule is not None
     own = data.for_teachers
-    return fingerprint(
-        [model_key(model), train, model.schedule.model_dump(), own.flip, own.image_size]
-    )
+    look = [own.flip, own.image_size, *([own.multi_scale] if own.multi_scale else [])]
+    return fingerprint([model_key(model), train, model.schedule.model_dump(), *look])
 
 
 def warmup_key(config: SearchConfig, schedule: Schedule, student: str, proxy: str) -> str:
@@ -193,7 +193,7 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "look": Condition(
         lambda config, keys: view(config.data),
-        ("data.image_size", "data.teacher_image_size", "data.flip"),
+        ("data.image_size", "data.teacher_image_size", "data.flip", "data.multi_scale"),
     ),
     "inherit": Condition(lambda config, keys: config.inherit, ("inherit",)),
     "trial": Condition(
