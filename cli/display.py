@@ -35,7 +35,7 @@ class SearchDisplay:
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._last_time, self._last_line = 0.0, ""
         self._started: float | None = None
-        self._completed_before = 0
+        self._done_before = 0
 
     def __enter__(self) -> SearchDisplay:
         if self._live:
@@ -81,13 +81,14 @@ class SearchDisplay:
     def search(self, session: Session, planned: int) -> None:
         """Show where a search stands; ``planned``: how many trials it takes without rejections."""
         counts = session.store.counts(session.search_id)
-        completed = counts[Status.COMPLETED]
+        stopped = counts[Status.STOPPED]
+        done = counts[Status.COMPLETED] + stopped
         if self._started is None:
-            self._started, self._completed_before = time.monotonic(), completed
+            self._started, self._done_before = time.monotonic(), done
         summary = (
-            f"{completed}/{planned} trials completed, "
+            f"{done}/{planned} trials done, {stopped} of them stopped early, "
             f"{counts[Status.REJECTED]} rejected, {counts[Status.FAILED]} failed, "
-            f"{counts[Status.RUNNING]} running; {self._time_left(completed, planned)}"
+            f"{counts[Status.RUNNING]} running; {self._time_left(done, planned)}"
         )
         best = session.controller.best
         if best is None:
@@ -99,17 +100,17 @@ class SearchDisplay:
                 f"{in_one_line(candidate.distiller)}"
             )
         if self._live:
-            bar = ProgressBar(total=planned, completed=completed, width=60)
+            bar = ProgressBar(total=planned, completed=done, width=60)
             self._live.update(Group(Text(summary), bar, _stages(session), Text(leader)))
         else:
             self._line(f"{summary}; {leader}", now=session.done)
 
-    def _time_left(self, completed: int, planned: int) -> str:
+    def _time_left(self, done: int, planned: int) -> str:
         assert self._started is not None
-        new = completed - self._completed_before
+        new = done - self._done_before
         if new < 1:
             return "time left unknown yet"
-        seconds = (time.monotonic() - self._started) / new * max(planned - completed, 0)
+        seconds = (time.monotonic() - self._started) / new * max(planned - done, 0)
         return (
             f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
         )

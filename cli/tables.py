@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.text import Text
 from ..configs import DATA
 from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
 from ..space import SearchSpace, WrongUse
+from ..space.options import ALIASES
 from .console import console, in_one_line
 
 if TYPE_CHECKING:
@@ -83,11 +85,19 @@ def proxy_table(files: ProxyFiles) -> None:
     console.print(f"{files.train_path}\n{files.val_path}", soft_wrap=True, highlight=False)
 
 
+def _with_aliases(slot: tuple[str, ...]) -> Iterator[str]:
+    """The choices of a transform slot, each with its other names in brackets."""
+    for choice in slot:
+        others = [alias for alias, name in ALIASES.get(slot, {}).items() if name == choice]
+        yield f"{choice} (or {', '.join(others)})" if others else choice
+
+
 def space_listing(space: SearchSpace) -> None:
     """Every option of a search space, a line per slot."""
     for knowledge, options in space.options.items():
         console.print(f"{knowledge} ({len(options)} terms)", highlight=False)
-        slots = list(zip(options.slot_names, options.transforms, strict=True))
+        transforms = [tuple(_with_aliases(slot)) for slot in options.transforms]
+        slots = list(zip(options.slot_names, transforms, strict=True))
         slots += [
             ("distance", options.distances),
             ("weight", tuple(map("{:g}".format, options.weights))),

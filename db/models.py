@@ -169,7 +169,7 @@ class Run:
         """Copy an outcome into the row. Raises ValueError for the states queued and running."""
         if outcome.status not in FINISHED:
             status = outcome.status.value
-            raise ValueError(f"an outcome is completed, rejected or failed, not {status}")
+            raise ValueError(f"an outcome is completed, stopped, rejected or failed, not {status}")
         self.status, self.seconds = outcome.status, outcome.seconds
         # Scores may be NumPy numbers: JSON refuses them, and SQLite would store their bytes.
         self.score = None if outcome.score is None else float(outcome.score)
@@ -185,6 +185,7 @@ class Trial(Run, Base):
     ``number`` counts the trials of a search in the order in which they were asked for, and
     ``tell_order`` counts its outcomes in the order in which they were told, both from 0.
     ``asked_after`` is the number of outcomes that had been told when the trial was asked for.
+    ``early_score`` is the AP halfway through the training, on a part of the images.
     """
 
     __tablename__ = "trials"
@@ -205,7 +206,14 @@ class Trial(Run, Base):
     key: Mapped[str] = mapped_column(String(16), index=True)
     conditions: Mapped[str]
     queued: Mapped[datetime]
+    early_score: Mapped[float | None]
     reused_from: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))
+
+    def finish(self, outcome: Outcome) -> None:
+        """As :meth:`Run.finish`, and the early score."""
+        super().finish(outcome)
+        early = outcome.early_score
+        self.early_score = None if early is None else float(early)
 
 
 class Training(Run, Base):

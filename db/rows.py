@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
 from ..space import Candidate, Distiller, Outcome, Status
 
 #: The states of a trial or training that has an outcome.
-FINISHED = (Status.COMPLETED, Status.REJECTED, Status.FAILED)
+FINISHED = (Status.COMPLETED, Status.STOPPED, Status.REJECTED, Status.FAILED)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class RunRow:
 class TrialRow(RunRow):
     """One trial.
 
+    ``early_score`` is the AP halfway through the training, on a part of the images, or None.
     ``asked_after`` is the number of outcomes that had been told when the trial was asked for;
     ``tell_order`` is the place of its own outcome in the order in which outcomes were told, from 0,
     and None until then. ``reused_from`` is the id of the trial whose outcome this trial copied.
@@ -81,7 +82,13 @@ class TrialRow(RunRow):
     notation: str
     key: str
     queued: datetime
+    early_score: float | None
     reused_from: int | None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        known = super().outcome
+        return None if known is None else replace(known, early_score=self.early_score)
 
     @property
     def candidate(self) -> Candidate:
@@ -135,6 +142,7 @@ _RECORD_FIELDS = (
     "notation",
     "key",
     "score",
+    "early_score",
     "reason",
     "error",
     "seed",

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -209,12 +209,20 @@ class Store:
         """
         return self.trials(search_id)
 
-    def scored(self, conditions: str, key: str) -> TrialRow | None:
-        """The first trial of any search that scored this distiller under these conditions."""
-        query = select(Trial).filter_by(
-            conditions=conditions, key=key, status=Status.COMPLETED, reused_from=None
-        )
-        return self._first(TrialRow, query.order_by(Trial.id))
+    def scored(self, conditions: str, key: str, early_bar: float | None = None) -> TrialRow | None:
+        """The first trial of any search that scored this distiller under these conditions.
+
+        Without such a trial, the first trial that was stopped early and that ``early_bar`` stops,
+        too.
+        """
+        query = select(Trial).filter_by(conditions=conditions, key=key, reused_from=None)
+        completed = Trial.status == Status.COMPLETED
+        if early_bar is None:
+            query = query.where(completed)
+        else:
+            stopped = and_(Trial.status == Status.STOPPED, Trial.early_score < early_bar)
+            query = query.where(or_(completed, stopped))
+        return self._first(TrialRow, query.order_by(Trial.status != Status.COMPLETED, Trial.id))
 
     def best(self, search_id: int) -> TrialRow | None:
         """The completed trial with the highest score; among equals the trial asked for first."""

@@ -23,7 +23,7 @@ from .transforms import FEATURE_TRANSFORMS, TensorPair
 #: "Background at half weight" (the authors' release).
 BACKGROUND_WEIGHT = 0.5
 #: Transforms that only move positions about: a mask over positions may be moved with them.
-COMMUTES = {"identity", "scale_1", "local_1", "local_2", "local_4"}
+COMMUTES = {"identity", "local_2", "local_4"}
 #: Transforms that change the size of a map.
 RESIZES = {"scale_2", "scale_4", "local_2", "local_4"}
 
@@ -98,8 +98,8 @@ class ForegroundBackground(FeatureKind):
         the foreground would be 1/27 of the background. Transforms that a mask may move with are
         applied once for both parts.
         """
-        shared = list(takewhile(COMMUTES.__contains__, self.term.transforms))
-        apart = self.term.transforms[len(shared) :]
+        shared = list(takewhile(COMMUTES.__contains__, self.term.applied))
+        apart = self.term.applied[len(shared) :]
         distance = PART_DISTANCES[self.term.distance]
         losses = []
         for pair, stride in zip(maps, self.pair.levels.strides, strict=True):
@@ -145,7 +145,7 @@ def over_levels(term: Term, pairs: list[TensorPair], weight: Tensor | None = Non
     """
     distances = MAP_DISTANCES if weight is None else PART_DISTANCES
     distance = distances[term.distance]
-    return torch.stack([compared(distance, term.transforms, p, weight) for p in pairs]).sum()
+    return torch.stack([compared(distance, term.applied, p, weight) for p in pairs]).sum()
 
 
 def compared(

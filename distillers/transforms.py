@@ -66,7 +66,7 @@ def mask(student: Tensor, teacher: Tensor) -> TensorPair:
 
 def scale(f: Tensor, n: int) -> Tensor:
     """``scale_n``, formula (5): max pooling by n; a partial window at the border counts."""
-    return f if n == 1 else F.max_pool2d(f, n, ceil_mode=True)
+    return F.max_pool2d(f, n, ceil_mode=True)
 
 
 def local(f: Tensor, n: int) -> Tensor:
@@ -74,8 +74,6 @@ def local(f: Tensor, n: int) -> Tensor:
 
     Zeros at the bottom and right pad a size that n does not divide.
     """
-    if n == 1:
-        return f
     batch, c, h, w = f.shape
     ph, pw = math.ceil(h / n), math.ceil(w / n)
     f = F.pad(f, (0, pw * n - w, 0, ph * n - h))
@@ -156,8 +154,8 @@ FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], TensorPair]] = {
     "catt": _alike(channel_attention),
     "satt": _alike(spatial_attention),
     "mask": mask,
-    **{f"scale_{n}": _alike(partial(scale, n=n)) for n in (1, 2, 4)},
-    **{f"local_{n}": _alike(partial(local, n=n)) for n in (1, 2, 4)},
+    **{f"scale_{n}": _alike(partial(scale, n=n)) for n in (2, 4)},
+    **{f"local_{n}": _alike(partial(local, n=n)) for n in (2, 4)},
     "norm_hw": _alike(lambda f: normalise(f, (2, 3))),
     "norm_c": _alike(lambda f: normalise(f, (1,))),
     "norm_n": _alike(norm_n),

@@ -17,9 +17,10 @@ MAX_FAILURES = 5
 class Session:
     """What the engine sees of a search; every ask and every outcome is in the store at once.
 
-    The session itself answers a candidate that ``reject`` rejects, or that the store holds a score
-    of under the same conditions; such a candidate never reaches a worker. ``outcomes`` counts the
-    outcomes so far. The session calls ``changed`` after every change.
+    The session itself answers a candidate that ``reject`` rejects, and a candidate that the store
+    holds a score of under the same conditions, or an early score below the candidate's bar; such a
+    candidate never reaches a worker. ``outcomes`` counts the outcomes so far. The session calls
+    ``changed`` after every change.
     """
 
     controller: Controller
@@ -65,7 +66,7 @@ class Session:
             if reason is not None:
                 self._tell(candidate, Outcome.rejected(reason), reused_from=None)
                 continue
-            known = self.store.scored(self.conditions, candidate.distiller.key)
+            known = self.store.scored(self.conditions, candidate.distiller.key, candidate.early_bar)
             if known is not None and known.outcome is not None:
                 self._tell(candidate, known.outcome, reused_from=known.id)
                 continue

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import files
 from .errors import WrongUse, nearest
-from .options import CONSTANT, EXTENDED, IDENTITY, STEP, STEPWISE
+from .options import ALIASES, CONSTANT, EXTENDED, IDENTITY, STEP, STEPWISE
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,18 @@ class Term:
     :class:`WrongUse` for a name that the space does not hold, with the nearest right name, for a
     weight that is not a finite number ≥ 0, and for a factor that is not a finite number > 0 or
     stands beside a constant weight.
+
+    ``transforms`` are shown as they are written; ``applied`` names the same transforms as the space
+    does, without aliases (``scale_1`` is ``identity``). Terms that apply the same are equal.
     """
 
     knowledge: str
-    transforms: tuple[str, ...]
+    transforms: tuple[str, ...] = field(compare=False)
     distance: str
     weight: float = 1.0
     schedule: str = CONSTANT
     factor: float | None = None
+    applied: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         options = EXTENDED.get(self.knowledge)
@@ -43,6 +47,9 @@ class Term:
                 f"unknown knowledge '{self.knowledge}': {nearest(self.knowledge, EXTENDED)}"
             )
         object.__setattr__(self, "transforms", _fill_slots(self.knowledge, self.transforms))
+        pairs = zip(self.transforms, options.transforms, strict=True)
+        applied = tuple(ALIASES.get(slot, {}).get(name, name) for name, slot in pairs)
+        object.__setattr__(self, "applied", applied)
         if self.distance not in options.distances:
             raise WrongUse(
                 f"unknown distance '{self.distance}' for {self.knowledge}: "
@@ -136,7 +143,7 @@ def _digits(value: str | float) -> str:
 
 def _fill_slots(knowledge: str, names: Iterable[str]) -> tuple[str, ...]:
     """A name for each slot, in the order of the slots; a slot without a name is ``identity``."""
-    slots = EXTENDED[knowledge].transforms
+    slots = [(*slot, *ALIASES.get(slot, {})) for slot in EXTENDED[knowledge].transforms]
     given = tuple(names)
     if len(given) == len(slots) and all(n in s for n, s in zip(given, slots, strict=True)):
         return given
@@ -207,10 +214,10 @@ class Distiller:
     def key(self) -> str:
         """A stable hash of what the distiller computes: 16 hex digits, the same on any machine.
 
-        Terms of weight 0 and the order of terms do not change it.
+        Terms of weight 0, the order of terms and aliases of transforms do not change it.
         """
         terms = [
-            [t.knowledge, list(t.transforms), t.distance, t.weight, *t._change.values()]
+            [t.knowledge, list(t.applied), t.distance, t.weight, *t._change.values()]
             for t in self.active
         ]
         text = json.dumps(terms, separators=(",", ":"))

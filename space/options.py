@@ -2,7 +2,7 @@
 
 ``DETKDS`` is Table 2 of DetKDS (ICML 2024) with two transforms of logits that Table 5 uses and
 Table 2 lacks: ``softmax_c``, and ``norm_n``, which Table 5 prints as "norm_batch". Every slot also
-has ``identity``.
+has ``identity``, of which Table 2's ``scale_1`` and ``local_1`` are other names.
 ``EXTENDED`` adds what hand-made distillers need: ``kl_hw``, the distance of CWD (ICCV 2021);
 ``pearson_hw``, the correlation of each class over an image's positions; the
 knowledge of CrossKD (CVPR 2024) with its ``quality_focal``; SSSD's ``label`` with its
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 IDENTITY = "identity"
 ATTENTION = (IDENTITY, "satt", "catt", "mask")
-SCALE = (IDENTITY, "scale_1", "scale_2", "scale_4", "local_1", "local_2", "local_4")
+SCALE = (IDENTITY, "scale_2", "scale_4", "local_2", "local_4")
 NORMALISE = (IDENTITY, "norm_hw", "norm_c", "norm_n", "min_max")
 
 LOGITS_TRANSFORMS = (
@@ -49,6 +49,10 @@ LABEL_WEIGHTS = (1.0, 2.0, 5.0, 8.0, 10.0, 15.0, 20.0)
 CONSTANT, STEPWISE = "constant", "stepwise"
 #: What a ``stepwise`` weight is multiplied by unless its term says otherwise.
 STEP = 2.0
+
+#: Other names of a slot's choices: Table 2 lists ``scale_1`` and ``local_1``, Table 5 prints them,
+#: and both change nothing. A term may be written with them; the space holds each function once.
+ALIASES: dict[tuple[str, ...], dict[str, str]] = {SCALE: {"scale_1": IDENTITY, "local_1": IDENTITY}}
 
 
 @dataclass(frozen=True)

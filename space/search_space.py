@@ -84,8 +84,9 @@ class SearchSpace:
         return [*options.transforms, options.distances, *schedules, options.weights]
 
     def encode(self, term: Term) -> list[str | float]:
+        """The term's choice per slot; an alias is the choice that it stands for."""
         schedule = [term.schedule] if len(self.options[term.knowledge].schedules) > 1 else []
-        return [*term.transforms, term.distance, *schedule, term.weight]
+        return [*term.applied, term.distance, *schedule, term.weight]
 
     def decode(self, knowledge: str, values: list[str | float]) -> Term:
         options = self.options[knowledge]

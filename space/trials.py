@@ -17,17 +17,23 @@ class Status(str, Enum):
     QUEUED = "queued"
     RUNNING = "running"
     COMPLETED = "completed"
+    STOPPED = "stopped"
     REJECTED = "rejected"
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A distiller that the search wants scored. ``number`` counts the asks of a search from 0."""
+    """A distiller that the search wants scored. ``number`` counts the asks of a search from 0.
+
+    ``early_bar``: the early score that the student must have halfway through its training; below
+    it, the trial is stopped. None: the student is not scored halfway.
+    """
 
     number: int
     stage: str
     distiller: Distiller
+    early_bar: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,9 @@ class Outcome:
     """What became of a candidate.
 
     ``score`` is the box AP on the proxy's validation images, in [0, 1], and is None unless the
-    trial completed; ``reason`` says why a trial was rejected, ``error`` why it failed.
-    ``metrics`` holds all COCO metrics by their names.
+    trial completed; ``early_score`` is the AP halfway through the training on a part of these
+    images, if it was measured. ``reason`` says why a trial was stopped or rejected, ``error`` why
+    it failed. ``metrics`` holds all COCO metrics by their names.
     """
 
     status: Status
@@ -47,10 +54,16 @@ class Outcome:
     seconds: float | None = None
     host: str | None = None
     device: str | None = None
+    early_score: float | None = None
 
     @property
     def completed(self) -> bool:
         return self.status is Status.COMPLETED
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the candidate has a place among others: completed, or stopped below them."""
+        return self.status in (Status.COMPLETED, Status.STOPPED)
 
     def to_json(self) -> str:
         """One line of JSON: how an outcome travels between processes and into files."""

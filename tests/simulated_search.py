@@ -24,12 +24,20 @@ NAME = "simulated"
 CONTINUE = "detkds search simulated --resume"
 SPACE = SearchSpace.preset().only(["global", "logits"])
 SETTINGS = Search(population=2, iterations=1, weights=4)
+#: AP that a trial gains in the second half.
+GAIN = 0.05
 
 
 def score(candidate: Candidate) -> Outcome:
+    """A landscape in which every trial gains the same in the second half of its training."""
     if candidate.number == 3:
         return Outcome.failed("RuntimeError: no space left")
-    return Outcome(Status.COMPLETED, score=random.Random(candidate.distiller.key).random())
+    final = random.Random(candidate.distiller.key).random()
+    if candidate.early_bar is None:
+        return Outcome(Status.COMPLETED, score=final)
+    if final - GAIN < candidate.early_bar:
+        return Outcome(Status.STOPPED, early_score=final - GAIN, reason="stopped halfway")
+    return Outcome(Status.COMPLETED, score=final, early_score=final - GAIN)
 
 
 def reject(distiller: Distiller) -> str | None:

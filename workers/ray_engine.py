@@ -120,8 +120,8 @@ class TrialActor(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict) -> bool:
-        number, stage, document = new_config["candidate"]
-        self.candidate = Candidate(number, stage, Distiller.from_dict(document))
+        number, stage, document, early_bar = new_config["candidate"]
+        self.candidate = Candidate(number, stage, Distiller.from_dict(document), early_bar)
         self.steps = self._steps()
         return True
 
@@ -135,7 +135,7 @@ class TrialActor(tune.Trainable):
         candidate. Tune gives no other trial to an actor that has raised.
         """
         where = host_and_device()
-        yield where
+        yield {**where}
         try:
             if self.context is None:
                 self.context = self.make_context()
@@ -186,7 +186,7 @@ class _AskTell(Searcher):
             return Searcher.FINISHED if finished else None
         self.live[trial_id] = _Live(candidate)
         document = candidate.distiller.to_dict()
-        return {"candidate": (candidate.number, candidate.stage, document)}
+        return {"candidate": (candidate.number, candidate.stage, document, candidate.early_bar)}
 
     def _next(self) -> Candidate | None:
         if self.retries and not self.source.done:

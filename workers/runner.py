@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from mmengine.dataset import pseudo_collate
@@ -21,7 +21,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from ..data.loading import CocoDataset, quiet
 from ..detectors import register
@@ -31,7 +31,14 @@ from ..settings import Schedule
 from .resuming import RESUME, Loop, ResumeHook, Sampler
 
 
-def host_and_device() -> dict[str, str]:
+class HostAndDevice(TypedDict):
+    """Where work runs, as an outcome has it."""
+
+    host: str
+    device: str
+
+
+def host_and_device() -> HostAndDevice:
     """The names of this host and of the device that trains here, as an outcome has them."""
     return {"host": socket.gethostname(), "device": get_device()}
 
@@ -127,7 +134,11 @@ def fit(
 
 
 def score(
-    model: Any, dataset: CocoDataset, metric: Any, batch_size: int = 8, num_workers: int = 0
+    model: Any,
+    dataset: CocoDataset | Subset,
+    metric: Any,
+    batch_size: int = 8,
+    num_workers: int = 0,
 ) -> dict[str, float]:
     """COCO's metrics of a trained model on a data set, by name ("bbox_mAP", ...).
 
@@ -147,7 +158,7 @@ def score(
 
 
 def _loader(
-    dataset: CocoDataset, batch_size: int, num_workers: int, seed: int | None = None
+    dataset: CocoDataset | Subset, batch_size: int, num_workers: int, seed: int | None = None
 ) -> DataLoader:
     """A loader that shuffles the images by ``seed``; without a seed, they come in order."""
     return DataLoader(

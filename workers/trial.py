@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 import traceback
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Subset
 
 from ..settings import Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
-from .runner import host_and_device
+from .resuming import random_states, set_random_states
+from .runner import host_and_device, score
 from .student import SCORE, Inputs, build_inputs, build_student, train_student
 
 #: "We will filter out candidates with excessive loss values (>100 & nan)" (DetKDS, Section 3.2).
@@ -39,6 +43,57 @@ class RejectionHook(Hook):
             reason = excessive(name, float(value.detach())) if "loss" in name else None
             if reason:
                 raise Rejected(f"{reason} at iteration {runner.iter + 1}")
+
+
+#: A trial is scored early on every so many validation images. A check that takes as long as the
+#: final score would cost half of what it saves.
+EARLY_EVERY = 3
+
+
+class Stopped(Exception):
+    """Ends a trial that can't reach the top; the message says why."""
+
+
+class EarlyCheck(Hook):
+    """Scores the student once, after half of the iterations, and ends a trial below ``bar``.
+
+    A trial that goes on does so with the random numbers that would have come next: its score is
+    the same with and without the check. A training of one iteration is not checked.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, context: TrialContext, bar: float) -> None:
+        self.context, self.bar = context, bar
+        #: The AP at the check, in [0, 1]; None before the check.
+        self.score: float | None = None
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if not runner.iter + 1 == math.ceil(runner.max_iters / 2) < runner.max_iters:
+            return
+        states = random_states()
+        self.score = self._measured(runner.model)
+        if self.score < self.bar:
+            raise Stopped(
+                f"stopped halfway with an AP of {self.score:.4f}, below {self.bar:.4f}, from which "
+                "it could still reach the top"
+            )
+        runner.model.train()
+        set_random_states(states)
+
+    def _measured(self, model: nn.Module) -> float:
+        """The AP on a part of the validation images, the same for all trials."""
+        context = self.context
+        part = range(0, len(context.val_set), EARLY_EVERY)
+        metric = copy(context.metric)
+        metric.results, metric.img_ids = (
+            [],
+            [context.val_set.get_data_info(i)["img_id"] for i in part],
+        )
+        workers = context.task.data.num_workers
+        images = Subset(context.val_set, part)
+        found = score(model, images, metric, context.schedule.batch_size, workers)
+        return found.get(SCORE, 0.0)
 
 
 def excessive(name: str, value: float) -> str | None:
@@ -84,24 +139,32 @@ class TrialContext(Inputs):
 def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> Outcome:
     """Train the student with the candidate on the proxy and score it: box AP in [0, 1].
 
-    ``None`` scores the student alone. A loss that is NaN, infinite or above 100 gives a rejected
-    outcome; an exception gives a failed outcome with the traceback. No file is left.
+    ``None`` scores the student alone. A candidate below its ``early_bar`` halfway gives a stopped
+    outcome; a loss that is NaN, infinite or above 100 a rejected outcome; an exception a failed
+    outcome with the traceback. No file is left.
     """
     started = time.perf_counter()
     distiller = candidate.distiller if isinstance(candidate, Candidate) else candidate
+    bar = candidate.early_bar if isinstance(candidate, Candidate) else None
+    check = None if bar is None else EarlyCheck(context, bar)
     try:
-        metrics = _train(context, distiller)
+        metrics = _train(context, distiller, check)
         # mmdet gives no metrics for a student that finds no object: its AP is 0.
         status, detail = Status.COMPLETED, {"score": metrics.get(SCORE, 0.0), "metrics": metrics}
+    except Stopped as stop:
+        status, detail = Status.STOPPED, {"reason": str(stop)}
     except Rejected as rejection:
         status, detail = Status.REJECTED, {"reason": str(rejection)}
     except Exception:
         status, detail = Status.FAILED, {"error": traceback.format_exc()}
+    detail["early_score"] = check and check.score
     seconds = time.perf_counter() - started
     return Outcome(status, seconds=seconds, **host_and_device(), **detail)  # type: ignore[arg-type]
 
 
-def _train(context: TrialContext, distiller: Distiller | None) -> dict[str, float]:
+def _train(
+    context: TrialContext, distiller: Distiller | None, check: EarlyCheck | None
+) -> dict[str, float]:
     student = build_student(context.task.student, context.seed, context.warmup)
     with tempfile.TemporaryDirectory(prefix="detkds-trial-") as folder:
         return train_student(
@@ -113,5 +176,5 @@ def _train(context: TrialContext, distiller: Distiller | None) -> dict[str, floa
             Path(folder),
             seed=context.seed,
             inherit=context.task.inherit,
-            hooks=[RejectionHook()],
+            hooks=[RejectionHook(), *([check] if check else [])],
         )

@@ -10,7 +10,7 @@ from ...settings import Search
 from ...space import Candidate, Outcome
 from .stages import Stage
 
-#: A completed candidate and its outcome.
+#: A candidate that completed or was stopped early, and its outcome.
 Scored = tuple[Candidate, Outcome]
 
 
@@ -41,6 +41,14 @@ class Algorithm(Protocol):
         """The completed candidate of the highest score; of equal scores the earliest."""
 
     @property
+    def bar(self) -> float | None:
+        """The score below which a candidate asked for now changes nothing that comes after.
+
+        Whatever its score below the bar, the same candidates follow and the same is the best. A
+        trial that is bound to stay below may be stopped. None: any score may matter.
+        """
+
+    @property
     def planned(self) -> int:
         """How many candidates the stage takes if none is rejected and none fails."""
 
@@ -50,7 +58,9 @@ Factory = Callable[[Stage, Search, Random], Algorithm]
 
 
 def rank(scored: Scored) -> tuple[float, int]:
-    """The sort key of completed candidates: by score, and of equal scores the earliest is best."""
+    """The sort key of candidates: by score, and of equal scores the earliest is best.
+
+    Candidates that were stopped early have no score and rank below all others.
+    """
     candidate, outcome = scored
-    assert outcome.score is not None
-    return outcome.score, -candidate.number
+    return -1.0 if outcome.score is None else outcome.score, -candidate.number

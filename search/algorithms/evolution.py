@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ...settings import Search
 from ...space import Candidate, Distiller, Outcome
-from .base import Algorithm, Scored
+from .base import Algorithm, Scored, rank
 from .population import Population
 from .stages import Stage, TermStage, WeightStage
 
@@ -69,7 +69,7 @@ class _Places:
     def tell(self, candidate: Candidate, outcome: Outcome) -> _Place:
         place = self.asked.pop(candidate.number)
         place.waiting = False
-        if outcome.completed:
+        if outcome.ranked:
             place.scored = (candidate, outcome)
         if place.closed:
             self.places.remove(place)
@@ -95,7 +95,7 @@ class TermEvolution:
 
     def __init__(self, stage: TermStage, settings: Search, rng: random.Random) -> None:
         self._stage, self._settings, self._rng = stage, settings, rng
-        self._population = Population()
+        self._population = Population(settings)
         self._places = _Places(stage.name)
         known = stage.first[: settings.population]
         firsts = [*known, *[None] * (settings.population - len(known))]
@@ -116,8 +116,7 @@ class TermEvolution:
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
         place = self._places.tell(candidate, outcome)
-        if outcome.completed:
-            self._population.see(candidate, outcome)
+        self._population.see(candidate, outcome)
         if place in self._initial:
             if place.scored:
                 self._population.add(*place.scored)
@@ -132,7 +131,7 @@ class TermEvolution:
             self._iterations.remove(pair)
             known = [place.scored for place in pair if place.scored is not None]
             if known:
-                self._population.add(*max(known, key=lambda scored: scored[1].score or 0.0))
+                self._population.add(*max(known, key=rank))
                 self._population.drop_worst()
 
     @property
@@ -150,6 +149,10 @@ class TermEvolution:
         return self._population.best
 
     @property
+    def bar(self) -> float | None:
+        return self._population.bar
+
+    @property
     def planned(self) -> int:
         return self._settings.population + 2 * self._settings.iterations
 
@@ -157,9 +160,7 @@ class TermEvolution:
         return self._stage.random(self._rng)
 
     def _mutant(self) -> Distiller:
-        settings = self._settings
-        parent = self._population.parent(settings.sample_ratio, settings.top_k, self._rng)
-        return self._stage.mutate(parent, self._rng)
+        return self._stage.mutate(self._population.parent(self._rng), self._rng)
 
 
 class WeightEvolution:
@@ -173,7 +174,7 @@ class WeightEvolution:
 
     def __init__(self, stage: WeightStage, settings: Search, rng: random.Random) -> None:
         self._stage, self._settings, self._rng = stage, settings, rng
-        self._population = Population()
+        self._population = Population(settings)
         self._places = _Places(stage.name)
         self._made = min(settings.population, settings.weights)
         for first in [stage.found, *[None] * (self._made - 1)]:
@@ -189,8 +190,8 @@ class WeightEvolution:
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
         self._places.tell(candidate, outcome)
-        if outcome.completed:
-            self._population.see(candidate, outcome)
+        self._population.see(candidate, outcome)
+        if outcome.ranked:
             self._population.add(candidate, outcome)
             if len(self._population) > self._settings.population:
                 self._population.drop_worst()
@@ -205,12 +206,13 @@ class WeightEvolution:
         return self._population.best
 
     @property
+    def bar(self) -> float | None:
+        return self._population.bar
+
+    @property
     def planned(self) -> int:
         return self._settings.weights
 
     def _child(self) -> Distiller:
-        settings, rng = self._settings, self._rng
-        first, second = (
-            self._population.parent(settings.sample_ratio, settings.top_k, rng) for _ in range(2)
-        )
-        return self._stage.mutate(self._stage.crossover(first, second, rng), rng)
+        first, second = (self._population.parent(self._rng) for _ in range(2))
+        return self._stage.mutate(self._stage.crossover(first, second, self._rng), self._rng)

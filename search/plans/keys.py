@@ -19,7 +19,6 @@ from ...detectors import configured
 from ...settings import Data, Model, Proxy, Schedule, SearchConfig, Split, TrialSchedule
 from ...space import Distiller
 
-
 #: Major and minor version: within a minor version, losses and scores keep their meaning.
 MEANING = __version__.rsplit(".", 1)[0]
 

@@ -60,7 +60,7 @@ def _earlier(name: str, store: Store) -> list[Distiller]:
 def _check_term(term: Term, space: SearchSpace, reference: str) -> None:
     options = space.options[term.knowledge]  # any weight will do
     slots = [*options.transforms, options.distances, options.schedules]
-    values = [*term.transforms, term.distance, term.schedule]
+    values = [*term.applied, term.distance, term.schedule]
     if term.factor not in (None, STEP):
         raise WrongUse(
             f"{reference}: a factor of {term.factor:g} for {term.knowledge} is not in the space, "

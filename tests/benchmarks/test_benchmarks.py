@@ -83,6 +83,20 @@ def test_teacher_order() -> None:
     assert "MB for 4 times as many" in output
 
 
+def test_early_stop(tmp_path: Path) -> None:
+    output = printed("early_stop", "--quick", "--work-dir", tmp_path)
+    rows = table(output)
+    assert list(rows) == ["without", "with early stopping", "with / without"]
+    (trials, none, *whole), (early, *_, seconds) = rows["without"], rows["with early stopping"]
+    assert none == "0"
+    assert int(early) == int(trials) >= 10
+    assert all_positive([*whole, seconds])
+    assert re.search(r"^with early stopping: .*, (the same|ANOTHER) best$", output, re.MULTILINE)
+    assert len(re.findall(r"^with(?:out)?: trial \d+, AP \d\.\d{4}, ", output, re.MULTILINE)) == 2
+    again = printed("early_stop", "--quick", "--work-dir", tmp_path)
+    assert table(again) == rows, "a stored search is not run again"
+
+
 def check_scores(rows: dict[str, list[str]]) -> None:
     """Every row has the mean AP over one seed, in points, and the seed's."""
     for cells in rows.values():

@@ -12,16 +12,23 @@ from types import SimpleNamespace
 import pytest
 import simulated_search
 from detkds.cli import display as display_module
+from detkds.cli import tables
 from detkds.cli.display import LINE_EVERY, SearchDisplay
 from detkds.db import Store, TrialRow
 from detkds.search.controller import Controller
 from detkds.search.session import Session
-from detkds.space import Status
+from detkds.space import Candidate, Distiller, Outcome, Status
 from rich.console import Console
 from terminal import Terminal
 
 PLANNED = 2 * (2 + 2 * 1) + 4
-STATES = (Status.COMPLETED, Status.REJECTED, Status.FAILED, Status.RUNNING)
+STATES = (
+    Status.COMPLETED,
+    Status.STOPPED,
+    Status.REJECTED,
+    Status.FAILED,
+    Status.RUNNING,
+)
 DASHBOARD = "Ray dashboard: http://127.0.0.1:8265 (its token: ray get-auth-token)"
 
 
@@ -33,10 +40,10 @@ def stored(folder: Path) -> list[TrialRow]:
 def summary(trials: list[TrialRow]) -> str:
     """How the display begins for these trials: the counts, without the time left."""
     counts = [sum(trial.status is state for trial in trials) for state in STATES]
-    completed, rejected, failed, running = counts
+    completed, stopped, rejected, failed, running = counts
     return (
-        f"{completed}/{PLANNED} trials completed, {rejected} rejected, {failed} failed, "
-        f"{running} running; "
+        f"{completed + stopped}/{PLANNED} trials done, {stopped} of them stopped early, "
+        f"{rejected} rejected, {failed} failed, {running} running; "
     )
 
 
@@ -80,7 +87,8 @@ def test_a_terminal_shows_every_state_of_a_search(tmp_path):
         if "weights" in rows and all(row.startswith("✓") for row in rows.values()):
             break
     counts = {state: sum(trial.status is state for trial in trials) for state in STATES}
-    assert counts[Status.COMPLETED] == PLANNED
+    assert counts[Status.COMPLETED] + counts[Status.STOPPED] == PLANNED
+    assert counts[Status.STOPPED] > 0
     assert counts[Status.REJECTED] > 0
     assert counts[Status.FAILED] == 1
     assert screen[1].endswith("about 0 s left")
@@ -152,3 +160,21 @@ def test_an_interrupted_training_says_how_to_continue(log):
     with pytest.raises(KeyboardInterrupt), SearchDisplay(""):
         raise KeyboardInterrupt
     assert lines(log) == ["interrupted; go on with: detkds train x --distiller y"]
+
+
+def test_the_table_of_trials_says_which_were_stopped_and_why(monkeypatch, tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(tables, "console", console)
+    reason = "stopped halfway with an AP of 0.0312"
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
+        search = store.create_search("a", {}, "conditions", 0)
+        candidate = Candidate(0, "global", Distiller.parse("global: mask, l1 × 2"))
+        trial = store.add_trial(search.id, candidate, 0, "conditions", 0)
+        outcome = Outcome(Status.STOPPED, early_score=0.0312, reason=reason)
+        store.tell_trial(trial, outcome, tell_order=0)
+        (record,) = store.trial_records()
+    tables.trial_table([record])
+    (row,) = (line for line in lines(console.file) if "global" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["a", "0", "global", "stopped", "", f"global: mask, l1 × 2 ({reason})"]
+    assert (record["score"], record["early_score"]) == (None, 0.0312)

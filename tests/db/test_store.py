@@ -37,8 +37,9 @@ distillers = st.lists(terms, min_size=1, max_size=5, unique_by=lambda term: term
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 outcomes = st.builds(
     Outcome,
-    status=st.sampled_from([Status.COMPLETED, Status.REJECTED, Status.FAILED]),
+    status=st.sampled_from([Status.COMPLETED, Status.STOPPED, Status.REJECTED, Status.FAILED]),
     score=st.none() | st.floats(0, 1),
+    early_score=st.none() | st.floats(0, 1),
     metrics=st.dictionaries(st.text(), st.floats(allow_nan=False), max_size=4),
     reason=st.none() | words,
     error=st.none() | words,
@@ -142,7 +143,7 @@ def test_trials_are_listed_counted_and_ranked(store):
     assert (best.number, best.score) == (1, 0.5)
     assert store.best(other.id) is None
     counts = store.counts(search.id)
-    assert [counts[s] for s in Status] == [1, 1, 3, 1, 0]
+    assert [counts[s] for s in Status] == [1, 1, 3, 0, 1, 0]
 
 
 def test_a_completed_trial_without_score_is_never_the_best(store):
@@ -169,6 +170,25 @@ def test_scores_are_reused_under_the_same_conditions_only(store):
     store.tell_trial(copy, found.outcome, tell_order=0, reused_from=source)
     assert store.trials(second.id)[0].reused_from == source
     assert store.scored("c", GLOBAL.key) == found
+
+
+def test_a_stopped_trial_answers_only_those_whom_its_early_score_stops(store):
+    search = store.create_search("a", {}, "c", 0)
+    reason = "stopped halfway"
+    stopped = Outcome(Status.STOPPED, early_score=0.1, reason=reason)
+    store.tell_trial(add(store, search.id, 0), stopped, tell_order=0)
+    assert store.best(search.id) is None
+    for bar in (None, 0.0, 0.1):
+        assert store.scored("c", GLOBAL.key, bar) is None, "it might reach the top there"
+    found = store.scored("c", GLOBAL.key, 0.2)
+    assert found is not None
+    assert found.outcome == stopped
+    again = add(store, search.id, 1)
+    store.tell_trial(again, completed(0.5), tell_order=1)
+    for bar in (None, 0.0, 0.2):
+        found = store.scored("c", GLOBAL.key, bar)
+        assert found is not None
+        assert found.id == again, "a whole score is better than an early one"
 
 
 def test_interrupted_trials_are_queued_again(store):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from detkds.distillers import FEATURE_TRANSFORMS, RESHAPES, RESPONSE_TRANSFORMS
 from detkds.distillers.transforms import transformed_responses
+from detkds.space import Term
 from detkds.space.options import (
     ATTENTION,
     LOCALIZATION_TRANSFORMS,
@@ -84,10 +85,8 @@ FEATURE_FORMULAS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda f: f,
     "catt": catt,
     "satt": satt,
-    "scale_1": lambda f: scale(f, 1),
     "scale_2": lambda f: scale(f, 2),
     "scale_4": lambda f: scale(f, 4),
-    "local_1": lambda f: local(f, 1),
     "local_2": lambda f: local(f, 2),
     "local_4": lambda f: local(f, 4),
     "norm_hw": lambda f: norm(f, (2, 3)),
@@ -128,6 +127,17 @@ def test_every_option_of_the_space_is_there() -> None:
     assert responses == {*LOGITS_TRANSFORMS, *LOCALIZATION_TRANSFORMS}
     assert set(FEATURE_FORMULAS) == set(FEATURE_TRANSFORMS) - {"mask"}
     assert set(RESPONSE_FORMULAS) == responses
+
+
+@pytest.mark.parametrize("shape", MAPS, ids=str)
+@pytest.mark.parametrize(("alias", "formula"), [("scale_1", scale), ("local_1", local)])
+def test_an_alias_applies_its_own_formula(
+    alias: str, formula: Callable[[Array, int], Array], shape: tuple[int, ...]
+) -> None:
+    before = pair(shape)
+    (name,) = {*Term("global", (alias,), "l1").applied}
+    for found, side in zip(FEATURE_TRANSFORMS[name](*before), before, strict=True):
+        np.testing.assert_array_equal(found, formula(side.numpy(), 1))
 
 
 @pytest.mark.parametrize("shape", MAPS, ids=str)

@@ -49,7 +49,7 @@ class Sweep:
         self.number = 0
         self.best: tuple[Candidate, Outcome] | None = None
 
-    planned = BUDGET
+    planned, bar = BUDGET, None
 
     def ask(self) -> Candidate | None:
         if self.number == BUDGET:

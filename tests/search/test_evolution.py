@@ -6,8 +6,11 @@ import random
 
 import pytest
 from detkds.search.algorithms import TermEvolution, TermStage, WeightEvolution, WeightStage
+from detkds.search.algorithms.population import last_parent
 from detkds.settings import Search
 from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status, Term
+from hypothesis import given
+from hypothesis import strategies as st
 
 SPACE = SearchSpace.preset()
 PAPER = Search()
@@ -57,6 +60,7 @@ def literal_algorithm(settings: Search, rng: random.Random) -> list[Distiller]:
         drawn = sample()
         population.append((evaluate(drawn), len(tried) - 1, drawn))
     for _ in range(settings.iterations):
+        population.sort(key=lambda member: (member[0], -member[1]), reverse=True)
         pool = rng.sample(population, max(1, round(settings.sample_ratio * len(population))))
         pool.sort(key=lambda member: (member[0], -member[1]), reverse=True)
         parent = rng.choice(pool[: settings.top_k])[2]
@@ -169,3 +173,75 @@ def test_evolution_beats_random_search_where_options_matter():
         randoms = [Distiller((SPACE.random("global", rng),)) for _ in asked]
         drawn.append(max(closeness(d) for d in randoms))
     assert sum(evolved) > sum(drawn)
+
+
+# Candidates that are stopped early
+
+
+def test_the_last_rank_that_breeds_is_that_of_the_papers_pool():
+    assert last_parent(20, 0.9, 5) == 7, "18 of 20 are in the pool; the best two may be left out"
+    assert last_parent(3, 0.9, 2) == 2
+    assert last_parent(4, 0.5, 9) == 4
+
+
+STOPPED = Outcome(Status.STOPPED, early_score=0.0, reason="stopped halfway")
+
+
+def play_side_by_side(algorithm, workers: int, order: random.Random, stop: random.Random | None):
+    """(number, distiller) in the order of asking, the numbers of the stopped, and the algorithm.
+
+    With ``stop``, most candidates below the bar at the time of asking are told as stopped. One
+    candidate in eight is rejected. Some scores are equal.
+    """
+    asked, live, stopped = [], [], []
+    while not algorithm.done:
+        while len(live) < workers and (candidate := algorithm.ask()) is not None:
+            asked.append((candidate.number, candidate.distiller))
+            live.append((candidate, algorithm.bar))
+        candidate, bar = live.pop(order.randrange(len(live)))
+        final = round(score_of(candidate), 2)
+        if int(candidate.distiller.key, 16) % 8 == 0:
+            outcome = Outcome.rejected("loss is NaN")
+        elif stop is not None and bar is not None and final < bar and stop.random() < 0.9:
+            outcome = STOPPED
+            stopped.append(candidate.number)
+        else:
+            outcome = completed(final)
+        algorithm.tell(candidate, outcome)
+    return asked, stopped, algorithm
+
+
+EVOLUTIONS = {
+    "terms": lambda settings: TermEvolution(TermStage(SPACE, "fgbg"), settings, random.Random(0)),
+    "weights": lambda settings: WeightEvolution(WEIGHTS, settings, random.Random(0)),
+}
+
+
+@pytest.mark.parametrize("evolution", EVOLUTIONS)
+@given(
+    population=st.integers(1, 12),
+    iterations=st.integers(0, 15),
+    sample_ratio=st.floats(0.1, 1),
+    top_k=st.integers(1, 6),
+    workers=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_stopping_what_stays_below_the_bar_changes_no_candidate_and_no_best(
+    evolution, workers, seed, **options
+):
+    settings = Search(weights=30, **options)
+    whole, none, one = play_side_by_side(
+        EVOLUTIONS[evolution](settings), workers, random.Random(seed), None
+    )
+    early, _, two = play_side_by_side(
+        EVOLUTIONS[evolution](settings), workers, random.Random(seed), random.Random(seed)
+    )
+    assert not none
+    assert early == whole
+    assert two.best == one.best
+
+
+def test_most_of_the_papers_candidates_are_below_the_bar():
+    algorithm = TermEvolution(TermStage(SPACE, "global"), PAPER, random.Random(0))
+    asked, stopped, _ = play_side_by_side(algorithm, 1, random.Random(0), random.Random(0))
+    assert len(stopped) > 0.5 * len(asked)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from detkds.db import Store
-from detkds.search.controller import Controller, Event, replay
+from detkds.search.controller import LEAST_GAINS, Controller, Event, replay
 from detkds.search.session import MAX_FAILURES, Session
 from detkds.settings import Search
 from detkds.space import WEIGHTS_STAGE, Candidate, Distiller, Outcome, SearchSpace, Status, WrongUse
@@ -19,11 +19,20 @@ def new_controller(seed: int = 0, settings: Search = SETTINGS) -> Controller:
 
 
 def score(candidate: Candidate) -> Outcome:
-    """A simulated trial: a fixed landscape, one candidate in ten rejected in training."""
+    """A simulated trial: a fixed landscape, one candidate in ten rejected in training.
+
+    The second half of the training gains between 0 and 0.2.
+    """
     rng = random.Random(candidate.distiller.key)
     if rng.random() < 0.1:
         return Outcome.rejected("loss is NaN at iteration 3")
-    return Outcome(Status.COMPLETED, score=rng.random())
+    final = rng.random()
+    if candidate.early_bar is None:
+        return Outcome(Status.COMPLETED, score=final)
+    early = max(0.0, final - 0.2 * rng.random())
+    if early < candidate.early_bar:
+        return Outcome(Status.STOPPED, early_score=early, reason="stopped halfway")
+    return Outcome(Status.COMPLETED, score=final, early_score=early)
 
 
 def filter_out(distiller: Distiller) -> str | None:
@@ -242,3 +251,72 @@ def test_what_the_filter_rejects_does_not_interrupt_a_row_of_failures(store):
     assert session.done
     assert store.counts(session.search_id)[Status.REJECTED] >= MAX_FAILURES - 1
     assert store.requeue_failures(session.search_id, MAX_FAILURES) == MAX_FAILURES
+
+
+# Trials that are stopped early
+
+
+def run_alone(settings: Search, conditions: str, store: Store) -> Session:
+    search = store.create_search(conditions, {}, conditions, 0)
+    controller = new_controller(settings=settings)
+    session = Session(controller, store, search.id, conditions, 0, filter_out)
+    work(session)
+    return session
+
+
+def test_a_search_that_stops_trials_early_tries_the_same_and_finds_the_same(store):
+    settings = Search(population=5, iterations=8, weights=20)
+    early = run_alone(settings, "early", store)
+    whole = run_alone(settings.model_copy(update={"early_stop": False}), "whole", store)
+    rows = {name: table(store, name) for name in ("early", "whole")}
+    stopped = [row[0] for row in rows["early"] if row[3] is Status.STOPPED]
+    assert len(stopped) > 0.2 * len(rows["early"])
+    assert [row[:3] for row in rows["early"]] == [row[:3] for row in rows["whole"]]
+    assert early.controller.best[0] == whole.controller.best[0]
+    for trial in store.trials(early.search_id):
+        if trial.number not in stopped:
+            assert trial.score == rows["whole"][trial.number][4]
+        elif trial.reused_from is None:
+            assert (trial.score, trial.reason) == (None, "stopped halfway")
+            assert trial.early_score is not None
+
+
+def test_a_bar_asks_for_the_largest_gain_so_far_and_only_after_some_trials(store):
+    settings = Search(population=14, top_k=2, sample_ratio=1)
+    controller = Controller(SearchSpace.preset().only(["global"]), settings, seed=0)
+    scores = [0.30, 0.50, 0.40, 0.45, 0.42, 0.44, 0.43, 0.41, 0.2, 0.1, 0.48, 0.05, 0.49, 0.6]
+    gains = [0.10, 0.12, 0.11, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.46, 0.1]
+    bars = []
+    for final, gain in zip(scores, gains, strict=True):
+        candidate = controller.ask()
+        bars.append(candidate.early_bar)
+        outcome = Outcome(Status.COMPLETED, score=final, early_score=final - gain)
+        controller.tell(candidate, outcome)
+    assert bars[:LEAST_GAINS] == [0.0] * LEAST_GAINS, "too few have shown what they gain"
+    assert bars[LEAST_GAINS:] == pytest.approx([0.45 - 0.12, 0.48 - 0.12, 0.48 - 0.12, 0.49 - 0.46])
+    assert controller.ask().early_bar == pytest.approx(0.5 - 0.46)
+    controller = Controller(SearchSpace.preset().only(["global"]), settings, seed=0)
+    for _ in range(LEAST_GAINS):
+        controller.tell(controller.ask(), Outcome(Status.COMPLETED, score=0.5, early_score=0.0))
+    assert controller.ask().early_bar is None, "no AP halfway is too low for such gains"
+
+
+def test_what_one_search_stopped_another_with_a_lower_bar_trains_to_the_end(store):
+    first, second = new_session(store, "a"), new_session(store, "b")
+    candidate = first.ask()
+    stopped = Outcome(Status.STOPPED, early_score=0.2, reason="stopped halfway")
+    first.tell(candidate, stopped)
+    assert second.ask() == candidate, "nothing is stopped before some trials have shown their gains"
+    again = first.store.scored("same", candidate.distiller.key, 0.3)
+    assert again.outcome == stopped
+
+
+def test_a_resume_gives_open_candidates_their_bars_back(store):
+    whole = new_session(store, "whole", conditions="one")
+    bars = {c.number: c.early_bar for c in work(whole)}
+    assert any(bars.values())
+    for stop in range(12, 30, 3):
+        name = f"killed after {stop}"
+        live = work(new_session(store, name, conditions=name), stop_after=stop)[-1]
+        resumed = new_session(store, name, conditions=name)
+        assert [c.early_bar for c in resumed.open] == [bars[live.number]]

@@ -34,6 +34,23 @@ def test_terms_come_from_presets_files_and_notation_each_once(store, tmp_path):
     ]
 
 
+def test_a_term_of_the_papers_keeps_its_spelling_and_stands_for_its_function(store):
+    written, plain = "instance: catt → scale_1 → norm_c, smooth_l1 × 1", "instance: catt → norm_c, "
+    found = start_terms([written, plain + "smooth_l1", "detkds_one_stage"], SPACE, store)
+    assert [str(term) for term in found if term.knowledge == "instance"] == [written]
+    (first,) = (term for term in found if term.knowledge == "instance")
+    settings = Search(population=1, iterations=2, top_k=1)
+    stage = TermStage(SPACE, "instance", (first,))
+    algorithm = TermEvolution(stage, settings, random.Random(0))
+    asked = []
+    while not algorithm.done:
+        candidate = algorithm.ask()
+        asked.append(candidate.distiller)
+        algorithm.tell(candidate, Outcome(Status.COMPLETED, score=1 / len(asked)))
+    assert asked[0].terms == (first,)
+    assert asked[1] != asked[0], "a mutant is another function than its parent"
+
+
 def test_knowledge_that_is_not_searched_is_left_out(store):
     found = start_terms(["detkds_one_stage"], SPACE.only(["instance", "global"]), store)
     assert [term.knowledge for term in found] == ["global", "instance"]

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 SPACE = SearchSpace.preset("detkds")
 
-# Table 2 of DetKDS as printed, and identity in every slot; softmax_c for logits is Table 5's.
+# Table 2 of DetKDS, and identity in every slot; softmax_c for logits is Table 5's. Table 2 prints
+# scale_1 and local_1 too, which are identity.
 WEIGHTS = [0.1, 0.5, 1, 2, 5, 8, 10]
 FEATURES = [
     ["identity", "satt", "catt", "mask"],
-    ["identity", "scale_1", "scale_2", "scale_4", "local_1", "local_2", "local_4"],
+    ["identity", "scale_2", "scale_4", "local_2", "local_4"],
     ["identity", "norm_hw", "norm_c", "norm_n", "min_max"],
     ["smooth_l1", "l1", "l2", "kl", "cosine", "pearson", "ssim"],
     WEIGHTS,
@@ -36,6 +37,9 @@ TABLE_2 = {
         WEIGHTS,
     ],
 }
+
+FEATURE_KINDS = ["global", "fgbg", "instance"]
+ALIASES = ["scale_1", "local_1"]
 
 # Table 5: two-stage, one-stage and anchor-free detectors.
 FOUND = {
@@ -64,7 +68,7 @@ kinds = st.sampled_from(list(TABLE_2))
 
 
 def slots_of(term: Term) -> list[str | float]:
-    return [*term.transforms, term.distance, term.weight]
+    return [*term.applied, term.distance, term.weight]
 
 
 def in_table(term: Term) -> bool:
@@ -76,6 +80,8 @@ def in_table(term: Term) -> bool:
 def terms(draw: st.DrawFn, kind: str | None = None) -> Term:
     knowledge = kind or draw(kinds)
     values = [draw(st.sampled_from(slot)) for slot in TABLE_2[knowledge]]
+    if knowledge in FEATURE_KINDS and values[1] == "identity":
+        values[1] = draw(st.sampled_from(["identity", *ALIASES]))
     return Term(knowledge, tuple(values[:-2]), values[-2], values[-1])
 
 
@@ -97,7 +103,8 @@ def test_the_size_is_that_of_an_enumeration() -> None:
     every = {
         (knowledge, *values) for knowledge, slots in TABLE_2.items() for values in product(*slots)
     }
-    assert len(SPACE) == len(every) == 3 * 4 * 7 * 5 * 7 * 7 + 7 * 7 * 7 + 5 * 5 * 7
+    assert len(SPACE) == len(every) == 14_700 + 7 * 7 * 7 + 5 * 5 * 7
+    assert len(SPACE.only(FEATURE_KINDS)) == 3 * 4 * 5 * 5 * 7 * 7 == 14_700
     assert len(SPACE.only(["logits"])) == 343
 
 
@@ -230,7 +237,7 @@ def test_the_key_sees_every_slot(distiller: Distiller, rng: Random) -> None:
 
 def test_the_key_is_the_same_on_any_machine() -> None:
     """Stores hold the hash: changing it would change every stored search."""
-    assert Distiller.parse(FOUND["one-stage"]).key == "7cc409963116d8da"
+    assert Distiller.parse(FOUND["one-stage"]).key == "946039cd72df4699"
 
 
 def test_no_two_terms_share_a_key() -> None:
@@ -238,6 +245,26 @@ def test_no_two_terms_share_a_key() -> None:
         every = product(*slots["transforms"], slots["distances"], slots["weights"])
         keys = {Distiller((SPACE.decode(knowledge, list(values)),)).key for values in every}
         assert len(keys) == len(SPACE.only([knowledge]))
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+@given(st.sampled_from(FEATURE_KINDS).flatmap(terms), randoms)
+def test_an_alias_is_written_and_shown_and_is_the_same_candidate(
+    alias: str, term: Term, rng: Random
+) -> None:
+    attention, _, normalise = term.applied
+    plain, aliased = (
+        Term(term.knowledge, (attention, scale, normalise), term.distance, term.weight)
+        for scale in ("identity", alias)
+    )
+    assert alias in str(aliased)
+    assert Term.parse(str(aliased)).transforms == aliased.transforms
+    assert Distiller.from_dict(Distiller((aliased,)).to_dict()).terms[0].transforms[1] == alias
+    assert aliased == plain
+    assert hash(aliased) == hash(plain)
+    assert Distiller((aliased,)).key == Distiller((plain,)).key
+    assert SPACE.encode(aliased) == SPACE.encode(plain)
+    assert SPACE.mutate(aliased, rng) != plain
 
 
 WRONG = {

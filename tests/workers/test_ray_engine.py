@@ -46,6 +46,7 @@ class Candidates:
     number: int
     on_start: Callable[[int], None] = lambda number: None
     on_tell: Callable[[int], None] = lambda number: None
+    early_bar: float | None = None
     asked: int = 0
     most: int = 0
     starts: list[tuple[int, str, str]] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Candidates:
             return None
         self.asked += 1
         self.most = max(self.most, self.asked - len(self.told))
-        return Candidate(self.asked - 1, "global", DISTILLER)
+        return Candidate(self.asked - 1, "global", DISTILLER, self.early_bar)
 
     def started(self, candidate: Candidate, host: str, device: str) -> None:
         self.starts.append((candidate.number, host, device))
@@ -139,6 +140,14 @@ def test_a_worker_is_kept_until_something_fails_on_it(faults: Candidates) -> Non
 
 def test_no_more_is_asked_for_than_there_is_room_for(faults: Candidates) -> None:
     assert faults.most == 1
+
+
+def test_a_worker_knows_its_candidates_bar_and_may_stop_the_trial(nodes: Cluster) -> None:
+    def evaluator(context: None, candidate: Candidate) -> Outcome:
+        return Outcome(Status.STOPPED, early_score=candidate.early_bar)
+
+    source = run(Candidates(1, early_bar=0.1 + 0.2), evaluator)
+    assert source.told == {0: Outcome(Status.STOPPED, early_score=0.1 + 0.2)}
 
 
 # Sources that raise

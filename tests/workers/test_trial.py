@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
@@ -10,8 +13,8 @@ import torch
 from detkds.detectors import TeacherMemory, teacher_knowledge
 from detkds.search.plans.plan import make_data, make_plan
 from detkds.search.rejection import store_batch
-from detkds.settings import Model, load_config
-from detkds.space import Distiller, SearchSpace, Status
+from detkds.settings import Model, Split, load_config
+from detkds.space import Candidate, Distiller, SearchSpace, Status
 from detkds.workers import trial
 from detkds.workers.training import train
 from detkds.workers.trial import TrialContext, evaluate
@@ -43,7 +46,7 @@ def test_the_same_seed_gives_the_same_score_to_the_last_digit(context):
     assert {"bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s"} <= first.metrics.keys()
 
 
-def weights_after(context: TrialContext, distiller: Distiller | None) -> torch.Tensor:
+def weights_after(context: TrialContext, candidate: Candidate | Distiller | None) -> torch.Tensor:
     """The student's weights at the end of a trial, which tell more than the score."""
     kept = {}
     original = trial.build_student
@@ -54,7 +57,7 @@ def weights_after(context: TrialContext, distiller: Distiller | None) -> torch.T
 
     trial.build_student = keep
     try:
-        assert evaluate(context, distiller).status is Status.COMPLETED
+        assert evaluate(context, candidate).status is Status.COMPLETED
     finally:
         trial.build_student = original
     return torch.cat([p.detach().flatten() for p in kept["student"].parameters()])
@@ -66,6 +69,59 @@ def test_the_same_seed_gives_the_same_weights_and_the_distiller_changes_them(con
     assert torch.equal(alone, weights_after(context, None))
     assert torch.equal(distilled, weights_after(context, ALL_FIVE))
     assert not torch.equal(alone, distilled)
+
+
+def all_five(early_bar: float | None) -> Candidate:
+    return Candidate(0, "weights", ALL_FIVE, early_bar)
+
+
+def test_a_check_halfway_changes_nothing_in_the_training(context):
+    alone, checked = evaluate(context, all_five(None)), evaluate(context, all_five(0.0))
+    assert checked.status is Status.COMPLETED, checked.error
+    assert (checked.score, checked.metrics) == (alone.score, alone.metrics)
+    assert (alone.early_score, type(checked.early_score)) == (None, float)
+    assert torch.equal(weights_after(context, ALL_FIVE), weights_after(context, all_five(0.0)))
+
+
+def test_a_trial_below_its_bar_is_stopped_halfway(context, monkeypatch):
+    done = []
+    monkeypatch.setattr(
+        trial.RejectionHook, "after_train_iter", lambda *args, **more: done.append(1)
+    )
+    whole = evaluate(context, all_five(0.0))
+    iterations = len(done)
+    assert evaluate(context, all_five(whole.early_score)).status is Status.COMPLETED
+    done.clear()
+    stopped = evaluate(context, all_five(whole.early_score + 1e-9))
+    assert stopped.status is Status.STOPPED
+    assert (stopped.score, stopped.early_score) == (None, whole.early_score)
+    assert f"halfway with an AP of {whole.early_score:.4f}" in stopped.reason
+    assert len(done) == math.ceil(iterations / 2)
+
+
+@pytest.mark.slow
+def test_the_early_score_is_that_of_every_third_validation_image(context, monkeypatch, tmp_path):
+    longer = context.schedule.model_copy(update={"epochs": 5})
+    early = evaluate(replace(context, schedule=longer), all_five(0.0)).early_score
+    document = json.loads(Path(context.val_set.ann_file).read_text("utf-8"))
+    document["images"] = document["images"][:: trial.EARLY_EVERY]
+    kept = {image["id"] for image in document["images"]}
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in kept]
+    (tmp_path / "part.json").write_text(json.dumps(document), "utf-8")
+    train_split, part = (
+        Split(annotations=file, images=context.val_set.data_prefix["img"])
+        for file in (context.train_set.ann_file, str(tmp_path / "part.json"))
+    )
+    smaller = TrialContext.build(context.task, longer, (train_split, part), seed=0)
+    monkeypatch.setattr(trial, "EARLY_EVERY", 1)
+    assert evaluate(smaller, all_five(0.0)).early_score == early > 0
+
+
+def test_a_training_of_a_single_iteration_is_not_checked(context):
+    one = {"batch_size": len(context.train_set), "param_scheduler": []}
+    schedule = context.schedule.model_copy(update=one)
+    outcome = evaluate(replace(context, schedule=schedule), all_five(1.0))
+    assert (outcome.status, outcome.early_score) == (Status.COMPLETED, None)
 
 
 def test_a_remembered_teacher_is_the_teacher(context):
