@@ -7,8 +7,6 @@ wrong config is refused before torch is imported.
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,10 +14,10 @@ import typer
 
 from ..space import Distiller, SearchSpace, WrongUse
 from .options import naming
+from .places import check_writable, make_display, open_store, work_folder
 
 if TYPE_CHECKING:
-    from ..db import Store
-    from .display import SearchDisplay
+    from ..configs import Row
 
 app = typer.Typer(
     help="Search distillation losses for object detectors, and train students with them.",
@@ -41,9 +39,7 @@ Options = Annotated[
 ]
 ConfigArgument = Annotated[str, typer.Argument(help="A search config: a path or a shipped name.")]
 MaxTeachers = Annotated[int | None, typer.Option(help="At most so many. [default: all]")]
-AlgorithmName = Annotated[
-    str, typer.Option("--algorithm", help="bgs, shortest-sum, shortest-max or forward.")
-]
+ALGORITHM_HELP = "bgs, shortest-sum, shortest-max or forward."
 OutFile = Annotated[Path, typer.Option("--out", help="The file to write.")]
 
 
@@ -64,7 +60,7 @@ def search(
     if name is not None and Path(name).name != name:
         raise WrongUse(f"--name {name}: a name is no path; say where files go by --work-dir")
     name = name or config_name(config)
-    folder = _folder(work_dir, name)
+    folder = work_folder(work_dir, name)
     settings = load_config(config, cfg_options or [])
 
     from ..search.plans.plan import make_plan
@@ -74,7 +70,7 @@ def search(
 
     plan = make_plan(settings, folder)
     must_exist = resume or reads_store(settings.search.start)
-    with _store(storage, folder, create=not must_exist) as store, _display() as display:
+    with open_store(storage, folder, create=not must_exist) as store, make_display() as display:
         result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
     final_table(result)
 
@@ -88,8 +84,8 @@ def trials(
 ) -> None:
     """List trials with their stage, status, score and distiller."""
     if csv is not None:
-        _writable("--csv", csv)
-    with _store(storage, _folder(work_dir, name)) as store:
+        check_writable("--csv", csv)
+    with open_store(storage, work_folder(work_dir, name)) as store:
         search_id = None if name is None else store.search(name).id
         records = store.trial_records(search_id)
     if csv is None:
@@ -113,8 +109,8 @@ def export(
     """Write the best distiller so far to a file."""
     from ..search.exported import exported
 
-    _writable("--out", out)
-    with _store(storage, _folder(work_dir, name)) as store:
+    check_writable("--out", out)
+    with open_store(storage, work_folder(work_dir, name)) as store:
         row = store.search(name)
         best = store.best(row.id)
     if best is None:
@@ -138,13 +134,18 @@ def show(file: Annotated[str, typer.Argument(help="A distiller file or a shipped
 @app.command()
 def train(
     config: ConfigArgument,
-    distiller: Annotated[str, typer.Option(help="A distiller file, a shipped name, or none.")],
+    distiller: Annotated[
+        str | None,
+        typer.Option(help="A distiller file, a shipped name, or none. [default: the row's]"),
+    ] = None,
     teachers: Annotated[
         str | None,
         typer.Option(help="auto, or names of the config's `teachers`, first to last: A,B,C."),
     ] = None,
     max_teachers: MaxTeachers = None,
-    algorithm: AlgorithmName = "bgs",
+    algorithm: Annotated[
+        str | None, typer.Option("--algorithm", help=f"{ALGORITHM_HELP} [default: bgs]")
+    ] = None,
     simultaneous: Annotated[
         bool, typer.Option("--simultaneous", help="All of --teachers at once, not in sequence.")
     ] = False,
@@ -154,14 +155,22 @@ def train(
 ) -> None:
     """Train the student in full, with a distiller or alone, into a plain mmdet checkpoint.
 
-    With --teachers, progressively: from the student that is trained alone (final.off_the_shelf),
-    under one teacher after the other, the epochs shared out. With --simultaneous too, under all of
-    the teachers at once.
+    CONFIG may be a row of `detkds papers`, which sets the options that are not given. With
+    --teachers, progressively: from the student that is trained alone (final.off_the_shelf), under
+    one teacher after the other, the epochs shared out. With --simultaneous too, under all of the
+    teachers at once.
     """
-    from ..configs import distiller_file
+    from ..configs import PAPER, paper_row
     from ..search.teachers.order import check_algorithm
     from ..settings import config_name, load_config
 
+    row = paper_row(config) if config.startswith(PAPER) else None
+    if row is not None and row.run != "train":
+        raise WrongUse(f"{config}: it is no training; run {row.command}")
+    if row is not None and teachers is None and distiller != "none":
+        teachers, simultaneous = row.order, simultaneous or row.simultaneous
+        algorithm, max_teachers = algorithm or row.algorithm, max_teachers or row.max_teachers
+    algorithm = algorithm or "bgs"
     check_algorithm(algorithm, max_teachers)
     if teachers is not None and distiller == "none":
         raise WrongUse("--teachers: nothing is learned from them with --distiller none")
@@ -172,8 +181,8 @@ def train(
             f"--max-teachers {max_teachers}: it ends a sequence, and --simultaneous has none: name "
             "the teachers that teach at once in --teachers"
         )
-    chosen = None if distiller == "none" else Distiller.from_json(distiller_file(distiller))
-    folder = _folder(work_dir, config_name(config))
+    name, chosen = _distiller(distiller, row)
+    folder = work_folder(work_dir, config_name(config))
     settings = load_config(config, cfg_options or [])
 
     from ..search.plans.plan import make_plan
@@ -190,8 +199,7 @@ def train(
     check_training(plan, chosen, order or plan.pool[1:])
     if simultaneous:
         check_sizes(order or plan.pool[1:])
-    with _store(storage, folder, create=True) as store, _display() as display:
-        name = Path(distiller).stem
+    with open_store(storage, folder, create=True) as store, make_display() as display:
         if teachers is None or chosen is None:
             results = run_training(plan, store, display, chosen, name)
         elif simultaneous:
@@ -202,6 +210,26 @@ def train(
                 plan, store, display, chosen, name, order, algorithm, max_teachers
             )
     training_table(results)
+    if row is not None and row.published is not None:
+        typer.echo(f"the paper's {row.metric}, {row.reference}: {row.published}")
+
+
+@app.command()
+def papers(
+    which: Annotated[
+        str | None, typer.Argument(help="PAPER or PAPER/TABLE; all if left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
+) -> None:
+    """List rows of the papers' tables: what each published, the command, what it needs."""
+    from ..configs import records, selected
+
+    if as_json:
+        typer.echo(json.dumps(records(which), indent=2))
+    else:
+        from .tables import paper_listing
+
+        paper_listing(list(selected(which)))
 
 
 @app.command()
@@ -214,7 +242,7 @@ def teachers(
     ] = None,
     student: Annotated[str | None, typer.Option(help="The student's name in --costs.")] = None,
     max_teachers: MaxTeachers = None,
-    algorithm: AlgorithmName = "bgs",
+    algorithm: Annotated[str, typer.Option("--algorithm", help=ALGORITHM_HELP)] = "bgs",
     images: Annotated[int, typer.Option(help="Images that costs are measured on.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the order as JSON.")] = False,
     work_dir: WorkDir = None,
@@ -236,14 +264,14 @@ def teachers(
 
         assert config is not None
         check_algorithm(algorithm, max_teachers)
-        folder = _folder(work_dir, config_name(config))
+        folder = work_folder(work_dir, config_name(config))
         settings = load_config(config, cfg_options or [])
 
         from ..search.plans.plan import make_plan
         from ..search.teachers.pool import run_order
 
         plan = make_plan(settings, folder, pool=True)
-        with _store(storage, folder, create=True) as store, _display() as display:
+        with open_store(storage, folder, create=True) as store, make_display() as display:
             pool = run_order(plan, store, display, images)
     order = teacher_order(pool, algorithm, max_teachers)
     if as_json:
@@ -284,41 +312,20 @@ def space(
         space_listing(chosen)
 
 
-def _folder(work_dir: Path | None, name: str | None) -> Path:
-    return work_dir or Path("runs") / Path(name or "").name
+def _distiller(reference: str | None, row: Row | None) -> tuple[str, Distiller | None]:
+    """The name and the distiller of a training; ``row``: the paper's row that is repeated, if any.
 
-
-def _store(storage: str | None, folder: Path, create: bool = False) -> Store:
-    """Open the database of ``--storage``, by default ``detkds.db`` in the work folder.
-
-    ``create``: make the work folder and the database if they do not exist.
+    Without a reference, the distiller is the row's.
     """
-    from ..db import Store
+    from ..configs import distiller_file
 
-    if storage is None and create:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WrongUse(f"--work-dir {folder}: can't make it: {error.strerror}") from None
-    return Store(storage or f"sqlite:///{folder / 'detkds.db'}", create=create)
-
-
-def _display() -> SearchDisplay:
-    from .display import SearchDisplay
-
-    return SearchDisplay(_continue_command())
-
-
-def _continue_command() -> str:
-    """The command that continues this command, without its password."""
-    from ..db import hide_password
-
-    arguments = sys.argv[1:]
-    if arguments[:1] == ["search"] and "--resume" not in arguments:
-        arguments.append("--resume")
-    return shlex.join(["detkds", *map(hide_password, arguments)])
-
-
-def _writable(option: str, file: Path) -> None:
-    if not file.absolute().parent.is_dir():
-        raise WrongUse(f"{option} {file}: its folder does not exist; make it first")
+    name = Path(reference or "").stem
+    if reference is None:
+        if row is None or row.distiller is None:
+            raise WrongUse("give a distiller file, a shipped name, or none", "distiller")
+        reference, name = row.distiller, row.name
+        if "," in reference:
+            return name, Distiller.parse(reference, name)
+    if reference == "none":
+        return name, None
+    return name, Distiller.from_json(distiller_file(reference))

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from ..configs import DATA
 from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
 from ..space import SearchSpace, WrongUse
 from ..space.options import ALIASES
 from .console import console, in_one_line
 
 if TYPE_CHECKING:
+    from ..configs import Paper
+    from ..configs import Table as PaperTable
     from ..data.proxy import ProxyFiles
 
 
@@ -103,3 +106,30 @@ def space_listing(space: SearchSpace) -> None:
         for name, choices in slots:
             console.print(f"  {name:9}  {' | '.join(choices)}", soft_wrap=True, highlight=False)
     console.print(f"{len(space)} terms in all", highlight=False)
+
+
+def paper_listing(selection: list[tuple[Paper, list[PaperTable]]]) -> None:
+    """The rows of the papers' tables: what each published, how to run it, what it needs."""
+    for paper, tables in selection:
+        console.print(f"\n{paper.title}", style="bold", highlight=False)
+        if paper.note:
+            console.print(paper.note, highlight=False)
+        for table in tables:
+            _paper_table(table)
+    console.print(f"\nEvery row needs {DATA}. --json prints the addresses of weights.")
+
+
+def _paper_table(table: PaperTable) -> None:
+    shown = Table(title=table.title, title_justify="left", caption=table.note or None)
+    metric = next(iter(table.rows.values())).metric
+    shown.add_column(metric, justify="right", no_wrap=True)
+    shown.add_column("command, or why the row can't be repeated", overflow="fold")
+    shown.add_column("weights, departures")
+    for row in table.rows.values():
+        published = "" if row.published is None else f"{row.published:.1f}"
+        command = row.command if row.why is None else f"{row.name}: {row.why}"
+        if row.why is not None and row.instead is not None:
+            command = f"{command}; run {row.instead}"
+        weights = [need.partition(": https://")[0] for need in row.needs]
+        shown.add_row(published, command, "; ".join([*weights, *([row.note] if row.note else [])]))
+    console.print(shown)

@@ -2,69 +2,59 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..space import WrongUse, nearest
+from .pairs import coco_models, coco_pairs, pair_layers, protocols
+from .paper_rows import (
+    DATA,
+    PAPER,
+    Paper,
+    Row,
+    Table,
+    paper_row,
+    papers,
+    records,
+    row_layers,
+    selected,
+)
 
 FOLDER = Path(__file__).parent
 
+__all__ = [
+    "DATA",
+    "PAPER",
+    "Paper",
+    "Row",
+    "Table",
+    "coco_models",
+    "coco_pairs",
+    "distiller_file",
+    "paper_row",
+    "papers",
+    "protocols",
+    "records",
+    "search_config",
+    "selected",
+]
 
-def search_config(reference: str) -> tuple[Path, dict[str, Any]]:
-    """The file of a search config, and the values to merge into it.
 
-    ``reference``: a path, the name of a shipped config (``quickstart``), or
-    ``coco/STUDENT__TEACHER`` for a pair of ``coco/pairs.json``. Raises :class:`WrongUse`, with the
-    nearest name, if there is no such config or pair.
+def search_config(reference: str) -> tuple[Path, list[dict[str, Any]]]:
+    """The file of a search config, and the values to merge into it, first to last.
+
+    ``reference``: a path, the name of a shipped config (``quickstart``), ``coco/STUDENT__TEACHER``
+    for a pair of ``coco/pairs.json`` (with ``@PROTOCOL`` for another protocol than the pair's own),
+    or ``paper:PAPER/TABLE/ROW``. Raises :class:`WrongUse`, with the nearest name, if there is no
+    such config.
     """
+    base = FOLDER / "coco" / "base.py"
+    if reference.startswith(PAPER):
+        return base, row_layers(paper_row(reference))
     folder, _, name = reference.partition("/")
     if folder == "coco" and not Path(reference).is_file():
-        return FOLDER / "coco" / "base.py", _coco_pair(name)
-    return _find(reference, "search", ".py", "search config"), {}
-
-
-@cache
-def coco_pairs() -> dict[str, dict[str, Any]]:
-    """The student-teacher pairs of the papers, by name (``STUDENT__TEACHER``).
-
-    Each pair is a dictionary. ``student`` and ``teacher`` are models: ``config``; ``cfg_options``;
-    ``checkpoint``, if the model zoo has the model; ``optim_wrapper``, if the model does not train
-    by base.py's. ``distiller`` names the distiller that was found for such pairs; ``source`` lists
-    the papers' tables with the pair. ``data`` is there if the paper uses another image size than
-    COCO's usual one.
-    """
-    document = json.loads((FOLDER / "coco" / "pairs.json").read_text("utf-8"))
-    models = document["models"]
-    return {
-        f"{pair['student']}__{pair['teacher']}": {
-            **pair,
-            "student": models[pair["student"]],
-            "teacher": models[pair["teacher"]],
-        }
-        for pair in document["pairs"]
-    }
-
-
-def _coco_pair(name: str) -> dict[str, Any]:
-    """The sections of a search config that a pair sets.
-
-    The student's checkpoint is left out: the student starts from its backbone's weights alone.
-    """
-    pairs = coco_pairs()
-    if name not in pairs:
-        raise WrongUse(f"coco/{name}: no such pair: {nearest(name, pairs)}")
-    pair = pairs[name]
-    student, teacher = pair["student"], pair["teacher"]
-    schedule = {"optim_wrapper": student.get("optim_wrapper", {})}
-    return {
-        "student": {k: student[k] for k in ("config", "cfg_options") if k in student},
-        "teacher": {k: teacher[k] for k in ("config", "cfg_options", "checkpoint") if k in teacher},
-        "data": pair.get("data", {}),
-        "trial": schedule,
-        "final": schedule,
-    }
+        return base, pair_layers(name)
+    return _find(reference, "search", ".py", "search config"), []
 
 
 def distiller_file(reference: str) -> Path:

@@ -1,4 +1,4 @@
-"""mmdet datasets over COCO-format files; each image is decoded and resized once."""
+"""mmdet datasets over COCO-format files; each image is decoded and resized once for each size."""
 
 from __future__ import annotations
 
@@ -39,28 +39,39 @@ def quiet() -> Iterator[None]:
 
 @TRANSFORMS.register_module()
 class CachedTransforms(BaseTransform):
-    """Applies deterministic transforms to each image once and keeps the results.
+    """Loads an image and resizes it into one of ``sizes``, and keeps the results.
 
-    Up to ``megabytes`` of pixels are kept; images beyond the limit are transformed every time. A
-    data loader's worker process keeps nothing, since its memory ends with the epoch.
+    ``transforms`` load the image; they are deterministic. ``sizes``: (width, height)s; if there are
+    several, each has the same probability every time that the image is asked for. The aspect ratio
+    is kept. Up to ``megabytes`` of pixels are kept, each size of an image apart; images beyond the
+    limit are transformed every time. A data loader's worker process keeps nothing, since its memory
+    ends with the epoch.
     """
 
-    def __init__(self, transforms: list[dict[str, Any]], megabytes: int) -> None:
-        self.transforms = [TRANSFORMS.build(transform) for transform in transforms]
+    def __init__(
+        self, transforms: list[dict[str, Any]], sizes: list[tuple[int, int]], megabytes: int
+    ) -> None:
+        self.load = [TRANSFORMS.build(transform) for transform in transforms]
+        self.resize = [
+            TRANSFORMS.build({"type": "Resize", "scale": tuple(size), "keep_ratio": True})
+            for size in sizes
+        ]
         self.free = megabytes * 2**20
-        self.known: dict[str, dict[str, Any]] = {}
+        self.known: dict[tuple[str, int], dict[str, Any]] = {}
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        path = results["img_path"]
-        if path in self.known:
-            return _copy(self.known[path])
+        # A single size takes no random number.
+        size = np.random.randint(len(self.resize)) if len(self.resize) > 1 else 0
+        key = results["img_path"], size
+        if key in self.known:
+            return _copy(self.known[key])
         loaded = results
-        for transform in self.transforms:
+        for transform in (*self.load, self.resize[size]):
             loaded = transform(loaded)
-        size = sum(loaded[name].nbytes for name in ("img", STUDENT_IMAGE) if name in loaded)
-        if size <= self.free and get_worker_info() is None:
-            self.free -= size
-            self.known[path] = _copy(loaded)
+        pixels = sum(loaded[name].nbytes for name in ("img", STUDENT_IMAGE) if name in loaded)
+        if pixels <= self.free and get_worker_info() is None:
+            self.free -= pixels
+            self.known[key] = _copy(loaded)
         return loaded
 
 
@@ -105,7 +116,7 @@ def _copy(results: dict[str, Any]) -> dict[str, Any]:
 def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = False) -> CocoDataset:
     """An mmdet ``CocoDataset`` of a split with all classes of its file, parsed now.
 
-    A training set has images of ``data.train_size``, flips them with probability ``data.flip`` and
+    A training set has images of ``data.train_sizes``, flips them with probability ``data.flip`` and
     leaves out images without boxes, as mmdet does. Other sets have all images, of
     ``data.image_size``. The aspect ratio is kept. If a teacher sees larger images than the student,
     the data samples of a training set hold the student's, ``student_image`` (3, H, W): pixel by
@@ -114,17 +125,20 @@ def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = Fal
     """
     register()
     document = json.loads(Path(split.annotations).read_text("utf-8"))
-    size = data.train_size if training else data.image_size
-    two_sizes = training and size != data.image_size
-    fixed: list[dict[str, Any]] = [
+    two_sizes = training and data.train_size != data.image_size
+    load: list[dict[str, Any]] = [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks, "poly2mask": False},
     ]
     if two_sizes:
-        fixed.append({"type": "ResizeForStudent", "scale": tuple(data.image_size)})
-    fixed.append({"type": "Resize", "scale": tuple(size), "keep_ratio": True})
+        load.append({"type": "ResizeForStudent", "scale": tuple(data.image_size)})
     pipeline: list[dict[str, Any]] = [
-        {"type": "CachedTransforms", "transforms": fixed, "megabytes": data.cache_megabytes}
+        {
+            "type": "CachedTransforms",
+            "transforms": load,
+            "sizes": data.train_sizes if training else [data.image_size],
+            "megabytes": data.cache_megabytes,
+        }
     ]
     if training:
         pipeline.append({"type": "RandomFlip", "prob": data.flip})

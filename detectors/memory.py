@@ -16,21 +16,25 @@ from .taps import Knowledge, add_responses, teacher_knowledge
 class TeacherMemory:
     """Remembers a teacher's knowledge of each image, flipped and not flipped, over many epochs.
 
-    The first image shows how much memory an image takes. If all ``images``, each in both forms,
-    would not fit into ``megabytes``, the memory stays empty and every batch goes through the
-    teacher. Images may take more than the first one: an image that is padded to the size of its
-    batch comes in several shapes. Once the megabytes are full, no more images are added.
+    The first image shows how much memory an image takes. If all ``images``, each in both forms and
+    at each of its ``sizes``, would not fit into ``megabytes``, the memory stays empty and every
+    batch goes through the teacher. Images may take more than the first one: an image that is padded
+    to the size of its batch comes in several shapes. Once the megabytes are full, no more images
+    are added.
 
     The teacher sees the new images of a batch together. So the last digits of its knowledge depend
     on the batch in which an image comes first. That batch is the same in all trainings with the
     same seed, and so in all trials of a search.
     """
 
-    def __init__(self, teacher: Any, *, images: int, megabytes: int) -> None:
-        """``images``: the number of images in the set. ``megabytes``: units of 2^20 bytes."""
+    def __init__(self, teacher: Any, *, images: int, megabytes: int, sizes: int = 1) -> None:
+        """``images``: the number of images in the set. ``megabytes``: units of 2^20 bytes.
+
+        ``sizes``: the number of sizes that an image may come in.
+        """
         self.teacher = teacher
         self._dense = dense_head(teacher) is not None
-        self._images, self._free = images, megabytes * 2**20
+        self._forms, self._free = 2 * images * sizes, megabytes * 2**20
         self._known: dict[tuple, Knowledge] = {}
         self._fits: bool | None = None
 
@@ -41,8 +45,7 @@ class TeacherMemory:
         """As :func:`teacher_knowledge`. Responses for ``regions`` are never remembered."""
         if self._fits is None:
             first = self._see(inputs[:1], samples[:1])
-            forms = 2  # an image and its mirror image
-            self._fits = forms * self._images * _size(first) <= self._free
+            self._fits = self._forms * _size(first) <= self._free
         if not self._fits:
             return teacher_knowledge(
                 self.teacher, inputs, samples, responses=responses, regions=regions
@@ -74,8 +77,9 @@ class TeacherMemory:
 
 
 def _key(image: Tensor, sample: Any) -> tuple:
+    """What tells views of images apart: the file, the flip, the sizes with and without padding."""
     meta = sample.metainfo
-    return meta["img_path"], meta.get("flip", False), tuple(image.shape)
+    return meta["img_path"], meta.get("flip", False), tuple(meta["img_shape"]), tuple(image.shape)
 
 
 def _image_of(place: int, level: Tensor) -> Tensor:

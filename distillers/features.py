@@ -91,12 +91,16 @@ class Global(FeatureKind):
 class ForegroundBackground(FeatureKind):
     """``fgbg``: the maps under the mask of the ground-truth boxes, and under its complement."""
 
+    #: Whether a part weighs by its area.
+    by_area = False
+
     def compare(self, maps: list[TensorPair], boxes: list[Tensor]) -> Tensor:
         """Two distances a level, each a mean over its own part of all processes' images.
 
         As means over the whole map, the two would weigh by area: with 2 % of the cells under boxes,
-        the foreground would be 1/27 of the background. Transforms that a mask may move with are
-        applied once for both parts.
+        the foreground would be 1/27 of the background. The authors' release weighs each box by the
+        inverse of its own area instead, and the background by its own; cells of all boxes alike
+        were no worse in trainings. Transforms that a mask may move with are applied once for both.
         """
         shared = list(takewhile(COMMUTES.__contains__, self.term.applied))
         apart = self.term.applied[len(shared) :]
@@ -108,9 +112,19 @@ class ForegroundBackground(FeatureKind):
             (student, teacher), (mask, _) = (transformed(shared, p) for p in (pair, (mask, mask)))
             inside = student * mask, teacher * mask
             outside = student - inside[0], teacher - inside[1]
-            losses.append(compared(distance, apart, inside, mask))
-            losses.append(BACKGROUND_WEIGHT * compared(distance, apart, outside, 1 - mask))
+            for factor, part, cells in ((1, inside, mask), (BACKGROUND_WEIGHT, outside, 1 - mask)):
+                weight = None if self.by_area else cells
+                losses.append(factor * compared(distance, apart, part, weight))
         return torch.stack(losses).sum()
+
+
+class ForegroundBackgroundByArea(ForegroundBackground):
+    """``fgbg_area``: as ``fgbg``, with both distances as means over the whole map.
+
+    The two parts then weigh by their areas: what ``fgbg`` was before version 0.2.
+    """
+
+    by_area = True
 
 
 class Instance(FeatureKind):

@@ -7,7 +7,7 @@ from itertools import product
 from ..detectors import Signature
 from ..space import EXTENDED, KNOWLEDGE, Distiller, Term, WrongUse
 from .cross import CrossLocalization, CrossLogits
-from .features import ForegroundBackground, Global, Instance
+from .features import ForegroundBackground, ForegroundBackgroundByArea, Global, Instance
 from .kind import Kind
 from .label import Label
 from .mgd import MGD
@@ -26,6 +26,7 @@ KINDS: dict[str, type[Kind]] = {
     "cross_localization": CrossLocalization,
     "label": Label,
     "mgd": MGD,
+    "fgbg_area": ForegroundBackgroundByArea,
 }
 
 

@@ -92,10 +92,11 @@ def normalise(f: Tensor, dims: tuple[int, ...]) -> Tensor:
 def norm_n(f: Tensor) -> Tensor:
     """``norm_n`` of maps: (f - μ) / σ with μ and σ of the sample's C, H and W.
 
-    Formula (6) names the axis N. Over two images its result is the sign of their difference: half
-    of the elements get no gradient, few elements get most of it, and 16 images in one batch mean
-    another loss than 8 batches of 2. The authors' release divides by the L2 norm over N instead,
-    which depends on the batch as well. Here each of the N samples is normalised as a whole.
+    Formula (6) names the axis N. Over two images its result is the sign of their difference: few
+    elements get most of the gradient, and 16 images in one batch mean another loss than 8 batches
+    of 2. The same holds for μ and σ of a channel over N, H and W where a level has few cells, and
+    the L2 norm over N of the authors' release depends on the batch too. Here each of the N samples
+    is normalised as a whole.
     """
     return normalise(f, (1, 2, 3))
 

@@ -51,6 +51,9 @@ class Data(Settings):
     image_size: tuple[int, int]
     #: (width, height) of the teacher's images, if the teacher sees larger images than the student.
     teacher_image_size: tuple[int, int] | None = None
+    #: (width, height)s that training images are resized into; one of them is drawn each time an
+    #: image is seen. None: all images have one size.
+    multi_scale: list[tuple[int, int]] | None = Field(default=None, min_length=1)
     #: The probability of a horizontal flip in training.
     flip: float = Field(default=0.5, ge=0, le=1)
     #: Megabytes of decoded training images that a worker keeps. The images for scoring and the
@@ -82,6 +85,11 @@ class Data(Settings):
         return self.teacher_image_size or self.image_size
 
     @property
+    def train_sizes(self) -> list[tuple[int, int]]:
+        """The (width, height)s of which every training image is resized into one."""
+        return self.multi_scale or [self.train_size]
+
+    @property
     def for_teachers(self) -> Data:
         """The same data for a teacher that is trained or scored alone, on images of its size."""
         return self.model_copy(update={"image_size": self.train_size, "teacher_image_size": None})
@@ -104,6 +112,11 @@ class Data(Settings):
     def size_fault(self, size: tuple[int, int]) -> str | None:
         """Why a teacher can't see images of this size beside the student, or None."""
         (width, height), (own_width, own_height) = size, self.image_size
+        if self.multi_scale is not None and size != self.image_size:
+            return (
+                "stands beside data.multi_scale, which sets the sizes of training images too; "
+                "leave one of them out"
+            )
         if min(size) < min(self.image_size):
             return "is below data.image_size; leave it out"
         if abs(width * own_height / (height * own_width) - 1) > MAX_STRETCH:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ..configs import search_config
+from ..configs import PAPER, search_config
 from ..space import WrongUse, nearest
+from .models import moved
 from .search import SearchConfig
 
 
 def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
     """Read a search config by path or by the name of one that is shipped.
 
-    ``options``: ``a.b.c=value``, merged into the config as mmengine does. Raises :class:`WrongUse`,
-    naming the file or the option, for a wrong config.
+    ``options``: ``a.b.c=value``, merged into the config as mmengine does; where they change a
+    schedule's ``epochs`` and not its ``param_scheduler``, the milestones move along. Raises
+    :class:`WrongUse`, naming the file or the option, for a wrong config.
     """
     from mmengine.config import Config  # not above: the sections alone need no mmengine
 
-    path, pair = search_config(reference)
+    path, layers = search_config(reference)
     options = list(options)
     try:
         config = Config.fromfile(path)
-        config.merge_from_dict(pair)
+        for layer in layers:
+            _merge(config, layer)
     except (SyntaxError, OSError, NameError, KeyError, TypeError, AttributeError) as error:
         raise WrongUse(f"{path}: can't read the config: {error}") from None
     known = SearchConfig.model_fields
@@ -35,7 +38,7 @@ def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
         if top not in known:
             raise WrongUse(f"{option}: no section '{top}': {nearest(top, known)}", "cfg_options")
     try:
-        config.merge_from_dict(dict(_option(option) for option in options))
+        _merge(config, dict(_option(option) for option in options))
     except (KeyError, TypeError) as error:
         raise WrongUse(str(error), "cfg_options") from None
     # A config may define variables and functions for its own use.
@@ -44,6 +47,41 @@ def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
         return SearchConfig.model_validate(given)
     except ValidationError as error:
         raise WrongUse(f"{path}: {_explain(error)}") from None
+
+
+def _merge(config: Any, options: dict[str, Any]) -> None:
+    """Merge options into a config. New epochs move the milestones, unless these are new as well."""
+    given = dict(_leaves(options))
+    schedules = [key.removesuffix(".epochs") for key in given if key.endswith(".epochs")]
+    before = {key: _at(config, f"{key}.epochs") for key in schedules}
+    config.merge_from_dict(options)
+    for key, epochs in before.items():
+        now, schedulers = given[f"{key}.epochs"], _at(config, f"{key}.param_scheduler")
+        own = any(name.startswith(f"{key}.param_scheduler") for name in given)
+        # Epochs that are no numbers are refused with the whole config.
+        if schedulers and not own and _is_count(epochs) and _is_count(now):
+            config.merge_from_dict({f"{key}.param_scheduler": moved(schedulers, epochs, now)})
+
+
+def _leaves(options: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested options by their whole paths, ``a.b.c``."""
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _at(config: Any, path: str) -> Any:
+    """The value of a config at a path, or None."""
+    value = config
+    for name in path.split("."):
+        value = value.get(name) if hasattr(value, "get") else None
+    return value
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -81,4 +119,6 @@ def _fields(path: tuple[int | str, ...]) -> list[str]:
 
 def config_name(reference: str) -> str:
     """The name of a search whose user gives none: the config's name."""
+    if reference.startswith(PAPER):
+        return reference.removeprefix(PAPER).replace("/", "-")
     return Path(reference).stem

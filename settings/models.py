@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import Field
 
 from .base import FilePath, Settings
+
+#: What a scheduler counts in epochs.
+_COUNTED = ("milestones", "begin", "end", "T_max", "step_size", "total_iters")
 
 
 class Schedule(Settings):
@@ -20,6 +24,11 @@ class Schedule(Settings):
     optim_wrapper: dict[str, Any]
     #: mmengine's ``param_scheduler``: how the learning rate changes.
     param_scheduler: list[dict[str, Any]] = []
+
+    def over(self, epochs: int) -> Schedule:
+        """The same schedule in other epochs; its milestones move along (see :func:`moved`)."""
+        schedulers = moved(self.param_scheduler, self.epochs, epochs)
+        return self.model_copy(update={"epochs": epochs, "param_scheduler": schedulers})
 
 
 class TrialSchedule(Schedule):
@@ -46,3 +55,28 @@ class Model(Settings):
     trust_checkpoint: bool = False
     #: How a teacher without a checkpoint is trained before the search. Its weights are kept.
     schedule: Schedule | None = None
+
+
+def moved(schedulers: Iterable[Mapping[str, Any]], before: int, now: int) -> list[dict[str, Any]]:
+    """mmengine's schedulers of ``before`` epochs for ``now`` epochs.
+
+    What they count in epochs keeps its share of the epochs, rounded down so that a milestone stays
+    within them, and is at least 1. What they count in iterations stays.
+
+    >>> steps = {"type": "MultiStepLR", "by_epoch": True, "milestones": [16, 22]}
+    >>> moved([{"type": "LinearLR", "by_epoch": False, "end": 500}, steps], 24, 12)[1]["milestones"]
+    [8, 11]
+    """
+
+    def scaled(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [scaled(one) for one in value]
+        return max(1, value * now // before)
+
+    found = []
+    for scheduler in schedulers:
+        own = dict(scheduler)
+        if own.get("by_epoch", True):
+            own |= {name: scaled(own[name]) for name in _COUNTED if own.get(name)}
+        found.append(own)
+    return found

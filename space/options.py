@@ -71,6 +71,8 @@ class KnowledgeOptions:
     slot_names: tuple[str, ...] = ("transform",)
     #: Whether a teacher gives the knowledge. SSSD's comes from the labels.
     teacher: bool = True
+    #: Whether a search that names no kinds of knowledge has a stage for this kind.
+    default: bool = True
 
     def __len__(self) -> int:
         size = len(self.distances) * len(self.weights) * len(self.schedules)
@@ -113,6 +115,7 @@ EXTENDED: dict[str, KnowledgeOptions] = {
         ),
         "label": replace(_FEATURES, weights=LABEL_WEIGHTS, teacher=False),
         "mgd": KnowledgeOptions((HIDDEN,), ("l2",), slot_names=("mask",)),
+        "fgbg_area": replace(_FEATURES, default=False),
     }.items()
 }
 

@@ -86,9 +86,8 @@ def build_inputs(
         val_set = build_dataset(val, data, training=False)
         metric = build_metric(val, val_set, masks=masks)
     built = [build_teacher(teacher) for teacher in teachers]
-    memories = [
-        TeacherMemory(one, images=len(train_set), megabytes=data.cache_megabytes) for one in built
-    ]
+    limits = {"megabytes": data.cache_megabytes, "sizes": len(data.train_sizes)}
+    memories = [TeacherMemory(one, images=len(train_set), **limits) for one in built]
     return Inputs(train_set, val_set, metric, built, memories)
 
 

@@ -135,7 +135,7 @@ def searched_space(config: SearchConfig, signatures: Pair) -> SearchSpace:
     space = SearchSpace.preset(config.search.space if config.teacher else "extended")
     shared = available_knowledge(*signatures)
     available = [name for name in space.knowledge if name in shared]
-    asked = config.search.knowledge or available
+    asked = config.search.knowledge or [n for n in available if space.options[n].default]
     for name in asked:
         if name not in space.knowledge:
             raise WrongUse(f"'{name}' needs search.space=extended", "search.knowledge")

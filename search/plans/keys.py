@@ -19,6 +19,9 @@ from ...detectors import configured
 from ...settings import Data, Model, Proxy, Schedule, SearchConfig, Split, TrialSchedule
 from ...space import Distiller
 
+#: Major and minor version: within a minor version, losses and scores keep their meaning.
+MEANING = __version__.rsplit(".", 1)[0]
+
 
 def fingerprint(content: Any) -> str:
     """A stable hash of JSON content: 16 hex digits."""
@@ -63,7 +66,8 @@ def proxy_key(proxy: Proxy, data: str) -> str:
 
 def view(data: Data) -> list:
     """What student and teacher see of an image: its sizes and the probability of a flip."""
-    return [data.image_size, data.teacher_image_size, data.flip]
+    scales = [data.multi_scale] if data.multi_scale else []
+    return [data.image_size, data.teacher_image_size, data.flip, *scales]
 
 
 # Trainings
@@ -78,9 +82,8 @@ def teacher_key(model: Model, data: Data, train: str) -> str:
         return fingerprint([model_key(model), file_fingerprint(model.checkpoint)])
     assert model.schedule is not None
     own = data.for_teachers
-    return fingerprint(
-        [model_key(model), train, model.schedule.model_dump(), own.flip, own.image_size]
-    )
+    look = [own.flip, own.image_size, *([own.multi_scale] if own.multi_scale else [])]
+    return fingerprint([model_key(model), train, model.schedule.model_dump(), *look])
 
 
 def warmup_key(config: SearchConfig, schedule: Schedule, student: str, proxy: str) -> str:
@@ -114,7 +117,7 @@ def training_key(
     takes nothing from a teacher.
     """
     learned = None if distiller is None else distiller.key
-    return fingerprint([student, source, learned, schedule.model_dump()])
+    return fingerprint([student, source, learned, schedule.model_dump(), MEANING])
 
 
 # Adaptation costs
@@ -189,7 +192,7 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "look": Condition(
         lambda config, keys: view(config.data),
-        ("data.image_size", "data.teacher_image_size", "data.flip"),
+        ("data.image_size", "data.teacher_image_size", "data.flip", "data.multi_scale"),
     ),
     "inherit": Condition(lambda config, keys: config.inherit, ("inherit",)),
     "trial": Condition(
@@ -197,7 +200,7 @@ CONDITIONS: dict[str, Condition] = {
         tuple(f"trial.{name}" for name in TrialSchedule.model_fields),
     ),
     "seed": Condition(lambda config, keys: config.search.seed, ("search.seed",)),
-    "version": Condition(lambda config, keys: __version__.rsplit(".", 1)[0], ()),
+    "version": Condition(lambda config, keys: MEANING, ()),
 }
 
 

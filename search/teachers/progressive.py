@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ...db import SearchRow, Store
-from ...settings import Schedule
 from ...space import Distiller, Outcome, WrongUse
 from ...space.writing import find_json, replace_file
 from ...workers.training import CHECKPOINT, Training
@@ -20,8 +19,6 @@ from .pool import COST_IMAGES, measured_pool, ordered, say_scores
 
 #: The note of the teachers that a progressive training was started with.
 _NOTE = "teachers.json"
-#: What a scheduler counts in epochs.
-_COUNTED = ("milestones", "begin", "end", "T_max", "step_size", "total_iters")
 
 
 def progressive_stages(
@@ -62,7 +59,7 @@ def progressive_stages(
                 teachers=[teacher.model],
                 distiller=document,
                 inherit=plan.task.inherit and index == 0,
-                schedule=shortened(whole, epochs),
+                schedule=whole.over(epochs),
                 seed=seed,
                 folder=str(folder / f"{index + 1}-{teacher.name}"),
             )
@@ -75,24 +72,6 @@ def shares(epochs: int, teachers: list[str]) -> list[int]:
     """A share of the epochs for each teacher; if they do not divide, the first have one more."""
     share, rest = divmod(epochs, len(teachers))
     return [share + (index < rest) for index in range(len(teachers))]
-
-
-def shortened(schedule: Schedule, epochs: int) -> Schedule:
-    """The same schedule in fewer epochs; numbers that schedulers count in epochs shrink alike."""
-    ratio = epochs / schedule.epochs
-
-    def shrink(value: Any) -> Any:
-        return (
-            [shrink(v) for v in value] if isinstance(value, list) else max(1, round(value * ratio))
-        )
-
-    schedulers = []
-    for scheduler in schedule.param_scheduler:
-        if scheduler.get("by_epoch", True):
-            counted = {k: shrink(v) for k, v in scheduler.items() if k in _COUNTED and v}
-            scheduler = {**scheduler, **counted}
-        schedulers.append(scheduler)
-    return schedule.model_copy(update={"epochs": epochs, "param_scheduler": schedulers})
 
 
 def check_started(plan: Plan, name: str, teachers: list[PoolModel], distiller: Distiller) -> None:

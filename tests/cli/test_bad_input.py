@@ -174,6 +174,41 @@ def test_a_proxy_command_that_asks_for_too_much(refused, shapes):
     assert "--val" in refused(["proxy", shapes.train, "--train", "5", "--val", "0", "--out", "p"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("train paper:croskd/7/crosskd", "no such paper: did you mean crosskd?"),
+        ("train paper:crosskd/77/crosskd", "no such table: did you mean 7?"),
+        ("train paper:crosskd/7/croskd", "no such row: did you mean crosskd?"),
+        ("train paper:crosskd/7", "no such row: choose one of student, fitnets,"),
+        ("train paper:", "no such paper: choose one of detkds, crosskd, mtpd, sssd"),
+        (
+            "train paper:crosskd/7/fgd",
+            "paper:crosskd/7/fgd: it can't be repeated: detkds has FGD in",
+        ),
+        ("train paper:sssd/1/sssd", "no table of the paper can be repeated"),
+        ("train paper:detkds/13/20", "run detkds search coco/retinanet_r50__retinanet_x101 --cfg-"),
+        ("train paper:mtpd/6/costs", "it is no training; run detkds teachers paper:mtpd/6/costs"),
+        ("search paper:crosskd/7/fgd", "it can't be repeated"),
+        ("papers croskd", "croskd: no such paper: did you mean crosskd?"),
+        ("papers crosskd/7b", "crosskd/7b: no such table: did you mean 7?"),
+        ("train quickstart", "--distiller: give a distiller file, a shipped name, or none"),
+        ("train coco/gfl_r50__gfl_r101@croskd --distiller pkd", "did you mean crosskd?"),
+        ("train coco/gfl_r50__gfl_r11@crosskd --distiller pkd", "no such pair: did you mean"),
+        ("train coco/gfl_r50__gfl_r101@sssd --distiller sssd", "write coco/gfl_r50@sssd"),
+        ("train coco/gfl_r500@sssd --distiller sssd", "did you mean gfl_r50?"),
+        ("train paper:crosskd/7/crosskd --cfg-options data.multi_scale=[]", "data.multi_scale"),
+        (
+            "train coco/mask_rcnn_r50_333x200__mask_rcnn_r50 --distiller mtpd_two_stage "
+            "--cfg-options data.multi_scale=[(333,200)]",
+            "data.teacher_image_size stands beside data.multi_scale",
+        ),
+    ],
+)
+def test_rows_of_papers_and_protocols(refused, arguments, says):
+    assert says in refused(arguments.split())
+
+
 COSTS = {"costs": {"s": {"a": 3, "b": 2}, "a": {"b": 1}, "b": {"a": 1}}, "scores": {"a": 4, "b": 5}}
 
 

@@ -28,6 +28,8 @@ COMMANDS = [
     ("space", 0, "rich"),
     ("space --json", 0, ""),
     ("show pkd", 0, ""),
+    ("papers", 0, "rich"),
+    ("papers mtpd/7 --json", 0, ""),
     ("trials", 0, "sqlalchemy rich"),
     ("trials quickstart --csv trials.csv", 0, "sqlalchemy pandas numpy"),
     ("export quickstart --out best.json", 0, "sqlalchemy"),
@@ -37,6 +39,7 @@ COMMANDS = [
     # A wrong config is refused before torch is loaded.
     ("search quickstart --cfg-options trial.epochs=0", 2, "mmengine rich numpy"),
     ("train quickstart --distiller pdk", 2, ""),
+    ("train paper:crosskd/7/fgd", 2, ""),
     ("teachers quickstart --algorithm sgb", 2, ""),
 ]
 

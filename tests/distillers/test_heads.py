@@ -41,7 +41,7 @@ TINY = {
     "model.bbox_head.in_channels": 32,
     "model.bbox_head.feat_channels": 32,
 }
-FEATURES = ("global", "fgbg", "instance", "mgd")
+FEATURES = ("global", "fgbg", "instance", "mgd", "fgbg_area")
 TEACHER_OF_LD = str(config_path("mmdet::gfl/gfl_r50_fpn_1x_coco.py"))
 
 LOGITS = ("logits", "cross_logits")
@@ -156,6 +156,7 @@ FORMS = {
     "cross_localization": "identity, giou",
     "label": "identity, jensen_shannon",
     "mgd": "hide_65, l2",
+    "fgbg_area": "norm_hw, l1",
 }
 
 

@@ -19,7 +19,7 @@ from detkds.distillers import (
 from detkds.distillers.regions import foreground
 from detkds.space import Distiller, WrongUse
 from detkds.space.options import FEATURE_DISTANCES
-from kinds import FEATURE_KNOWLEDGE, RESPONSE_KNOWLEDGE
+from kinds import FEATURE_KNOWLEDGE
 from test_regions import touched_cells
 from torch import Tensor, nn
 from torchvision.ops import roi_align
@@ -142,6 +142,16 @@ def test_the_foreground_counts_alike_whatever_its_area(side: int) -> None:
     assert found.item() == pytest.approx(len(STRIDES) + 0.5 * (len(STRIDES) - covered))
 
 
+def test_by_area_both_parts_are_means_over_the_whole_map() -> None:
+    """The same parts as those of ``fgbg``, which a mask of ones makes means over the whole map."""
+    expected = torch.zeros(())
+    for (student, teacher), stride in zip(paired_maps(), STRIDES, strict=True):
+        mask = foreground(BOXES, student.shape[-2:], stride)
+        for part, share in ((mask, 1), (1 - mask, 0.5)):
+            expected = expected + share * nn.functional.l1_loss(student * part, teacher * part)
+    torch.testing.assert_close(loss_of("fgbg_area: identity, l1")["loss_fgbg_area"], expected)
+
+
 def test_fgbg_without_boxes_is_half_of_global() -> None:
     plain = loss_of("global: identity, l2; fgbg: identity, l2", EMPTY)
     torch.testing.assert_close(plain["loss_fgbg"], plain["loss_global"] / 2)
@@ -203,7 +213,7 @@ def test_localization_without_positives_is_a_zero_with_a_graph() -> None:
 def test_terms_are_weighted_and_stand_for_themselves() -> None:
     """A term's loss is the same alone and beside other terms."""
     together = loss_of(ALL_TERMS.replace("mask → ", ""))
-    assert list(together) == [f"loss_{kind}" for kind in FEATURE_KNOWLEDGE + RESPONSE_KNOWLEDGE]
+    assert list(together) == [f"loss_{t.knowledge}" for t in Distiller.parse(ALL_TERMS).terms]
     for term in Distiller.parse(ALL_TERMS.replace("mask → ", "")).terms:
         ((name, alone),) = loss_of(str(term)).items()
         torch.testing.assert_close(together[name], alone)

@@ -36,6 +36,8 @@ def test_a_pair_searches_what_it_can_share(tmp_path: Path) -> None:
     assert plan(tmp_path).space.knowledge == (
         *("global", "fgbg", "instance", "logits", "localization"),
     )
+    by_area = plan(tmp_path, EXTENDED, "search.knowledge=['fgbg_area']")
+    assert by_area.space.knowledge == ("fgbg_area",), "searched if it is asked for"
     options = plan(tmp_path, EXTENDED).space.options
     assert list(options)[5:] == ["cross_logits", "cross_localization", "label", "mgd"]
     assert options["cross_logits"].transforms == (("identity", "after_0", "after_1"),)

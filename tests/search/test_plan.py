@@ -100,6 +100,7 @@ CHANGES: dict[str, list[str]] = {
     "data.flip=0": ["data.flip"],
     "data.image_size=(48,64)": ["data.image_size"],
     "data.teacher_image_size=(128,128)": ["data.teacher_image_size"],
+    "data.multi_scale=[(48,48),(64,64)]": ["data.multi_scale"],
     "proxy.seed=1": ["proxy.seed"],
     "proxy.train_images=7": ["proxy.train_images"],
     "student.cfg_options.model.bbox_head.stacked_convs=3": ["student.cfg_options"],
@@ -139,7 +140,9 @@ def test_conditions_change_if_and_only_if_a_setting_is_named(
 def test_an_older_config_lacks_settings_that_were_off() -> None:
     new = load_config("quickstart").model_dump(mode="json")
     old = {name: section for name, section in new.items() if name not in ("inherit", "search")}
-    old["data"] = {k: v for k, v in new["data"].items() if k != "teacher_image_size"}
+    old["data"] = {
+        k: v for k, v in new["data"].items() if k not in ("teacher_image_size", "multi_scale")
+    }
     assert keys.changed_settings(old, new) == []
     assert keys.changed_settings(old, {**new, "inherit": True}) == ["inherit"]
 

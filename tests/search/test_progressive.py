@@ -11,7 +11,7 @@ import tiny
 import torch
 from detkds.db import Store
 from detkds.detectors import build_detector, model_config
-from detkds.search.teachers.progressive import shares, shortened
+from detkds.search.teachers.progressive import shares
 from detkds.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def test_shares_are_equal_and_the_total_is_kept() -> None:
 def test_the_whole_learning_rate_schedule_fits_into_a_stage() -> None:
     """24 epochs with steps at 16 and 22 become 12 with steps at 8 and 11, the 1x schedule."""
     whole = load_config("coco/retinanet_r50__retinanet_x101").final.schedule
-    half = shortened(whole, 12)
+    half = whole.over(12)
     warmup, steps = half.param_scheduler
     assert (half.epochs, steps["milestones"]) == (12, [8, 11])
     assert warmup == whole.param_scheduler[0], "counted in iterations: as long as before"
