@@ -40,7 +40,6 @@ class Controller:
         self.planned = sum(algorithm.planned for algorithm in self.stages.values())
         if len(self.stages) > 1:
             self.planned += self._planned_weights()
-        self._turn = 0
         self._number = 0
         self._asked: dict[int, tuple[str, Candidate]] = {}
         self._best: Scored | None = None
@@ -89,10 +88,12 @@ class Controller:
         return least if least > 0 else None
 
     def _in_turn(self) -> list[str]:
-        """The stages, beginning with the stage whose turn it is; each ask passes the turn on."""
+        """The stages, beginning with the stage whose turn it is; each candidate passes the turn on.
+
+        An ask that finds nothing does not: a replay knows nothing of such asks.
+        """
         names = list(self.stages)
-        start = self._turn % len(names)
-        self._turn += 1
+        start = self._number % len(names)
         return names[start:] + names[:start]
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
