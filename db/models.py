@@ -166,10 +166,14 @@ class Run:
     seconds: Mapped[float | None]
 
     def finish(self, outcome: Outcome) -> None:
-        """Copy an outcome into the row. Raises ValueError for the states queued and running."""
+        """Copy an outcome into the row. Raises ValueError for the states queued and running.
+
+        A score that is NaN or infinite makes the row failed.
+        """
         if outcome.status not in FINISHED:
             status = outcome.status.value
             raise ValueError(f"an outcome is completed, stopped, rejected or failed, not {status}")
+        outcome = outcome.checked()
         self.status, self.seconds = outcome.status, outcome.seconds
         # Scores may be NumPy numbers: JSON refuses them, and SQLite would store their bytes.
         self.score = None if outcome.score is None else float(outcome.score)
@@ -212,7 +216,7 @@ class Trial(Run, Base):
     def finish(self, outcome: Outcome) -> None:
         """As :meth:`Run.finish`, and the early score."""
         super().finish(outcome)
-        early = outcome.early_score
+        early = outcome.checked().early_score
         self.early_score = None if early is None else float(early)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ..space import Status
@@ -32,8 +32,10 @@ def requeue_failures(session: Session, search_id: int, in_a_row: int) -> int:
     never reached a worker and do not interrupt a row.
 
     Trials asked for after the first of these failures was told are deleted, because without the
-    failure the search might ask for other trials. Later outcomes of the remaining trials keep their
-    sequence and move up in the order of telling.
+    failure the search might ask for other trials. An outcome that cost a worker's time is never
+    deleted: failures that were told before its trial was asked for stay failures, and the later
+    failures are queued again. Later outcomes of the remaining trials keep their sequence and move
+    up in the order of telling.
     """
     trials = session.scalars(
         select(Trial).filter_by(search_id=search_id).order_by(Trial.number)
@@ -45,9 +47,12 @@ def requeue_failures(session: Session, search_id: int, in_a_row: int) -> int:
     first = _first_failure(told, in_a_row)
     if first is None:
         return 0
+    least = max([first, *(trial.asked_after for trial in told if _is_from_worker(trial))])
+    failures = (place for place, trial in enumerate(told) if trial.status is Status.FAILED)
+    first = next((place for place in failures if place >= least), None)
+    if first is None:
+        return 0
     deleted = [trial for trial in trials if trial.asked_after > first]
-    ids = [trial.id for trial in deleted]
-    session.execute(update(Trial).where(Trial.reused_from.in_(ids)).values(reused_from=None))
     for trial in told[first:]:
         trial.tell_order = None
     for trial in deleted:
@@ -73,6 +78,13 @@ def _first_failure(told: Sequence[Trial], in_a_row: int) -> int | None:
         elif trial.started is not None:
             first, count = None, 0
     return first
+
+
+def _is_from_worker(trial: Trial) -> bool:
+    """Whether a worker found the outcome. The filter's rejections and copies cost nothing."""
+    if trial.reused_from is not None or trial.status is Status.FAILED:
+        return False
+    return trial.status is not Status.REJECTED or trial.started is not None
 
 
 def _queue(trials: Iterable[Trial]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -20,6 +21,10 @@ from .requeue import requeue_failures, requeue_running
 from .rows import CostRow, Row, SearchRow, TrainingRow, TrialRow, flatten, to_row
 from .search_lock import another_process, locked
 from .transactions import Transactions
+
+#: Earlier versions stored NaN as a completed score: SQLite holds NULL for it, and PostgreSQL sorts
+#: NaN above infinity.
+_FINITE = and_(Trial.score > -math.inf, Trial.score < math.inf)
 
 
 class Store:
@@ -216,7 +221,7 @@ class Store:
         too.
         """
         query = select(Trial).filter_by(conditions=conditions, key=key, reused_from=None)
-        completed = Trial.status == Status.COMPLETED
+        completed = and_(Trial.status == Status.COMPLETED, _FINITE)
         if early_bar is None:
             query = query.where(completed)
         else:
@@ -227,8 +232,8 @@ class Store:
     def best(self, search_id: int) -> TrialRow | None:
         """The completed trial with the highest score; among equals the trial asked for first."""
         query = select(Trial).filter_by(search_id=search_id, status=Status.COMPLETED)
-        scored = query.where(Trial.score.is_not(None))  # PostgreSQL puts nulls first
-        return self._first(TrialRow, scored.order_by(Trial.score.desc(), Trial.number))
+        ranked = query.where(_FINITE).order_by(Trial.score.desc(), Trial.number)
+        return self._first(TrialRow, ranked)
 
     def counts(self, search_id: int) -> dict[Status, int]:
         """The number of trials in each state, 0 included."""

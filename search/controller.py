@@ -103,7 +103,8 @@ class Controller:
         if outcome.score is not None and outcome.early_score is not None:
             self._gains.append(outcome.score - outcome.early_score)
         scored = (candidate, outcome)
-        if outcome.completed and (self._best is None or rank(scored) > rank(self._best)):
+        leads = self._best is None or rank(scored) > rank(self._best)
+        if outcome.checked().completed and leads:
             self._best = scored
         if WEIGHTS_STAGE not in self.stages and all(s.done for s in self.stages.values()):
             self._combine()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import platform
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ..db import Store
+from ..db import Store, TrialRow
 from ..space import Candidate, Distiller, Outcome, Status
 from .controller import Controller, Event, replay
 
@@ -17,10 +20,10 @@ MAX_FAILURES = 5
 class Session:
     """What the engine sees of a search; every ask and every outcome is in the store at once.
 
-    The session itself answers a candidate that ``reject`` rejects, and a candidate that the store
-    holds a score of under the same conditions, or an early score below the candidate's bar; such a
-    candidate never reaches a worker. ``outcomes`` counts the outcomes so far. The session calls
-    ``changed`` after every change.
+    The session itself answers a candidate that ``reject`` rejects or raises on (then it failed),
+    and a candidate that the store holds a score of under the same conditions, or an early score
+    below the candidate's bar; such a candidate never reaches a worker. ``outcomes`` counts the
+    outcomes so far. The session calls ``changed`` after every change.
     """
 
     controller: Controller
@@ -40,18 +43,13 @@ class Session:
     def resume(self) -> None:
         """Bring a fresh controller to where the stored search stopped.
 
-        Trials that were running are tried again, and so are failures that no other outcome
-        followed. Raises :class:`WrongUse` if the configuration has changed since.
+        Trials that were running are tried again, and so are the failures that ended the search.
+        Raises :class:`WrongUse` if the configuration has changed since.
         """
         self.store.requeue(self.search_id)
         self.store.requeue_failures(self.search_id, MAX_FAILURES)
         rows = self.store.events(self.search_id)
-        events = [
-            Event(
-                row.candidate, row.asked_after, row.tell_order, row.outcome or Outcome(row.status)
-            )
-            for row in rows
-        ]
+        events = [Event(r.candidate, r.asked_after, r.tell_order, _as_told(r)) for r in rows]
         self.open = replay(self.controller, events)
         self.outcomes = sum(event.tell_order is not None for event in events)
         self.trial_ids = {row.number: row.id for row in rows if row.tell_order is None}
@@ -62,9 +60,10 @@ class Session:
             candidate = self._next()
             if candidate is None:
                 return None
-            reason = self.reject(candidate.distiller)
-            if reason is not None:
-                self._tell(candidate, Outcome.rejected(reason), reused_from=None)
+            filtered = self._filtered(candidate.distiller)
+            if filtered is not None:
+                self._count(filtered)
+                self._tell(candidate, filtered, reused_from=None)
                 continue
             known = self.store.scored(self.conditions, candidate.distiller.key, candidate.early_bar)
             if known is not None and known.outcome is not None:
@@ -73,6 +72,15 @@ class Session:
             self.changed()
             return candidate
         return None
+
+    def _filtered(self, distiller: Distiller) -> Outcome | None:
+        """The filter's outcome, or None. An exception fails the candidate, not the search."""
+        try:
+            reason = self.reject(distiller)
+        except Exception:
+            error = f"the distiller filter raised an exception\n{traceback.format_exc()}"
+            return Outcome.failed(error, platform.node(), "cpu")
+        return None if reason is None else Outcome.rejected(reason)
 
     def _next(self) -> Candidate | None:
         if self.open:
@@ -90,12 +98,21 @@ class Session:
         self.changed()
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
-        """The outcome from a worker. A search that :data:`MAX_FAILURES` have ended stays ended."""
-        if not self._ended:
-            failed = outcome.status is Status.FAILED
-            self.failures = self.failures + 1 if failed else 0
-            self.failure = outcome if self.failures >= MAX_FAILURES else None
+        """The outcome from a worker. A search that :data:`MAX_FAILURES` have ended stays ended.
+
+        A score that is NaN or infinite fails the candidate.
+        """
+        outcome = outcome.checked()
+        if outcome.status is not Status.FAILED and not self._ended:
+            self.failures = 0
+        self._count(outcome)
         self._tell(candidate, outcome, reused_from=None)
+
+    def _count(self, outcome: Outcome) -> None:
+        """Count a failure, and end the search with the last of :data:`MAX_FAILURES` in a row."""
+        if outcome.status is Status.FAILED and not self._ended:
+            self.failures += 1
+            self.failure = outcome if self.failures >= MAX_FAILURES else None
 
     def _tell(self, candidate: Candidate, outcome: Outcome, reused_from: int | None) -> None:
         """Tell the store first: what the store does not hold has not happened."""
@@ -118,3 +135,13 @@ class Session:
         ``failure`` is the last trial's outcome.
         """
         return self._ended or (not self.open and self.controller.done)
+
+
+def _as_told(row: TrialRow) -> Outcome:
+    """A stored outcome as the controller was told it.
+
+    Earlier versions told NaN as a completed score, for which SQLite holds no score. A replay has to
+    tell NaN again to get the candidates that were asked for afterwards.
+    """
+    outcome = row.outcome or Outcome(row.status)
+    return replace(outcome, score=math.nan) if outcome.completed and row.score is None else outcome

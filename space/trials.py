@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 
 from .distiller import Distiller
@@ -42,8 +43,9 @@ class Outcome:
 
     ``score`` is the box AP on the proxy's validation images, in [0, 1], and is None unless the
     trial completed; ``early_score`` is the AP halfway through the training on a part of these
-    images, if it was measured. ``reason`` says why a trial was stopped or rejected, ``error`` why
-    it failed. ``metrics`` holds all COCO metrics by their names.
+    images, if it was measured. ``reason`` says why a trial was stopped or rejected, or what a
+    training could not go on from; ``error`` says why a run failed. ``metrics`` holds all COCO
+    metrics by their names.
     """
 
     status: Status
@@ -64,6 +66,21 @@ class Outcome:
     def ranked(self) -> bool:
         """Whether the candidate has a place among others: completed, or stopped below them."""
         return self.status in (Status.COMPLETED, Status.STOPPED)
+
+    def checked(self) -> Outcome:
+        """This outcome; a failed outcome in its place if a score is NaN or infinite.
+
+        NaN has no rank among scores, and databases disagree on it: SQLite stores NULL, PostgreSQL
+        sorts NaN above all numbers.
+        """
+        scores = {"score": self.score, "early score": self.early_score}
+        for name, value in scores.items():
+            if self.ranked and value is not None and not math.isfinite(value):
+                error = f"the {name} is {float(value)}: an AP is a number from 0 to 1"
+                return replace(
+                    self, status=Status.FAILED, score=None, early_score=None, error=error
+                )
+        return self
 
     def to_json(self) -> str:
         """One line of JSON: how an outcome travels between processes and into files."""

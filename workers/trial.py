@@ -141,7 +141,7 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
 
     ``None`` scores the student alone. A candidate below its ``early_bar`` halfway gives a stopped
     outcome; a loss that is NaN, infinite or above 100 a rejected outcome; an exception a failed
-    outcome with the traceback. No file is left.
+    outcome with the traceback, and an AP that is NaN or infinite a failed outcome. No file is left.
     """
     started = time.perf_counter()
     distiller = candidate.distiller if isinstance(candidate, Candidate) else candidate
@@ -159,7 +159,8 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
         status, detail = Status.FAILED, {"error": traceback.format_exc()}
     detail["early_score"] = check and check.score
     seconds = time.perf_counter() - started
-    return Outcome(status, seconds=seconds, **host_and_device(), **detail)  # type: ignore[arg-type]
+    outcome = Outcome(status, seconds=seconds, **host_and_device(), **detail)  # type: ignore[arg-type]
+    return outcome.checked()
 
 
 def _train(

@@ -9,6 +9,7 @@ from detkds.db import Store
 from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status, WrongUse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 SPACE = SearchSpace.preset()
 GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
@@ -153,6 +154,34 @@ def test_a_completed_trial_without_score_is_never_the_best(store):
     best = store.best(search.id)
     assert best is not None
     assert best.number == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_is_no_completed_outcome(store, value):
+    search = store.create_search("a", {}, "c", 0)
+    store.tell_trial(add(store, search.id, 0), completed(value), tell_order=0)
+    stopped = Outcome(Status.STOPPED, early_score=value)
+    store.tell_trial(add(store, search.id, 1), stopped, tell_order=1)
+    training = store.add_training("found", 0, "val", "c", search.id)
+    store.finish_training(training, completed(value))
+    rows = [*store.trials(search.id), *store.trainings()]
+    assert [(row.status, row.score) for row in rows] == [(Status.FAILED, None)] * 3
+    assert store.trials(search.id)[1].early_score is None
+    assert all(str(value) in row.error for row in rows)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, None])
+def test_a_score_that_is_no_number_is_neither_the_best_nor_reused(store, value):
+    """Earlier versions wrote such scores. SQLite holds NULL for NaN."""
+    search = store.create_search("a", {}, "c", 0)
+    store.tell_trial(add(store, search.id, 0), completed(0.9), tell_order=0)
+    store.tell_trial(add(store, search.id, 1, LOGITS), completed(0.1), tell_order=1)
+    with store._engine.begin() as connection:
+        query = text("UPDATE trials SET score = :score WHERE number = 0")
+        connection.execute(query, {"score": value})
+    assert store.best(search.id).number == 1
+    assert store.scored("c", GLOBAL.key) is None
+    assert store.scored("c", LOGITS.key).number == 1
 
 
 def test_scores_are_reused_under_the_same_conditions_only(store):

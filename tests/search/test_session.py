@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 
 import pytest
 from detkds.db import Store
@@ -53,7 +55,9 @@ def new_session(store: Store, name: str, seed: int = 0, conditions: str = "same"
     return session
 
 
-def work(session: Session, workers: int = 1, stop_after: int | None = None) -> list[Candidate]:
+def work(
+    session: Session, workers: int = 1, stop_after: int | None = None, scored=score
+) -> list[Candidate]:
     """A small engine; returns the candidates in the order they reached a worker."""
     seen: list[Candidate] = []
     live: list[Candidate] = []
@@ -67,7 +71,7 @@ def work(session: Session, workers: int = 1, stop_after: int | None = None) -> l
             return seen  # like a kill: live candidates are never told
         if live:  # without a live candidate, the filter or the store has answered every ask
             candidate = live.pop(rng.randrange(len(live)))
-            session.tell(candidate, score(candidate))
+            session.tell(candidate, scored(candidate))
     return seen
 
 
@@ -210,9 +214,9 @@ def test_a_resume_tries_the_failures_that_ended_a_search_again(store, workers, s
         queued = [row for row in rows.values() if row.status is Status.QUEUED]
         first = min(row.tell_order for row in before if row.number in {q.number for q in queued})
         assert all(row.asked_after <= first for row in rows.values())
-        for row in before:
-            if row.status is Status.COMPLETED and row.asked_after <= first:
-                assert rows[row.number].outcome == row.outcome, "no score is lost"
+    for row in before:
+        if row.status in (Status.COMPLETED, Status.STOPPED) and row.reused_from is None:
+            assert rows[row.number].outcome == row.outcome, "no score is lost"
     work(resumed, workers)
     assert new_session(store, "a", conditions="one").done
     if workers == 1:
@@ -252,6 +256,114 @@ def test_what_the_filter_rejects_does_not_interrupt_a_row_of_failures(store):
     assert session.done
     assert store.counts(session.search_id)[Status.REJECTED] >= MAX_FAILURES - 1
     assert store.requeue_failures(session.search_id, MAX_FAILURES) == MAX_FAILURES
+
+
+def test_a_score_that_a_worker_found_between_failures_is_kept(store):
+    session = new_session(store, "a")
+    candidates = [session.ask() for _ in range(MAX_FAILURES)]
+    session.tell(candidates[0], Outcome.failed("no disk"))
+    late = session.ask()
+    for candidate in (late, *candidates):
+        if candidate is not candidates[0]:
+            session.started(candidate, "host", "cpu")
+    for candidate in candidates[1:]:
+        session.tell(candidate, Outcome.failed("no disk"))
+    assert session.done
+    session.tell(late, Outcome(Status.COMPLETED, score=0.75))
+    resumed = new_session(store, "a")
+    rows = {row.number: row for row in store.trials(resumed.search_id)}
+    assert (rows[late.number].status, rows[late.number].score) == (Status.COMPLETED, 0.75)
+    statuses = [rows[candidate.number].status for candidate in candidates]
+    assert statuses == [Status.FAILED, *[Status.QUEUED] * 4], "the score was asked for after it"
+    work(resumed)
+    assert resumed.done
+
+
+# Faults of the filter
+
+
+def faulty(distiller: Distiller) -> str | None:
+    if int(distiller.key, 16) % 4 == 0:
+        raise ZeroDivisionError(f"no answer for {distiller}")
+    return filter_out(distiller)
+
+
+def test_a_candidate_that_the_filter_raises_on_fails_and_the_search_goes_on(store):
+    session = new_session(store, "a")
+    session.reject = faulty
+    reached = work(session, stop_after=12)
+    session = new_session(store, "a")
+    session.reject = faulty
+    reached += work(session)
+    assert session.done
+    assert session.failure is None
+    rows = store.trials(session.search_id)
+    failed = [row for row in rows if row.status is Status.FAILED]
+    assert failed
+    for row in rows:
+        assert (int(row.key, 16) % 4 == 0) == (row.status is Status.FAILED)
+    assert all(f"no answer for {row.distiller}" in row.error for row in failed)
+    assert not {row.number for row in failed} & {candidate.number for candidate in reached}
+
+
+def test_a_filter_that_raises_on_every_candidate_ends_the_search(store):
+    def broken(distiller: Distiller) -> str | None:
+        raise MemoryError("no room for a batch")
+
+    for _ in range(2):
+        session = new_session(store, "a")
+        session.reject = broken
+        assert session.ask() is None
+        assert session.done
+        assert session.failure.error.splitlines()[-1] == "MemoryError: no room for a batch"
+    repaired = new_session(store, "a", conditions="one")
+    work(repaired)
+    assert store.counts(repaired.search_id)[Status.FAILED] == 0
+
+
+# Scores that are no numbers
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_fails_the_candidate(store, value):
+    session = new_session(store, "a")
+    first = session.ask()
+    session.started(first, "host", "cpu")
+    session.tell(first, Outcome(Status.COMPLETED, score=value, metrics={"bbox_mAP": value}))
+    assert session.controller.best is None
+    row = store.trials(session.search_id)[first.number]
+    assert (row.status, row.score) == (Status.FAILED, None)
+    assert f"the score is {value}" in row.error
+    work(session)
+    assert math.isfinite(session.controller.best[1].score)
+
+
+@pytest.mark.parametrize(("at", "stop"), [(0, 8), (0, 30), (3, 8), (12, 25), (20, None)])
+def test_a_search_whose_database_holds_nan_as_a_score_resumes(url, monkeypatch, at, stop):
+    """As earlier versions wrote it: NaN on PostgreSQL, no score on SQLite."""
+    number = iter(range(10_000))
+    store = Store(url)
+
+    def sometimes_nan(candidate: Candidate) -> Outcome:
+        known = score(candidate)
+        spoilt = known.completed and next(number) == at
+        return replace(known, score=math.nan) if spoilt else known
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outcome, "checked", lambda outcome: outcome, raising=False)
+        work(new_session(store, "a"), stop_after=stop, scored=sometimes_nan)
+    search = store.search("a").id
+    before = [row for row in store.trials(search) if row.tell_order is not None]
+    resumed = new_session(store, "a")
+    work(resumed)
+    assert resumed.done
+    after = {row.number: row for row in store.trials(search)}
+    assert all(str(after[row.number].outcome) == str(row.outcome) for row in before)
+    best = store.best(search)
+    finite = [r.score for r in after.values() if r.score is not None and math.isfinite(r.score)]
+    assert best.score == max(finite)
+    assert resumed.controller.best[1].score == best.score
+    store.close()
 
 
 # Trials that are stopped early

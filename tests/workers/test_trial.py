@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,6 +165,20 @@ def test_an_exception_is_a_failed_outcome_with_its_traceback(context, monkeypatc
     assert outcome.status is Status.FAILED
     assert outcome.error.startswith("Traceback")
     assert outcome.score is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_ap_that_is_no_number_is_a_failed_outcome(context, value):
+    class Faulty(type(context.metric)):
+        def compute_metrics(self, results: list) -> dict:
+            return super().compute_metrics(results) | {"bbox_mAP": value}
+
+    metric = copy(context.metric)
+    metric.__class__ = Faulty
+    outcome = evaluate(replace(context, metric=metric), ALL_FIVE)
+    assert outcome.status is Status.FAILED
+    assert outcome.score is None
+    assert outcome.error == f"the score is {value}: an AP is a number from 0 to 1"
 
 
 @pytest.fixture(scope="module")
