@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ PathLike = str | os.PathLike[str]
 
 
 @contextmanager
-def replacing(path: PathLike, *, one_writer: bool = False) -> Iterator[Path]:
+def replacing(path: PathLike, *, one_writer: bool = False, durable: bool = True) -> Iterator[Path]:
     """A temporary file beside ``path``, which replaces ``path`` when the block ends.
 
     The block writes to the temporary file. If the block raises, the temporary file is deleted and
     ``path`` stays as it was. ``one_writer``: no other process writes to ``path`` at the same time.
     The temporary file then has the same name every time, so that killed processes leave no more
-    than one of them.
+    than one of them. ``durable``: the content is on the disk before ``path`` is replaced, and the
+    new name when the block has ended; otherwise a crash of the machine may leave an empty file.
     """
     target = Path(path)
     if one_writer:
@@ -34,15 +35,31 @@ def replacing(path: PathLike, *, one_writer: bool = False) -> Iterator[Path]:
         temporary = Path(name)
     try:
         yield temporary
+        if durable:
+            _flush(temporary, os.O_RDWR)
         os.replace(temporary, target)
+        if durable:
+            with suppress(OSError):  # Windows opens no folder, and some file systems flush none
+                _flush(target.parent, os.O_RDONLY)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def replace_file(path: PathLike, text: str, *, one_writer: bool = False) -> None:
+def _flush(path: Path, mode: int) -> None:
+    """Wait until a file or a folder is on the disk."""
+    opened = os.open(path, mode)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def replace_file(
+    path: PathLike, text: str, *, one_writer: bool = False, durable: bool = True
+) -> None:
     """Write ``text`` to a file, whole or not at all (see :func:`replacing`)."""
-    with replacing(path, one_writer=one_writer) as temporary:
+    with replacing(path, one_writer=one_writer, durable=durable) as temporary:
         temporary.write_text(text, "utf-8")
 
 

@@ -14,10 +14,14 @@ from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from ..detectors.checkpoints import load_checkpoint
+from ..space import WrongUse
 from ..space.writing import replacing
 
 #: The file of the state that a killed training resumes from.
 RESUME = "resume.pth"
+#: What a damaged file is called from then on, after its name.
+DAMAGED = ".damaged"
 #: Within an epoch, the state is written again after so many iterations.
 EVERY = 500
 _RANDOM = "random_states"
@@ -83,6 +87,21 @@ def _write(runner: Runner, by_epoch: bool) -> None:
     """Write the state; a kill meanwhile leaves the state that was written before."""
     with replacing(Path(runner.work_dir, RESUME), one_writer=True) as temporary:
         runner.save_checkpoint(runner.work_dir, temporary.name, by_epoch=by_epoch)
+
+
+def set_aside_if_damaged(file: Path) -> None:
+    """Rename a checkpoint that is there but not whole: :data:`DAMAGED` follows its name.
+
+    Raises :class:`WrongUse` if the disk or the memory is at fault, and not the file.
+    """
+    if not file.is_file():
+        return
+    try:
+        load_checkpoint(file)
+    except WrongUse as error:
+        if isinstance(error.__context__, OSError | MemoryError):
+            raise
+        file.replace(file.with_name(file.name + DAMAGED))
 
 
 def random_states() -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
 from ..space.writing import find_json, replace_file, replacing
-from .resuming import RESUME
-from .runner import ProgressHook, host_and_device
+from .resuming import DAMAGED, RESUME, set_aside_if_damaged
+from .runner import ProgressHook, host_and_device, score
 from .student import SCORE, build_inputs, build_student, train_student
 
 CHECKPOINT = "student.pth"
@@ -57,11 +57,18 @@ class Training(BaseModel):
         return Path(self.folder) / CHECKPOINT
 
     def finished(self) -> Outcome | None:
-        """The outcome of a training that is done; None: it is not done yet."""
-        path = Path(self.folder) / _OUTCOME
-        if not (path.is_file() and self.checkpoint.is_file()):
+        """The outcome of a training that is done; None: it is not done yet.
+
+        A file that holds no whole outcome is none: the student is scored again.
+        """
+        if not self.checkpoint.is_file():
             return None
-        return Outcome.from_json(path.read_text("utf-8"))
+        try:
+            text = (Path(self.folder) / _OUTCOME).read_text("utf-8")
+            outcome = Outcome.from_json(text).checked()
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
+        return outcome if outcome.completed else None
 
     def progress(self) -> tuple[int, int]:
         """Iterations done and all iterations; (0, 0) before the first."""
@@ -96,21 +103,45 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _outcome(training: Training) -> Outcome:
+    """Train and score. A student that was trained before a kill is only scored.
+
+    The outcome's ``reason`` names the files that were damaged.
+    """
     started = time.perf_counter()
-    metrics = _train(training)
+    torch.set_num_threads(training.threads)
+    folder = Path(training.folder)
+    for file in (training.checkpoint, folder / RESUME):
+        set_aside_if_damaged(file)
+    metrics = _score(training) if training.checkpoint.is_file() else _train(training)
+    damaged = sorted(folder.glob(f"*{DAMAGED}"))
+    names = " and ".join(file.name.removesuffix(DAMAGED) for file in damaged)
     outcome = Outcome(
         Status.COMPLETED,
         score=metrics.get(SCORE, 0.0 if training.test else None),
         metrics=metrics,
+        reason=f"trained again, because of a damaged {names}" if names else None,
         seconds=time.perf_counter() - started,
         **host_and_device(),
-    )
-    replace_file(Path(training.folder) / _OUTCOME, outcome.to_json(), one_writer=True)
+    ).checked()
+    if outcome.completed:
+        replace_file(folder / _OUTCOME, outcome.to_json(), one_writer=True)
+        for file in damaged:
+            file.unlink()
     return outcome
 
 
+def _score(training: Training) -> dict[str, float]:
+    """The metrics of the student in the checkpoint."""
+    (Path(training.folder) / RESUME).unlink(missing_ok=True)
+    student = build_student(training.model, training.seed, training.checkpoint)
+    inputs = build_inputs(training.model, [], training.data, training.train, training.test)
+    if inputs.val_set is None:
+        return {}
+    batch_size, num_workers = training.schedule.batch_size, training.data.num_workers
+    return score(student, inputs.val_set, inputs.metric, batch_size, num_workers)
+
+
 def _train(training: Training) -> dict[str, float]:
-    torch.set_num_threads(training.threads)
     folder = Path(training.folder)
     inputs = build_inputs(
         training.model, training.teachers, training.data, training.train, training.test
@@ -144,4 +175,8 @@ def _save(student: torch.nn.Module, metainfo: dict, training: Training) -> None:
 
 
 def _reporter(path: Path) -> Callable[[int, int], None]:
-    return lambda done, total: replace_file(path, json.dumps([done, total]), one_writer=True)
+    def report(done: int, total: int) -> None:
+        # Written every second, and worth nothing after a crash: not worth waiting for the disk.
+        replace_file(path, json.dumps([done, total]), one_writer=True, durable=False)
+
+    return report

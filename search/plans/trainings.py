@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...db import SearchRow, Store
 from ...detectors import register
@@ -81,24 +81,29 @@ def train_all(
 ) -> list[Outcome]:
     """Run the trainings that are not done yet, each with its row in the store.
 
+    A training that ended before its row was written, because the search was killed, gets its row
+    written now.
+
     Raises :class:`SearchFailed`, naming all trainings that failed, when the others are done.
     """
     known = [training.finished() for training in trainings]
     todo = [t for t, outcome in zip(trainings, known, strict=True) if outcome is None]
+    what = [_what(training, plan, search) for training in trainings]
+    running = [row for row in store.trainings() if row.outcome is None]
+    for training, outcome, own in zip(trainings, known, what, strict=True):
+        for row in running:
+            if outcome is not None and own.items() <= vars(row).items():
+                store.finish_training(row.id, outcome, str(training.checkpoint))
     rows = {
-        training.folder: store.add_training(
-            name=training.name,
-            seed=training.seed,
-            split="test" if training.test else "none",
-            conditions=plan.conditions,
-            search_id=search.id if search else None,
-            distiller=_distiller(training),
-        )
-        for training in todo
+        training.folder: store.add_training(**own, distiller=_distiller(training))
+        for training, outcome, own in zip(trainings, known, what, strict=True)
+        if outcome is None
     }
 
     def on_done(training: Training, outcome: Outcome) -> None:
         store.finish_training(rows[training.folder], outcome, str(training.checkpoint))
+        if outcome.completed and outcome.reason:
+            display.say(f"{training.name}: {outcome.reason}")
 
     names = [training.name for training in todo]
     new: list[Outcome] = []
@@ -121,6 +126,17 @@ def because(failure: Outcome) -> str:
     lines = (failure.error or "").strip().splitlines()
     where = f" on {failure.host}" if failure.host else ""
     return f"{where}: {lines[-1].strip() if lines else 'no error was recorded'}"
+
+
+def _what(training: Training, plan: Plan, search: SearchRow | None) -> dict[str, Any]:
+    """What a training's row is found by."""
+    return {
+        "name": training.name,
+        "seed": training.seed,
+        "split": "test" if training.test else "none",
+        "conditions": plan.conditions,
+        "search_id": search.id if search else None,
+    }
 
 
 def _distiller(training: Training) -> Distiller | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -40,6 +41,63 @@ def test_two_writers_at_once_do_not_share_a_temporary_file(tmp_path: Path) -> No
         first.write_text("first")
         second.write_text("second")
     assert target.read_text() == "first", "the block that ends last has the last word"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_is_on_the_disk_before_it_replaces_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    target = tmp_path / "file"
+    happened: list[object] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(opened: int) -> None:
+        fsync(opened)
+        status = os.fstat(opened)
+        happened.append((status.st_ino, status.st_size if status.st_ino != folder else None))
+
+    def noted_replace(source: Path, destination: Path) -> None:
+        happened.append((source.stat().st_ino, "replaces"))
+        replace(source, destination)
+
+    folder = tmp_path.stat().st_ino
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    replace_file(target, "new", durable=durable)
+    file = target.stat().st_ino
+    all_three = [(file, 3), (file, "replaces"), (folder, None)]
+    assert happened == (all_three if durable else all_three[1:2])
+
+
+def test_a_file_that_can_not_reach_the_disk_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file"
+    replace_file(target, "old")
+
+    def full(opened: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(target, "new")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_platform_that_opens_no_folder_replaces_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def windows(path: Path, *arguments: int, **options: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", windows)
+    replace_file(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
 
 
 KILLED = """

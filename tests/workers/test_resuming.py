@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,100 @@ def test_a_kill_while_the_file_is_written_leaves_the_one_before(
         with pytest.raises(Killed):
             train(killed)
     assert train(killed).metrics == whole.finished().metrics
+
+
+def copied(whole: Training, folder: Path) -> Training:
+    """A finished training in another folder."""
+    shutil.copytree(whole.folder, folder, dirs_exist_ok=True)
+    return whole.model_copy(update={"folder": str(folder)})
+
+
+def check_end(again: Training, whole: Training) -> None:
+    """A training ends with the student and the metrics of an unbroken one, and leaves no more."""
+    assert again.finished().metrics == whole.finished().metrics
+    torch.testing.assert_close(state(again), state(whole), rtol=0, atol=0)
+    kept = {".pth", ".damaged"}
+    assert {p.name for p in Path(again.folder).iterdir() if p.suffix in kept} == {"student.pth"}
+
+
+#: One kind of training is enough for a test of files.
+alone = pytest.mark.parametrize("whole", [False], ids=["alone"], indirect=True)
+
+
+@alone
+@pytest.mark.parametrize("before", ["outcome.json", "the state is deleted"])
+def test_one_killed_after_its_student_was_written_is_only_scored(
+    whole: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    killed = whole.model_copy(update={"folder": str(tmp_path)})
+    replace, unlink = os.replace, Path.unlink
+
+    def kill_before_replace(source: Path, target: Path) -> None:
+        if Path(target).name == before:
+            raise Killed
+        replace(source, target)
+
+    def kill_before_unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name == resuming.RESUME and before == "the state is deleted":
+            raise Killed
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill_before_replace)
+        patch.setattr(Path, "unlink", kill_before_unlink)
+        with pytest.raises(Killed):
+            train(killed)
+    assert killed.checkpoint.is_file()
+    assert killed.finished() is None
+    kill_before(monkeypatch, 0)  # an iteration would raise
+    assert train(killed).reason is None
+    check_end(killed, whole)
+
+
+@alone
+@pytest.mark.parametrize(
+    "content",
+    ["", '{"status": "comp', "[]", '{"status": "completed", "score": NaN}'],
+    ids=["empty", "half", "list", "NaN"],
+)
+def test_one_whose_outcome_is_not_whole_is_only_scored(
+    whole: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    again = copied(whole, tmp_path)
+    (tmp_path / "outcome.json").write_text(content)
+    assert again.finished() is None
+    kill_before(monkeypatch, 0)
+    outcome = train(again)
+    assert outcome.status is Status.COMPLETED, outcome.error
+    check_end(again, whole)
+
+
+@alone
+@pytest.mark.parametrize(
+    ("name", "share"), [(resuming.RESUME, 0), (resuming.RESUME, 0.5), ("student.pth", 0.5)]
+)
+def test_one_whose_state_or_student_is_damaged_is_trained_again_and_says_so(
+    whole: Training, tmp_path: Path, name: str, share: float
+) -> None:
+    again = whole.model_copy(update={"folder": str(tmp_path)})
+    content = whole.checkpoint.read_bytes()
+    (tmp_path / name).write_bytes(content[: int(share * len(content))])
+    outcome = train(again)
+    assert outcome.status is Status.COMPLETED, outcome.error
+    assert outcome.reason == again.finished().reason
+    assert outcome.reason == f"trained again, because of a damaged {name}"
+    check_end(again, whole)
+
+
+@alone
+def test_a_state_that_the_disk_does_not_give_is_kept(whole: Training, tmp_path: Path) -> None:
+    again = whole.model_copy(update={"folder": str(tmp_path)})
+    kept = tmp_path / resuming.RESUME
+    kept.symlink_to("/proc/self/mem")  # it opens, and reading it is an input/output error
+    outcome = train(again)
+    assert outcome.status is Status.FAILED
+    assert "Input/output error" in outcome.error
+    assert kept.is_symlink()
 
 
 def test_a_finished_training_is_not_repeated(whole: Training) -> None:
