@@ -1,15 +1,15 @@
 """The distances of maps and class scores: DetKDS Table 2 and Appendix D.
 
-A distance takes the student's and the teacher's transformed knowledge of one shape, (N, C, *), and
-returns a scalar, which is 0 where both agree. Axis 0 holds the samples (images, crops, patches),
-axis 1 the channels, all other axes together the positions. ``weight`` is None, or says how much
-each position counts, from 0: a tensor of shape (N, 1, *), or, for responses that are reshaped to
-vectors, (N, C, 1). A mean is then the weighted mean, and what has a weight of 0 changes neither the
-distance nor its gradient.
+A distance takes the student's tensor first and the teacher's second, and is 0 where both agree. The
+distances in this file take transformed knowledge of one shape, (N, C, *), and return a scalar. Axis
+0 holds the samples (images, crops, patches), axis 1 the channels, all other axes together the
+positions. ``weight`` is None, or 1 where a position counts and 0 elsewhere: a tensor of shape (N,
+1, *), or, for responses that are reshaped to vectors, (N, C, 1). A mean is then over what counts;
+the rest changes neither the distance nor its gradient, even where the rest is infinite.
 
 Every distance but ``pearson`` is a mean over samples: 16 images in one batch, 8 batches of 2 whose
 gradients are accumulated, and 8 processes with 2 each have the same gradient, except that a mean
-over crops or weighted positions divides an accumulated batch by its own count.
+over what counts divides an accumulated batch by its own count, as mmdet's own losses do.
 """
 
 from __future__ import annotations
@@ -41,11 +41,22 @@ SSIM_SMALL = 64
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """The weighted mean of values (N, ...), a scalar; over all processes, as a share of each."""
+    """The mean of the values that count, a scalar; over all processes, as a share of each."""
     if weight is None:
         return values.mean()
-    weight = weight.to(values.dtype).expand_as(values)
-    return (values * weight).sum() / mean_over_processes(weight.sum()).clamp(min=EPSILON)
+    return (values * weight).sum() / _number(values, weight)
+
+
+def _number(values: Tensor, weight: Tensor) -> Tensor:
+    """How many values count, as a mean over processes; at least a trifle."""
+    broadcast = values.numel() / weight.numel()
+    counted = weight.sum(dtype=values.dtype) * broadcast
+    return mean_over_processes(counted).clamp(min=EPSILON)
+
+
+def _difference(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """Student minus teacher, and 0 where the weight is 0."""
+    return torch.where(weight > 0, student - teacher, 0)
 
 
 def _of_vectors(weight: Tensor | None) -> Tensor | None:
@@ -71,8 +82,8 @@ def l1(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor
     """Mean absolute difference."""
     if weight is None:
         return torch.linalg.vector_norm(student - teacher, ord=1) / student.numel()
-    student, teacher = _visible(student, teacher, weight)
-    return _mean((student - teacher).abs(), weight)
+    difference = _difference(student, teacher, weight)
+    return torch.linalg.vector_norm(difference, ord=1) / _number(difference, weight)
 
 
 def l2(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -83,16 +94,17 @@ def l2(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor
     """
     if weight is None:
         return F.mse_loss(student, teacher)
-    student, teacher = _visible(student, teacher, weight)
-    return _mean((student - teacher).square(), weight)
+    difference = _difference(student, teacher, weight)
+    return difference.square().sum() / _number(difference, weight)
 
 
 def smooth_l1(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
     """Huber's mean: quadratic below a difference of 1, linear above."""
     if weight is None:
         return F.smooth_l1_loss(student, teacher)
-    student, teacher = _visible(student, teacher, weight)
-    return _mean(F.smooth_l1_loss(student, teacher, reduction="none"), weight)
+    difference = _difference(student, teacher, weight)
+    total = F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="sum")
+    return total / _number(difference, weight)
 
 
 def kl(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -155,7 +155,7 @@ class Instance(FeatureKind):
 def over_levels(term: Term, pairs: list[TensorPair], weight: Tensor | None = None) -> Tensor:
     """The distance after the three feature transforms, summed over levels.
 
-    ``weight``: how much each position of every level counts, (N, 1, H, W); None: all alike.
+    ``weight``: 1 for the positions of every level that count, else 0, (N, 1, H, W); None: all do.
     """
     distances = MAP_DISTANCES if weight is None else PART_DISTANCES
     distance = distances[term.distance]

@@ -168,10 +168,15 @@ def spread(rank: int, processes: int, file: str, results: list) -> None:
 def test_processes_see_one_loss(tmp_path: Path) -> None:
     """16 images with unlike numbers of boxes and positives, 2 in each of 8 processes."""
     processes = 8
-    with torch.multiprocessing.get_context("spawn").Manager() as manager:
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["detkds.distillers"])  # mmdet is imported once, not 8 times
+    with context.Manager() as manager:
         results = manager.list([None] * len(TERMS))
-        torch.multiprocessing.spawn(
-            spread, (processes, str(tmp_path / "join"), results), nprocs=processes
+        torch.multiprocessing.start_processes(
+            spread,
+            (processes, str(tmp_path / "join"), results),
+            nprocs=processes,
+            start_method="forkserver",
         )
         found = list(results)
     observation, pair = observed(even=False)
