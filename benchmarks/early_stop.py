@@ -236,6 +236,9 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("runs/early_stop"))
     parser.add_argument("--cfg-options", nargs="*", default=[])
     parser.add_argument(
+        "--simulations", type=int, default=20, help="searches of the paper's size to simulate"
+    )
+    parser.add_argument(
         "--quick",
         action="store_true",
         help="two kinds of knowledge, the quickstart's data cut down",

@@ -76,9 +76,9 @@ class Controller:
         Below, a trial would have to gain more than any trial has gained, to matter: experience, not
         a bound. DetKDS ends a validation early as well ("once the student model performs well
         enough to determine the quality", Section 3.2) and gives no rule. A bound on AP from a part
-        of the validation images saved 0.1 % of the images in the trials of a search. The first
-        trials are scored halfway to learn the gains; their bar is 0, which stops none. None: no
-        early score is too low.
+        of the validation images is no use: until nearly all are seen, the rest may be perfect. The
+        first trials are scored halfway to learn the gains; their bar is 0, which stops none. None:
+        no early score is too low.
         """
         if not self._settings.early_stop:
             return None
