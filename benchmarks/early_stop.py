@@ -102,7 +102,7 @@ def run_search(plan: Plan, store: Store) -> None:
     context = build_context(plan)
     batch = store_batch(context)
     controller = Controller(plan.space, plan.config.search, plan.seed)
-    session = Session(controller, store, search.id, plan.conditions, plan.seed, batch.reject)
+    session = Session(controller, store, search.id, plan.trial_conditions, plan.seed, batch.reject)
     session.resume()
     with SearchDisplay("") as display:
         session.changed = lambda: display.search(session, controller.planned)

@@ -10,15 +10,18 @@ from .coco import (
     write_annotations,
     write_together,
 )
-from .synthetic import CLASSES, ShapesFiles, make_shapes, shapes_files
+from .pixels import pixels_hash
+from .synthetic import CLASSES, VERSION, ShapesFiles, make_shapes, shapes_files
 
 __all__ = [
     "CLASSES",
     "SIZES",
+    "VERSION",
     "Document",
     "ShapesFiles",
     "class_names",
     "make_shapes",
+    "pixels_hash",
     "read_annotations",
     "read_split",
     "shapes_files",

@@ -19,6 +19,7 @@ from .build import (  # noqa: E402
 )
 from .checkpoints import load_checkpoint, load_weights  # noqa: E402
 from .cross_head import CrossHead, DensePredictions, HeadLayers  # noqa: E402
+from .downloads import local_file  # noqa: E402
 from .families import dense_head  # noqa: E402
 from .inherit import inherit  # noqa: E402
 from .maps import copy_samples, feature_maps, loss_of_maps  # noqa: E402
@@ -26,6 +27,7 @@ from .memory import TeacherMemory  # noqa: E402
 from .paa import use_float64_in_paa  # noqa: E402
 from .responses import Levels, Regions, Responses, to_float32  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
+from .user_code import user_code  # noqa: E402
 
 __all__ = [
     "CrossHead",
@@ -49,6 +51,7 @@ __all__ = [
     "inherit",
     "load_checkpoint",
     "load_weights",
+    "local_file",
     "loss_of_maps",
     "model_config",
     "num_classes",
@@ -57,5 +60,6 @@ __all__ = [
     "teacher_knowledge",
     "to_float32",
     "use_float64_in_paa",
+    "user_code",
     "without_pretrained",
 ]

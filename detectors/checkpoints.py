@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..space import WrongUse
+from .downloads import local_file
 
 #: How messages say what a checkpoint file must be.
 SAVED = "a file as torch.save writes it, downloaded to its end"
@@ -35,16 +35,14 @@ MapLocation = str | torch.device | Callable[..., Any] | dict[str, str] | None
 def load_checkpoint(
     path: str | os.PathLike[str], *, trust: bool = False, map_location: MapLocation = "cpu"
 ) -> dict[str, Any]:
-    """Read a checkpoint from a file, or from an http(s) address after downloading it.
+    """Read a checkpoint from a file, or from an http(s) address (see :func:`local_file`).
 
     ``trust`` lets the file run any code it contains. It is for files whose source you trust and
     that hold other objects than tensors, plain Python and numpy values and mmengine's log
     histories. Raises :class:`WrongUse` for a file that is missing, is not a checkpoint, is not
     whole or needs ``trust``.
     """
-    source = str(path)
-    file = _download(source) if source.startswith(("http://", "https://")) else Path(source)
-    checkpoint = _read(file.expanduser(), trust, map_location)
+    checkpoint = _read(local_file(path), trust, map_location)
     if not isinstance(checkpoint, dict):
         kind = type(checkpoint).__name__
         raise WrongUse(f"{path}: holds a {kind}; give a checkpoint, which is a dictionary")
@@ -133,21 +131,6 @@ def _reshaped(weights: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, s
 
 def _shape(shape: torch.Size | None) -> str:
     return "no tensor" if shape is None else "x".join(map(str, shape)) or "a scalar"
-
-
-def _download(url: str) -> Path:
-    """The file of ``url`` in torch.hub's cache; a missing file is downloaded into the cache."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / Path(urlparse(url).path).name
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file), progress=False)
-        except OSError as error:
-            raise WrongUse(
-                f"{url}: can't download the checkpoint: {error}; give another address or a file"
-            ) from None
-    return file
 
 
 def _read(path: Path, trust: bool, map_location: MapLocation) -> Any:

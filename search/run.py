@@ -19,7 +19,7 @@ from ..workers.training import Training
 from ..workers.trial import TrialContext
 from .controller import Controller
 from .exported import exported
-from .plans.keys import changed_settings
+from .plans.keys import changed_conditions
 from .plans.plan import Plan, final_section, final_trainings, make_data
 from .plans.start import start_terms
 from .plans.trainings import Display, because, train_all
@@ -54,11 +54,19 @@ def check_name(plan: Plan, store: Store, name: str, resume: bool) -> None:
             f"a search '{name}' is in {store.url} already: resume it or give another name", "name"
         )
     if known.conditions != plan.conditions:
-        changed = changed_settings(known.config, plan.config.model_dump(mode="json"))
-        what = ", ".join(changed) or "a data file, a checkpoint or the version of detkds"
+        changed = ", ".join(changed_conditions(known.config, plan.record))
         raise WrongUse(
-            f"scores of '{name}' would not compare: {what} changed since it was started; restore "
-            "it or start another search under another name",
+            f"scores of '{name}' would not compare: {changed} changed since it was started; "
+            "restore it or start another search under another name",
+            "resume",
+        )
+    conditions = plan.trial_conditions
+    if any(trial.conditions != conditions for trial in store.trials(known.id)):
+        trained = " and ".join(str(training.checkpoint) for training in plan.preliminary)
+        raise WrongUse(
+            f"scores of '{name}' would not compare: its trials had other weights than {trained}, "
+            "which another training would not leave again; resume in the work folder that the "
+            "search was started in, or start another search under another name",
             "resume",
         )
 
@@ -100,7 +108,7 @@ def run_search(
 
 def _create(plan: Plan, store: Store, name: str, start: list[Term]) -> SearchRow:
     """Store a new search with the terms it starts from: their files may change later."""
-    config = plan.config.model_dump(mode="json")
+    config = plan.record
     config["search"]["start"] = [str(term) for term in start]
     return store.create_search(name, config, plan.conditions, plan.seed)
 
@@ -113,7 +121,7 @@ def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -
     context = TrialContext.build(plan.task, trial, plan.proxy, seed=seed, warmup=warmup)
     batch = store_batch(context)
     del context
-    session = Session(controller, store, search.id, plan.conditions, seed, batch.reject)
+    session = Session(controller, store, search.id, plan.trial_conditions, seed, batch.reject)
     session.resume()
     session.changed = lambda: display.search(session, controller.planned)
     session.changed()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...configs import distiller_file
@@ -24,16 +24,26 @@ from ...detectors import (
 from ...distillers import available_knowledge, check_pair, excluded, mismatch
 from ...settings import PROGRESSIVE, Model, Schedule, SearchConfig, Split
 from ...space import STEPWISE, Distiller, SearchSpace, WrongUse
-from .keys import proxy_key
+from . import keys
 
 #: The signatures of a student and of its teacher, if it has one.
 Pair = tuple[Signature, Signature | None]
 
 
-def read_data(
-    config: SearchConfig, folder: Path
-) -> tuple[tuple[str, ...], Split, Split | None, Split | None]:
-    """The class names, the training split, and the validation and the test split, if there are."""
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The data of a config: class names, splits, and the keys of the splits that students see."""
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split | None
+    test: Split | None
+    train_key: str
+    test_key: str | None
+
+
+def read_data(config: SearchConfig, folder: Path) -> Splits:
+    """The splits of a config, checked. A synthetic set will be drawn into ``folder`` later."""
     data = config.data
     if data.synthetic is not None:
         files = shapes_files(folder / "data")
@@ -41,25 +51,37 @@ def read_data(
             Split(annotations=str(path), images=str(files.images))
             for path in (files.train, files.val, files.test)
         )
-        return CLASSES, train, val, test
+        key = keys.synthetic_key(data.synthetic)
+        return Splits(classes=CLASSES, train=train, val=val, test=test, train_key=key, test_key=key)
     assert data.train is not None
     document = read_split(data.train)
     if not document["annotations"]:
         raise WrongUse(f"{data.train.annotations}: no image has a box: there is nothing to learn")
     classes = class_names(document)
+    train_key, test_key = keys.split_key(data.train, document), None
     for split in (data.val, data.test):
         if split is None:
             continue
-        there = class_names(read_split(split))
+        document = read_split(split)
+        there = class_names(document)
         if there != classes:
             raise WrongUse(
                 f"{split.annotations}: its classes {list(there)} differ from {list(classes)} "
                 f"of {data.train.annotations}"
             )
         check_disjoint(data.train.annotations, split.annotations)
+        if split is data.test:
+            test_key = keys.split_key(split, document)
     if data.val is not None and data.test is not None:
         check_disjoint(data.val.annotations, data.test.annotations)
-    return classes, data.train, data.val, data.test
+    return Splits(
+        classes=classes,
+        train=data.train,
+        val=data.val,
+        test=data.test,
+        train_key=train_key,
+        test_key=test_key,
+    )
 
 
 def read_signatures(config: SearchConfig, classes: tuple[str, ...]) -> Pair:
@@ -196,29 +218,30 @@ def check_distiller(
 
 def proxy_splits(
     config: SearchConfig, train: Split, folder: Path, data_key: str
-) -> tuple[Split, Split]:
-    """The training and the validation split of the proxy.
+) -> tuple[tuple[Split, Split], str]:
+    """The training and the validation split of the proxy, and the key of both.
 
     Splits that are drawn from ``train``, the split of ``data_key``, lie in a folder that is named
     after the proxy's key.
     """
     proxy = config.proxy
     if proxy.train is not None and proxy.val is not None:
-        for split in (proxy.train, proxy.val):
-            read_split(split)
+        given = (proxy.train, proxy.val)
+        key = keys.fingerprint([keys.split_key(split, read_split(split)) for split in given])
         check_disjoint(proxy.train.annotations, proxy.val.annotations)
-        return proxy.train, proxy.val
+        return given, key
     if config.data.synthetic is not None:
         images = config.data.synthetic.train
     else:
         images = len(read_annotations(train.annotations)["images"])
     check_sizes(proxy.train_images, proxy.val_images, images)
-    drawn = folder / f"proxy-{proxy_key(proxy, data_key)}"
+    key = keys.proxy_key(proxy, data_key)
+    drawn = folder / f"proxy-{key}"
     first, second = (
         Split(annotations=str(drawn / f"{name}.json"), images=train.images)
         for name in ("train", "val")
     )
-    return first, second
+    return (first, second), key
 
 
 def compared_distillers(config: SearchConfig, signatures: Pair) -> dict[str, Distiller | None]:

@@ -14,13 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mmdet
+import torch
+
 from ... import __version__
-from ...detectors import configured
-from ...settings import Data, Model, Proxy, Schedule, SearchConfig, Split, TrialSchedule
+from ...data import VERSION, Document, pixels_hash
+from ...detectors import configured, local_file, user_code
+from ...settings import Data, Model, Proxy, Schedule, SearchConfig, Split, Synthetic, TrialSchedule
 from ...space import Distiller
 
-#: Major and minor version: within a minor version, losses and scores keep their meaning.
-MEANING = __version__.rsplit(".", 1)[0]
+
+def minor(version: str) -> str:
+    """Major and minor version, such as 2.14 of 2.14.1+cu130."""
+    return ".".join(version.split(".")[:2])
+
+
+#: Within a minor version, losses and scores keep their meaning.
+MEANING = minor(__version__)
 
 
 def fingerprint(content: Any) -> str:
@@ -30,11 +40,9 @@ def fingerprint(content: Any) -> str:
 
 
 def file_fingerprint(path: str | Path) -> str:
-    """A hash of a file's content; for a URL, of the URL: the model zoo's names hold a hash."""
-    if "://" in str(path):
-        return fingerprint(str(path))
+    """A hash of a file's content; of a URL, of the file that it is downloaded into."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(local_file(path), "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()[:16]
@@ -44,24 +52,31 @@ def file_fingerprint(path: str | Path) -> str:
 
 
 def model_key(model: Model) -> str:
-    """The key of a model: its whole config, whatever files that comes from, and its weights."""
+    """The key of a model: its whole config, whatever files that comes from, its code, its weights.
+
+    The code is the user's own: see :func:`~detkds.detectors.user_code`.
+    """
     start = file_fingerprint(model.checkpoint) if model.checkpoint else None
-    return fingerprint([configured(model).to_dict(), start])
+    return fingerprint([configured(model).to_dict(), user_code(model), start])
 
 
-def data_key(data: Data) -> str:
-    """The key of the training split's annotations, or of the synthetic set."""
-    if data.synthetic is not None:
-        return fingerprint({"synthetic": data.synthetic.model_dump()})
-    assert data.train is not None
-    return file_fingerprint(data.train.annotations)
+def synthetic_key(synthetic: Synthetic) -> str:
+    """The key of a synthetic set, whose images follow from its settings."""
+    return fingerprint({"synthetic": synthetic.model_dump(), "version": VERSION})
 
 
-def proxy_key(proxy: Proxy, data: str) -> str:
-    """The key of the proxy's two splits. ``data``: the key of the training split."""
-    if proxy.train is not None and proxy.val is not None:
-        return fingerprint([file_fingerprint(s.annotations) for s in (proxy.train, proxy.val)])
-    return fingerprint([data, proxy.train_images, proxy.val_images, proxy.seed])
+def split_key(split: Split, document: Document) -> str:
+    """The key of a split: its annotations, which ``document`` holds, and its images.
+
+    See :func:`~detkds.data.pixels_hash` for what the key may miss.
+    """
+    names = [image["file_name"] for image in document["images"]]
+    return fingerprint([file_fingerprint(split.annotations), pixels_hash(split.images, names)])
+
+
+def proxy_key(proxy: Proxy, train: str) -> str:
+    """The key of a proxy that is drawn from the training split, whose key is ``train``."""
+    return fingerprint([train, proxy.train_images, proxy.val_images, proxy.seed])
 
 
 def view(data: Data) -> list:
@@ -74,12 +89,12 @@ def view(data: Data) -> list:
 
 
 def teacher_key(model: Model, data: Data, train: str) -> str:
-    """The key of a teacher with its weights, from a checkpoint or from a training.
+    """The key of a teacher with its weights, or of the training that gives it weights.
 
     ``train``: the key of the split that the teacher would be trained on.
     """
     if model.checkpoint is not None:
-        return fingerprint([model_key(model), file_fingerprint(model.checkpoint)])
+        return model_key(model)
     assert model.schedule is not None
     own = data.for_teachers
     look = [own.flip, own.image_size, *([own.multi_scale] if own.multi_scale else [])]
@@ -93,17 +108,12 @@ def warmup_key(config: SearchConfig, schedule: Schedule, student: str, proxy: st
     )
 
 
-def student_key(data: Data, model: str, train: str) -> str:
+def student_key(data: Data, model: str, train: str, test: str | None) -> str:
     """The key of what full trainings of the student on the same images have in common.
 
-    ``data``: the images as the student, and a teacher beside it, see them. ``model``, ``train``:
-    the keys of the student's model and of the training split.
+    ``data``: the images as the student, and a teacher beside it, see them. The other keys are those
+    of the student's model, of the training split and of the test split, if there is one.
     """
-    test: str | None = None
-    if data.synthetic is not None:
-        test = "synthetic"
-    elif data.test is not None:
-        test = file_fingerprint(data.test.annotations)
     return fingerprint([model, train, test, *view(data)])
 
 
@@ -132,12 +142,6 @@ def pool_key(model: str, size: tuple[int, int]) -> str:
     return fingerprint([model, size])
 
 
-def pool_student_key(model: Model) -> str:
-    """The key of a student with weights of its own among the models of a teacher order."""
-    assert model.checkpoint is not None
-    return fingerprint([model.model_dump(), file_fingerprint(model.checkpoint)])
-
-
 def pool_trained_student_key(student: str, schedule: Schedule, seed: int) -> str:
     """The key of the student that is trained alone, with its weights.
 
@@ -146,9 +150,17 @@ def pool_trained_student_key(student: str, schedule: Schedule, seed: int) -> str
     return fingerprint([student, schedule.model_dump(), seed])
 
 
-def costs_key(split: Split, images: int) -> str:
-    """The key of the costs that are measured on the first ``images`` of a split."""
-    return fingerprint([COSTS, file_fingerprint(split.annotations), images])
+def trained_key(recipe: str, checkpoint: Path) -> str:
+    """The key of a model that was trained: the key of its training, and the weights themselves.
+
+    The same training leaves other last digits on other machines.
+    """
+    return fingerprint([recipe, file_fingerprint(checkpoint)])
+
+
+def costs_key(split: str, images: int) -> str:
+    """The key of the costs on the first ``images`` of a split, whose key is ``split``."""
+    return fingerprint([COSTS, split, images])
 
 
 # Trials
@@ -156,19 +168,26 @@ def costs_key(split: Split, images: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialKeys:
-    """The keys of the models and of the proxy that trials train with."""
+    """The keys of the models, of the proxy and of the weights that trials train with."""
 
     student: str
     teacher: str
     proxy: str
+    #: Hashes of the weights of teacher and warm-up, if they are trained before the trials; None for
+    #: a training that is not done.
+    weights: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A part of what a trial's score depends on: its value, and the settings behind the value."""
+    """A part of what a trial's score depends on.
+
+    Its value; the settings behind the value; in words, what else changes the value.
+    """
 
     value: Callable[[SearchConfig, TrialKeys], Any]
-    settings: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    otherwise: str = ""
 
 
 #: Everything that a trial's score depends on besides the distiller. Each part is hashed under its
@@ -176,19 +195,27 @@ class Condition:
 CONDITIONS: dict[str, Condition] = {
     "student": Condition(
         lambda config, keys: keys.student,
-        ("student.config", "student.cfg_options", "student.checkpoint"),
+        ("student.config", "student.cfg_options", "student.imports", "student.checkpoint"),
+        "the content of the student's config or checkpoint, or its code",
     ),
     "teacher": Condition(
         lambda config, keys: keys.teacher,
-        ("teacher.config", "teacher.cfg_options", "teacher.checkpoint", "teacher.schedule"),
+        (
+            *("teacher.config", "teacher.cfg_options", "teacher.imports", "teacher.checkpoint"),
+            "teacher.schedule",
+        ),
+        "the content of the teacher's config or checkpoint, its code or its training images",
     ),
+    "weights": Condition(lambda config, keys: keys.weights, (), "the weights of trained models"),
     "proxy": Condition(
         lambda config, keys: keys.proxy,
         (
-            *("data.train.annotations", "data.synthetic"),
+            *("data.train.annotations", "data.train.images", "data.synthetic"),
             *("proxy.train_images", "proxy.val_images", "proxy.seed"),
-            *("proxy.train.annotations", "proxy.val.annotations"),
+            *("proxy.train.annotations", "proxy.train.images"),
+            *("proxy.val.annotations", "proxy.val.images"),
         ),
+        "the content of the annotation file or of the images",
     ),
     "look": Condition(
         lambda config, keys: view(config.data),
@@ -200,22 +227,47 @@ CONDITIONS: dict[str, Condition] = {
         tuple(f"trial.{name}" for name in TrialSchedule.model_fields),
     ),
     "seed": Condition(lambda config, keys: config.search.seed, ("search.seed",)),
-    "version": Condition(lambda config, keys: MEANING, ()),
+    "version": Condition(lambda config, keys: MEANING, (), "the version of detkds"),
+    "torch": Condition(lambda config, keys: minor(torch.__version__), (), "the version of torch"),
+    "mmdet": Condition(lambda config, keys: minor(mmdet.__version__), (), "the version of mmdet"),
 }
+
+
+def condition_values(config: SearchConfig, keys: TrialKeys) -> dict[str, str]:
+    """The value of each of :data:`CONDITIONS`; a value that is no text is hashed."""
+    values = {name: one.value(config, keys) for name, one in CONDITIONS.items()}
+    return {n: v if isinstance(v, str) else fingerprint(v) for n, v in values.items()}
 
 
 def conditions_key(config: SearchConfig, keys: TrialKeys) -> str:
     """The key of :data:`CONDITIONS`. Scores under equal keys compare; none is measured twice."""
-    return fingerprint({name: one.value(config, keys) for name, one in CONDITIONS.items()})
+    return fingerprint(condition_values(config, keys))
 
 
-def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The settings of :data:`CONDITIONS` that differ between two search configs, as JSON content.
+#: Where the config that the store keeps of a search has its :func:`condition_values`.
+VALUES = "conditions"
 
-    The list is empty if no setting differs, but a file's content or the version of detkds.
+
+def changed_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two searches' configs, as the store keeps them, in words.
+
+    For each of :data:`CONDITIONS` that differs, these are its settings that do, or else what else
+    changes its value. A config that an earlier version stored has no values: there the version has
+    changed, and settings may have.
     """
-    settings = [path for one in CONDITIONS.values() for path in one.settings]
-    return [path for path in settings if _setting(before, path) != _setting(after, path)]
+    was, now = before.get(VALUES), after[VALUES]
+    changed = []
+    for name, one in CONDITIONS.items():
+        if was is not None and was.get(name) == now[name]:
+            continue
+        settings = [
+            path for path in one.settings if _setting(before, path) != _setting(after, path)
+        ]
+        changed += settings
+        if was is not None and not settings:
+            versions = "" if one.settings else f" ({was.get(name)}, now {now[name]})"
+            changed.append(f"{one.otherwise}{versions}")
+    return changed if was is not None else [*changed, CONDITIONS["version"].otherwise]
 
 
 def _setting(config: Mapping[str, Any], path: str) -> Any:

@@ -64,14 +64,12 @@ class Plan:
     compare: dict[str, Distiller | None]
     #: The models of a teacher order, the student first; empty without an order.
     pool: tuple[PoolModel, ...] = ()
-    #: The key of what the scores of trials depend on.
-    conditions: str
+    #: The keys of what trials train with, before teacher and warm-up are trained.
+    trial_keys: keys.TrialKeys
     #: The key of the training split.
-    data_key: str
-    #: The key of the teacher with its weights.
-    teacher_key: str
-    #: The key of the student's model.
-    model_key: str
+    train_key: str
+    #: The key of the test split, if there is one.
+    test_key: str | None
 
     @property
     def seed(self) -> int:
@@ -80,7 +78,30 @@ class Plan:
 
     def student_key(self, data: Data) -> str:
         """The key of what the full trainings of the student on ``data`` have in common."""
-        return keys.student_key(data, self.model_key, self.data_key)
+        return keys.student_key(data, self.trial_keys.student, self.train_key, self.test_key)
+
+    @property
+    def conditions(self) -> str:
+        """The key of what the plan says of trials. A search that has another can't be resumed."""
+        return keys.conditions_key(self.config, self.trial_keys)
+
+    @property
+    def trial_conditions(self) -> str:
+        """The key of all that scores of trials depend on: the weights of teacher and warm-up, too.
+
+        Until these are trained, no trial has this key.
+        """
+        weights = tuple(
+            keys.file_fingerprint(training.checkpoint) if training.finished() else None
+            for training in self.preliminary
+        )
+        return keys.conditions_key(self.config, replace(self.trial_keys, weights=weights))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The config as the store keeps it, with the value of each condition."""
+        values = keys.condition_values(self.config, self.trial_keys)
+        return {**self.config.model_dump(mode="json"), keys.VALUES: values}
 
     def training(self, **own: Any) -> Training:
         """A full training with the plan's splits and threads; ``own``: its other fields."""
@@ -101,22 +122,20 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
     folder = folder.absolute()
     check_algorithm_name(config.search.algorithm)
     check_machine(config.resources)
-    classes, train, val, test = read_data(config, folder)
+    data = read_data(config, folder)
+    train, data_key = data.train, data.train_key
     whole = with_resolved_models(config)
-    check_outlines(whole, (train, test))
-    signatures = read_signatures(whole, classes)
+    check_outlines(whole, (train, data.test))
+    signatures = read_signatures(whole, data.classes)
     space = searched_space(config, signatures)
     start_terms(config.search.start, space, store=None)
-    data_key = keys.data_key(config.data)
-    proxy = proxy_splits(config, train, folder, data_key)
+    proxy, proxy_key = proxy_splits(config, train, folder, data_key)
     compare = compared_distillers(config, signatures)
     teacher, training, teacher_key = plan_teacher(
         whole, "teacher", whole.teacher, train, folder, data_key
     )
     trial_keys = keys.TrialKeys(
-        student=keys.model_key(whole.student),
-        teacher=teacher_key,
-        proxy=keys.proxy_key(config.proxy, data_key),
+        student=keys.model_key(whole.student), teacher=teacher_key, proxy=proxy_key
     )
     plan = Plan(
         config=config,
@@ -124,11 +143,11 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
         space=space,
         signatures=signatures,
         train=train,
-        val=val,
-        test=test,
+        val=data.val,
+        test=data.test,
         proxy=proxy,
         teacher=training,
-        warmup=plan_warmup(whole, proxy[0], folder, trial_keys.student, trial_keys.proxy),
+        warmup=plan_warmup(whole, proxy[0], folder, trial_keys.student, proxy_key),
         task=Task(
             student=whole.student,
             teacher=teacher,
@@ -137,15 +156,14 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
             threads=config.resources.threads,
         ),
         compare=compare,
-        conditions=keys.conditions_key(config, trial_keys),
-        data_key=data_key,
-        teacher_key=teacher_key,
-        model_key=trial_keys.student,
+        trial_keys=trial_keys,
+        train_key=data_key,
+        test_key=data.test_key,
     )
     if not (PROGRESSIVE in compare if pool is None else pool):
         return plan
     check_pool_names(config)
-    models = [_pool_student(plan), *pool_teachers(config, classes, train, folder, data_key)]
+    models = [_pool_student(plan), *pool_teachers(config, data.classes, train, folder, data_key)]
     check_levels(models)
     if pool is None:
         check_shares(models, space, config.data)
@@ -160,7 +178,7 @@ def _pool_student(plan: Plan) -> PoolModel:
     """
     model, training = plan.task.student, None
     if model.checkpoint is not None:
-        key = keys.pool_student_key(model)
+        key = plan.trial_keys.student
     elif plan.config.final is None:
         raise WrongUse("costs need a trained student; give one, or `final`", "student.checkpoint")
     else:
@@ -220,7 +238,7 @@ def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: i
     """
     schedule = final_section(plan).schedule
     learns = distiller is not None and (distiller.needs_teacher or plan.task.inherit)
-    source = [plan.teacher_key, plan.task.inherit] if learns else None
+    source = [plan.trial_keys.teacher, plan.task.inherit] if learns else None
     data = plan.config.data if learns else plan.config.data.for_student
     key = keys.training_key(plan.student_key(data), source, distiller, schedule)
     return plan.training(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ...settings import PROGRESSIVE, Data, Model, SearchConfig, Split
 from ...space import SearchSpace, WrongUse
 from ...workers.training import Training
 from .checks import Pair, read_signature
-from .keys import pool_key
+from .keys import pool_key, trained_key
 from .models import plan_teacher, resolved
 
 #: The student's name among the models.
@@ -27,7 +27,7 @@ class PoolModel:
     name: str
     #: The model as workers build it, with its weights.
     model: Model
-    #: What identifies the model with its weights and the size of its images.
+    #: What identifies the model, its checkpoint or its training, and the size of its images.
     key: str
     #: (width, height) of the model's images.
     image_size: tuple[int, int]
@@ -36,6 +36,13 @@ class PoolModel:
     #: The training that gives the model its weights, or None.
     training: Training | None
     signature: Signature
+
+    @property
+    def with_weights(self) -> PoolModel:
+        """The same model, whose training is done, under the key of its weights."""
+        if self.training is None:
+            return self
+        return replace(self, key=trained_key(self.key, self.training.checkpoint))
 
 
 def check_pool_names(config: SearchConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 
@@ -11,6 +12,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from torch.utils.data import DataLoader, Subset
 
+from ...data import read_annotations
 from ...data.loading import build_dataset, build_metric
 from ...db import CostRow, Store
 from ...settings import Data, Model, Split
@@ -18,7 +20,7 @@ from ...space import WrongUse, nearest
 from ...workers.runner import score
 from ...workers.student import SCORE, build_teacher
 from ...workers.tasks import run_job
-from ..plans.keys import costs_key
+from ..plans.keys import costs_key, split_key
 from ..plans.plan import Plan
 from ..plans.pool import STUDENT, PoolModel
 from ..plans.trainings import Display, ready, train_all
@@ -88,6 +90,7 @@ def measured_pool(plan: Plan, store: Store, display: Display, images: int) -> Po
     """
     train_all([one.training for one in plan.pool if one.training], plan, display, store)
     run = partial(run_job, plan.config.resources)
+    plan = replace(plan, pool=tuple(one.with_weights for one in plan.pool))
     display.say(f"adaptation costs of {len(plan.pool)} models on up to {images} images")
     costs = measured_costs(plan, store, images, run)
     return make_pool(plan, costs, run)
@@ -107,7 +110,7 @@ def measured_costs(plan: Plan, store: Store, images: int, run: Runner) -> list[C
     The images are the first of the proxy's training images; one batch in five is held out.
     """
     split, models = plan.proxy[0], plan.pool
-    data = costs_key(split, images)
+    data = costs_key(split_key(split, read_annotations(split.annotations)), images)
     keys = {one.key: one.name for one in models}
     known = {(row.source_key, row.target_key): row for row in store.costs(data, keys)}
     pairs = [(a.key, b.key) for a in models for b in models if a.key != b.key]

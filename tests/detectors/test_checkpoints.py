@@ -7,10 +7,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -183,24 +180,6 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pickle").write_bytes(pickle.dumps({"state_dict": {}}))
     refusal(tmp_path / "pickle")
     assert "a list" in refusal(saved(tmp_path / "list.pth", [1, 2]))
-
-
-def test_an_address_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    saved(tmp_path / "weights.pth", {"state_dict": {"a": torch.ones(1)}})
-    served = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), served) as server:
-        Thread(target=server.serve_forever).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        try:
-            load_checkpoint(f"{address}/weights.pth?version=1")
-            with pytest.raises(WrongUse, match=r"can't download the checkpoint: .*404") as caught:
-                load_checkpoint(f"{address}/absent.pth")
-            assert f"{address}/absent.pth" in str(caught.value)
-        finally:
-            server.shutdown()
-    assert load_checkpoint(f"{address}/weights.pth?version=1")["state_dict"]["a"] == 1
 
 
 # Weights into a model

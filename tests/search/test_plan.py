@@ -13,6 +13,7 @@ import torch
 from detkds.data import make_shapes
 from detkds.detectors import build_detector, model_config
 from detkds.search.plans import keys
+from detkds.search.plans.checks import read_data
 from detkds.search.plans.plan import Plan, final_trainings, make_plan
 from detkds.settings import SearchConfig, load_config
 from detkds.space import Distiller, WrongUse
@@ -114,27 +115,31 @@ CHANGES: dict[str, list[str]] = {
 }
 
 
-def conditions(config: SearchConfig) -> str:
-    data = keys.data_key(config.data)
+def conditions(config: SearchConfig, folder: Path) -> tuple[str, dict]:
+    """The key of a config's conditions, and the config as the store keeps it."""
+    data = read_data(config, folder)
     trial_keys = keys.TrialKeys(
         student=keys.model_key(config.student),
-        teacher=keys.teacher_key(config.teacher, config.data, data),
-        proxy=keys.proxy_key(config.proxy, data),
+        teacher=keys.teacher_key(config.teacher, config.data, data.train_key),
+        proxy=keys.proxy_key(config.proxy, data.train_key),
     )
-    return keys.conditions_key(config, trial_keys)
+    values = keys.condition_values(config, trial_keys)
+    record = {**config.model_dump(mode="json"), keys.VALUES: values}
+    return keys.conditions_key(config, trial_keys), record
 
 
 def test_conditions_change_if_and_only_if_a_setting_is_named(
     tmp_path: Path, shapes: list[str]
 ) -> None:
     save_teacher(tmp_path / "other.pth", seed=1)
-    before = planned(tmp_path, *shapes)
-    assert conditions(before.config) == before.conditions
+    plan = planned(tmp_path, *shapes)
+    before = plan.conditions, plan.record
+    assert conditions(plan.config, tmp_path) == before
     for option, changed in CHANGES.items():
-        after = load_config("custom", [*shapes, option.replace("{folder}", str(tmp_path))])
-        configs = [config.model_dump(mode="json") for config in (before.config, after)]
-        assert keys.changed_settings(*configs) == changed
-        assert (conditions(after) != before.conditions) == bool(changed), option
+        config = load_config("custom", [*shapes, option.replace("{folder}", str(tmp_path))])
+        after = conditions(config, tmp_path)
+        assert keys.changed_conditions(before[1], after[1]) == changed, option
+        assert (after[0] != before[0]) == bool(changed), option
 
 
 def test_an_older_config_lacks_settings_that_were_off() -> None:
@@ -143,12 +148,14 @@ def test_an_older_config_lacks_settings_that_were_off() -> None:
     old["data"] = {
         k: v for k, v in new["data"].items() if k not in ("teacher_image_size", "multi_scale")
     }
-    assert keys.changed_settings(old, new) == []
-    assert keys.changed_settings(old, {**new, "inherit": True}) == ["inherit"]
+    new[keys.VALUES] = dict.fromkeys(keys.CONDITIONS, "")
+    version = "the version of detkds"
+    assert keys.changed_conditions(old, new) == [version]
+    assert keys.changed_conditions(old, {**new, "inherit": True}) == ["inherit", version]
 
 
 def test_every_setting_that_scores_depend_on_exists() -> None:
-    split = {"train.annotations", "val.annotations"}
+    split = {f"{part}.{name}" for part in ("train", "val") for name in ("annotations", "images")}
     for path in [path for one in keys.CONDITIONS.values() for path in one.settings]:
         section, _, name = path.partition(".")
         fields = SearchConfig.model_fields

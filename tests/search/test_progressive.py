@@ -11,6 +11,7 @@ import tiny
 import torch
 from detkds.db import Store
 from detkds.detectors import build_detector, model_config
+from detkds.search.plans.plan import make_plan
 from detkds.search.teachers.progressive import shares
 from detkds.settings import load_config
 
@@ -74,6 +75,8 @@ def test_costs_are_measured_once(folder: Path, ordered: dict) -> None:
         before = every_cost(opened)
         assert len(before) == 6
         assert all(set(row.levels) == {"8", "16", "32", "64"} for row in before)
+    plan = make_plan(load_config("quickstart", SMALL), folder, pool=True)
+    assert {row.source_key for row in before} == {one.with_weights.key for one in plan.pool}
     again = run(folder, "teachers", "--images", "40", "--json")
     assert json.loads(again.stdout.splitlines()[-1])["costs"] == ordered["costs"]
     with store(folder) as opened:

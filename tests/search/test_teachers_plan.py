@@ -161,7 +161,7 @@ def test_a_teacher_of_a_larger_size_shares_features_alone() -> None:
 def test_stored_costs_of_another_definition_are_not_used(
     tmp_path: Path, real: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    split = make_plan(load_config("custom", real), tmp_path / "run", pool=False).train
+    split = make_plan(load_config("custom", real), tmp_path / "run", pool=False).train_key
     before = keys.costs_key(split, 40)
     assert keys.costs_key(split, 40) == before != keys.costs_key(split, 41)
     monkeypatch.setattr(keys, "COSTS", keys.COSTS + 1)
