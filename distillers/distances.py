@@ -56,7 +56,7 @@ def _number(values: Tensor, weight: Tensor) -> Tensor:
 
 def _difference(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
     """Student minus teacher, and 0 where the weight is 0."""
-    return torch.where(weight > 0, student - teacher, 0)
+    return (student - teacher).masked_fill_(weight <= 0, 0)
 
 
 def _of_vectors(weight: Tensor | None) -> Tensor | None:
