@@ -115,7 +115,7 @@ class DistilledDetector(BaseDetector):
             if checkpoints:
                 load_weights(built, checkpoints[index], trust=trust)
             self._teachers.append(FrozenTeacher(built, self.student, memory))
-            pairs.append(Pair(ours, _signature_once(built), dense_head(built)))
+            pairs.append(Pair(ours, signature_once(built), dense_head(built)))
         self._asked = self._teachers if distiller.needs_teacher else []
         if len(pairs) > 1:
             self.distillation = TeacherEnsemble(distiller, pairs)
@@ -191,7 +191,7 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _signature_once(teacher: nn.Module) -> Signature:
+def signature_once(teacher: nn.Module) -> Signature:
     """The teacher's signature, read once: one teacher serves many students."""
     known = teacher.__dict__.get("_detkds_signature")
     if known is None:
