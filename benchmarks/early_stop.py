@@ -24,7 +24,6 @@ from detkds.db import Store, TrialRow
 from detkds.detectors import register
 from detkds.search.controller import Controller
 from detkds.search.plans.plan import Plan, make_data, make_plan
-from detkds.search.rejection import store_batch
 from detkds.search.session import Session
 from detkds.settings import Search, load_config
 from detkds.space import Candidate, Outcome, Status
@@ -100,9 +99,8 @@ def run_search(plan: Plan, store: Store) -> None:
         return
     search = search or store.create_search(NAME, {}, plan.conditions, plan.seed)
     context = build_context(plan)
-    batch = store_batch(context)
     controller = Controller(plan.space, plan.config.search, plan.seed)
-    session = Session(controller, store, search.id, plan.trial_conditions, plan.seed, batch.reject)
+    session = Session(controller, store, search.id, plan.trial_conditions, plan.seed)
     session.resume()
     with SearchDisplay("") as display:
         session.changed = lambda: display.search(session, controller.planned)
@@ -163,10 +161,9 @@ def replay(plan: Plan, rows: list[TrialRow], early_stop: bool) -> Replay:
             break
         outcome, stops = told(row, candidate.early_bar)
         if row.key not in whole or (not stops and not whole[row.key]):
-            if row.seconds is not None:  # else the filter has rejected it
-                checked = candidate.early_bar is not None and row.early_score is not None
-                found.add(row, checked, stops)
-                whole[row.key] = not stops
+            checked = candidate.early_bar is not None and row.early_score is not None
+            found.add(row, checked, stops)
+            whole[row.key] = not stops
         elif whole[row.key]:  # a score that is known answers before a worker does
             outcome = row.outcome or outcome
         controller.tell(candidate, outcome)

@@ -28,11 +28,11 @@ def requeue_failures(session: Session, search_id: int, in_a_row: int) -> int:
     """Queue the failures again that ended the search; returns how many failures are taken back.
 
     These are the failures of the first row of at least ``in_a_row`` failures; if there is no such
-    row, the failures that the search ends with. Rejected trials and trials that copied an outcome
-    never reached a worker and do not interrupt a row.
+    row, the failures that the search ends with. Rejected trials, which may have ended before a
+    student was trained, and trials that copied an outcome do not interrupt a row.
 
     Trials asked for after the first of these failures was told are deleted, because without the
-    failure the search might ask for other trials. An outcome that cost a worker's time is never
+    failure the search might ask for other trials. A score, which cost a worker's time, is never
     deleted: failures that were told before its trial was asked for stay failures, and the later
     failures are queued again. Later outcomes of the remaining trials keep their sequence and move
     up in the order of telling.
@@ -47,7 +47,7 @@ def requeue_failures(session: Session, search_id: int, in_a_row: int) -> int:
     first = _first_failure(told, in_a_row)
     if first is None:
         return 0
-    least = max([first, *(trial.asked_after for trial in told if _is_from_worker(trial))])
+    least = max([first, *(trial.asked_after for trial in told if _is_scored(trial))])
     failures = (place for place, trial in enumerate(told) if trial.status is Status.FAILED)
     first = next((place for place in failures if place >= least), None)
     if first is None:
@@ -75,16 +75,14 @@ def _first_failure(told: Sequence[Trial], in_a_row: int) -> int | None:
             first, count = place if first is None else first, count + 1
             if count >= in_a_row:
                 return first
-        elif trial.started is not None:
+        elif _is_scored(trial):
             first, count = None, 0
     return first
 
 
-def _is_from_worker(trial: Trial) -> bool:
-    """Whether a worker found the outcome. The filter's rejections and copies cost nothing."""
-    if trial.reused_from is not None or trial.status is Status.FAILED:
-        return False
-    return trial.status is not Status.REJECTED or trial.started is not None
+def _is_scored(trial: Trial) -> bool:
+    """Whether a worker trained a student and scored it, halfway at least."""
+    return trial.reused_from is None and trial.status in (Status.COMPLETED, Status.STOPPED)
 
 
 def _queue(trials: Iterable[Trial]) -> None:

@@ -22,7 +22,7 @@ from .cross_head import CrossHead, DensePredictions, HeadLayers  # noqa: E402
 from .downloads import local_file  # noqa: E402
 from .families import dense_head  # noqa: E402
 from .inherit import inherit  # noqa: E402
-from .maps import copy_samples, feature_maps, loss_of_maps  # noqa: E402
+from .maps import copy_samples, feature_maps, head_of_maps, loss_of_maps  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
 from .paa import use_float64_in_paa  # noqa: E402
 from .responses import Levels, Regions, Responses, to_float32  # noqa: E402
@@ -48,6 +48,7 @@ __all__ = [
     "dense_head",
     "feature_maps",
     "has_masks",
+    "head_of_maps",
     "inherit",
     "load_checkpoint",
     "load_weights",

@@ -34,17 +34,34 @@ def memory_as_maps(memory: Tensor, neck_maps: Levels) -> Levels:
     )
 
 
+class _Given(nn.Module):
+    """Stands for a backbone, whose input it passes on, or for a neck that gives known maps."""
+
+    def __init__(self, maps: Levels | None = None) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, inputs: Any) -> Any:
+        return inputs if self.maps is None else self.maps
+
+
+def head_of_maps(model: Any, maps: Levels) -> Any:
+    """The same detector with a neck that gives ``maps`` for any images; nothing runs before it.
+
+    ``maps``: (N, C, H, W), level by level. The head has the detector's own parameters, and copies
+    of its buffers and attributes: running statistics and counters of ``model`` stay as they are.
+    """
+    given = _Given(), _Given(maps)
+    return _twin(model, dict(zip((model.backbone, model.neck), given, strict=True)))
+
+
 def loss_of_maps(model: Any, maps: Levels, inputs: Tensor, samples: list) -> dict[str, Any]:
     """The losses that a training detector's head gives for ``maps`` instead of the neck's maps.
 
-    ``maps``: (N, C, H, W), level by level. The call changes nothing in the detector: running
-    statistics and counters keep describing the neck's maps. Gradients reach ``maps`` and the
-    detector's parameters.
+    ``maps``: (N, C, H, W), level by level. The call changes nothing in the detector (see
+    :func:`head_of_maps`). Gradients reach ``maps`` and the detector's parameters.
     """
-    unused = model.backbone, model.neck
-    twin: Any = _twin(model, {part: part for part in unused})
-    vars(twin)["extract_feat"] = lambda *_: maps
-    return dict(twin.loss(inputs, samples))
+    return dict(head_of_maps(model, maps).loss(inputs, samples))
 
 
 def _twin(module: nn.Module, made: dict[nn.Module, nn.Module]) -> nn.Module:

@@ -2,7 +2,7 @@
 ``DistilledDetector`` for mmdet."""
 
 from .box_distances import BOX_DISTANCES
-from .detector import DistilledDetector
+from .detector import DistilledDetector, signature_once
 from .distances import MAP_DISTANCES, SCORE_DISTANCES
 from .hooks import DistillationHook
 from .kinds import (
@@ -11,10 +11,9 @@ from .kinds import (
     check_pair,
     excluded,
     mismatch,
-    possible_needs,
 )
 from .loss import DistillationLoss
-from .observe import FrozenTeacher, Needs, Observation, observe
+from .observe import FrozenTeacher, Needs, Observation, observe, student_view
 from .pairing import Pair, pair_levels
 from .transforms import FEATURE_TRANSFORMS, RESHAPES, RESPONSE_TRANSFORMS
 
@@ -39,5 +38,6 @@ __all__ = [
     "mismatch",
     "observe",
     "pair_levels",
-    "possible_needs",
+    "signature_once",
+    "student_view",
 ]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 from ..detectors import Signature
-from ..space import EXTENDED, KNOWLEDGE, Distiller, Term, WrongUse
+from ..space import EXTENDED, KNOWLEDGE, Distiller, WrongUse
 from .cross import CrossLocalization, CrossLogits
 from .features import ForegroundBackground, ForegroundBackgroundByArea, Global, Instance
 from .kind import Kind
 from .label import Label
 from .mgd import MGD
-from .observe import Needs
 from .pairing import Pair
 from .responses import Localization, Logits
 
@@ -55,6 +52,8 @@ def excluded(knowledge: str, student: Signature, teacher: Signature | None) -> d
 
 def check_pair(distiller: Distiller, student: Signature, teacher: Signature | None) -> None:
     """Raise :class:`WrongUse` if the distiller asks for knowledge that the pair can't share."""
+    if not distiller.active:
+        return
     available = available_knowledge(student, teacher)
     for term in distiller.active:
         if teacher is None and EXTENDED[term.knowledge].teacher:
@@ -68,15 +67,3 @@ def check_pair(distiller: Distiller, student: Signature, teacher: Signature | No
         for name in (*term.transforms, term.distance):
             if name in useless:
                 raise WrongUse(f"{term.knowledge}: '{name}': {useless[name]}")
-
-
-def possible_needs(pair: Pair) -> Needs:
-    """What any term that the pair can be compared by may need of an observation."""
-    found = Needs()
-    for knowledge in available_knowledge(pair.student, pair.teacher):
-        options, useless = EXTENDED[knowledge], excluded(knowledge, pair.student, pair.teacher)
-        for transforms in product(*options.transforms):
-            if useless.keys().isdisjoint(transforms):
-                term = Term(knowledge, transforms, options.distances[0])
-                found |= KINDS[knowledge](term, pair).needs
-    return found

@@ -95,14 +95,15 @@ class FrozenTeacher:
     ) -> None:
         model.eval()  # mmdet's detectors do not all return the model from eval()
         self.model = model.requires_grad_(False)
-        self._renormalise = Renormalise(student, model)
+        #: From the student's normalised pixels to the teacher's.
+        self.renormalise = Renormalise(student, model)
         self._ask: Callable[..., Knowledge] = memory or partial(teacher_knowledge, model)
 
     def __call__(
         self, inputs: Tensor, samples: list, needs: Needs, regions: Regions | None
     ) -> Knowledge:
         """``inputs``: (N, 3, H, W), normalised for the student. ``regions``: the student's."""
-        pixels = self._renormalise(inputs)
+        pixels = self.renormalise(inputs)
         return self._ask(pixels, samples, responses=needs.responses, regions=regions)
 
     def __deepcopy__(self, memo: dict) -> FrozenTeacher:

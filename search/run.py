@@ -16,14 +16,12 @@ from ..space import Outcome, SearchFailed, Term, WrongUse
 from ..workers.cluster import cluster
 from ..workers.ray_engine import run
 from ..workers.training import Training
-from ..workers.trial import TrialContext
 from .controller import Controller
 from .exported import exported
 from .plans.keys import changed_conditions
 from .plans.plan import Plan, final_section, final_trainings, make_data
 from .plans.start import start_terms
 from .plans.trainings import Display, because, train_all
-from .rejection import store_batch
 from .session import Session
 from .teachers.pool import COST_IMAGES, measured_pool, ordered, say_scores
 from .teachers.progressive import train_along
@@ -118,17 +116,23 @@ def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -
     trial, seed = plan.config.trial, plan.seed
     start = [Term.parse(text) for text in search.config["search"].get("start", [])]
     controller = Controller(plan.space, plan.config.search, seed, start)
-    context = TrialContext.build(plan.task, trial, plan.proxy, seed=seed, warmup=warmup)
-    batch = store_batch(context)
-    del context
-    session = Session(controller, store, search.id, plan.trial_conditions, seed, batch.reject)
+    session = Session(controller, store, search.id, plan.trial_conditions, seed)
     session.resume()
     session.changed = lambda: display.search(session, controller.planned)
     session.changed()
     if not session.done:
         resources = plan.config.resources
         with _stopped_by_interrupt(session):
-            run(session, plan.task, trial, plan.proxy, resources, seed=seed, warmup=warmup)
+            run(
+                session,
+                plan.task,
+                trial,
+                plan.proxy,
+                resources,
+                seed=seed,
+                warmup=warmup,
+                filtered=plan.config.search.filter,
+            )
     if session.failure is not None:
         raise SearchFailed(
             f"{session.failures} trials in a row failed, the last{because(session.failure)}; "

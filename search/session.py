@@ -1,15 +1,13 @@
-"""A search in progress: the controller, the filter and the store behind one ask and tell."""
+"""A search in progress: the controller and the store behind one ask and tell."""
 
 from __future__ import annotations
 
 import math
-import platform
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ..db import Store, TrialRow
-from ..space import Candidate, Distiller, Outcome, Status
+from ..space import Candidate, Outcome, Status
 from .controller import Controller, Event, replay
 
 #: So many failed trials in a row end a search.
@@ -20,10 +18,10 @@ MAX_FAILURES = 5
 class Session:
     """What the engine sees of a search; every ask and every outcome is in the store at once.
 
-    The session itself answers a candidate that ``reject`` rejects or raises on (then it failed),
-    and a candidate that the store holds a score of under the same conditions, or an early score
-    below the candidate's bar; such a candidate never reaches a worker. ``outcomes`` counts the
-    outcomes so far. The session calls ``changed`` after every change.
+    The session itself answers a candidate that the store holds a score of under the same
+    conditions, or an early score below the candidate's bar; such a candidate never reaches a
+    worker. A rejection in the store answers nothing: a worker's filter finds it again in no time.
+    ``outcomes`` counts the outcomes so far. The session calls ``changed`` after every change.
     """
 
     controller: Controller
@@ -31,7 +29,6 @@ class Session:
     search_id: int
     conditions: str
     seed: int
-    reject: Callable[[Distiller], str | None]
     changed: Callable[[], None] = lambda: None
     outcomes: int = 0
     open: list[Candidate] = field(default_factory=list)
@@ -60,11 +57,6 @@ class Session:
             candidate = self._next()
             if candidate is None:
                 return None
-            filtered = self._filtered(candidate.distiller)
-            if filtered is not None:
-                self._count(filtered)
-                self._tell(candidate, filtered, reused_from=None)
-                continue
             known = self.store.scored(self.conditions, candidate.distiller.key, candidate.early_bar)
             if known is not None and known.outcome is not None:
                 self._tell(candidate, known.outcome, reused_from=known.id)
@@ -72,15 +64,6 @@ class Session:
             self.changed()
             return candidate
         return None
-
-    def _filtered(self, distiller: Distiller) -> Outcome | None:
-        """The filter's outcome, or None. An exception fails the candidate, not the search."""
-        try:
-            reason = self.reject(distiller)
-        except Exception:
-            error = f"the distiller filter raised an exception\n{traceback.format_exc()}"
-            return Outcome.failed(error, platform.node(), "cpu")
-        return None if reason is None else Outcome.rejected(reason)
 
     def _next(self) -> Candidate | None:
         if self.open:
@@ -100,17 +83,19 @@ class Session:
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
         """The outcome from a worker. A search that :data:`MAX_FAILURES` have ended stays ended.
 
-        A score that is NaN or infinite fails the candidate.
+        A score that is NaN or infinite fails the candidate. A rejection does not interrupt a row of
+        failures: the filter works where trainings fail.
         """
         outcome = outcome.checked()
-        if outcome.status is not Status.FAILED and not self._ended:
-            self.failures = 0
-        self._count(outcome)
+        if not self._ended:
+            self._count(outcome)
         self._tell(candidate, outcome, reused_from=None)
 
     def _count(self, outcome: Outcome) -> None:
         """Count a failure, and end the search with the last of :data:`MAX_FAILURES` in a row."""
-        if outcome.status is Status.FAILED and not self._ended:
+        if outcome.ranked:
+            self.failures = 0
+        if outcome.status is Status.FAILED:
             self.failures += 1
             self.failure = outcome if self.failures >= MAX_FAILURES else None
 

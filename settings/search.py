@@ -68,6 +68,9 @@ class Search(Settings):
     top_k: int = Field(default=5, ge=1)
     #: Candidates of the ``weights`` stage.
     weights: int = Field(default=40, ge=1)
+    #: Whether a worker tries a candidate on a stored batch before it trains a student: DetKDS's
+    #: distiller filter. A trial whose loss is NaN or above 100 ends in either case.
+    filter: bool = True
     #: Whether a trial is stopped halfway that, to be a parent or the best, would have to rise
     #: further above its early score than any trial of the search has risen.
     early_stop: bool = True

@@ -1,6 +1,6 @@
 """What a distiller is: options, terms, notation, JSON file, search space. Pure Python."""
 
-from .distiller import Distiller, Term
+from .distiller import NONE, Distiller, Term
 from .errors import SearchFailed, WrongUse, nearest
 from .files import SCHEMA, json_schema
 from .options import (
@@ -20,6 +20,7 @@ __all__ = [
     "EXTENDED",
     "IDENTITY",
     "KNOWLEDGE",
+    "NONE",
     "POSITIONS",
     "SCHEMA",
     "STEP",

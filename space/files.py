@@ -33,7 +33,8 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     schema_: Literal["detkds/distiller/1"] = Field(alias="schema")
     name: str | None = None
-    terms: list[_TermEntry] = Field(min_length=1)
+    #: Without terms, the student trains alone.
+    terms: list[_TermEntry]
     provenance: dict[str, Any] | None = None
 
 

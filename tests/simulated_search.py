@@ -18,7 +18,7 @@ from detkds.db import Store
 from detkds.search.controller import Controller
 from detkds.search.session import Session
 from detkds.settings import Search
-from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status
+from detkds.space import Candidate, Outcome, SearchSpace, Status
 
 NAME = "simulated"
 CONTINUE = "detkds search simulated --resume"
@@ -29,7 +29,12 @@ GAIN = 0.05
 
 
 def score(candidate: Candidate) -> Outcome:
-    """A landscape in which every trial gains the same in the second half of its training."""
+    """A landscape in which every trial gains the same in the second half of its training.
+
+    One candidate fails; the filter rejects others.
+    """
+    if int(candidate.distiller.key, 16) % 5 == 0:
+        return Outcome.rejected("loss is NaN")
     if candidate.number == 3:
         return Outcome.failed("RuntimeError: no space left")
     final = random.Random(candidate.distiller.key).random()
@@ -38,10 +43,6 @@ def score(candidate: Candidate) -> Outcome:
     if final - GAIN < candidate.early_bar:
         return Outcome(Status.STOPPED, early_score=final - GAIN, reason="stopped halfway")
     return Outcome(Status.COMPLETED, score=final, early_score=final - GAIN)
-
-
-def reject(distiller: Distiller) -> str | None:
-    return "loss is NaN" if int(distiller.key, 16) % 5 == 0 else None
 
 
 def main(folder: Path) -> None:
@@ -56,7 +57,7 @@ def main(folder: Path) -> None:
     with Store(f"sqlite:///{folder}/detkds.db") as store, SearchDisplay(CONTINUE) as display:
         search = store.create_search(NAME, {}, "conditions", 0)
         controller = Controller(SPACE, SETTINGS, seed=0)
-        session = Session(controller, store, search.id, "conditions", 0, reject)
+        session = Session(controller, store, search.id, "conditions", 0)
         display.dashboard("127.0.0.1:8265")
         display.training(["teacher", "warm-up"], [(3, 8), (0, 0)])
         wait()

@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detkds.workers.trial import TrialContext
 
 OPTIONS = (
     "data.synthetic.train=112",
@@ -46,3 +50,18 @@ def run(arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedPr
     return subprocess.run(
         arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900
     )
+
+
+def trial_context(folder: Path, *options: str) -> TrialContext:
+    """The quickstart's pair, cut down; the teacher is as small as the student, trained an epoch."""
+    from detkds.search.plans.plan import make_data, make_plan
+    from detkds.settings import load_config
+    from detkds.workers.training import train
+    from detkds.workers.trial import TrialContext
+
+    plan = make_plan(load_config("quickstart", [*OPTIONS, *options]), folder)
+    make_data(plan)
+    assert plan.teacher is not None
+    outcome = train(plan.teacher)
+    assert outcome.completed, outcome.error
+    return TrialContext.build(plan.task, plan.config.trial, plan.proxy, seed=0)

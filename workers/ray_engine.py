@@ -58,12 +58,16 @@ def run(
     *,
     seed: int,
     warmup: str | None = None,
+    filtered: bool = True,
 ) -> None:
     """Score the candidates of ``source`` until it is done, on as many workers as fit.
 
-    A worker builds its :class:`TrialContext` once and keeps it from trial to trial.
+    A worker builds its :class:`TrialContext` once and keeps it from trial to trial. ``filtered``:
+    whether its filter tries a candidate before a student is trained.
     """
-    make_context = partial(TrialContext.build, task, schedule, proxy, seed=seed, warmup=warmup)
+    make_context = partial(
+        TrialContext.build, task, schedule, proxy, seed=seed, warmup=warmup, filtered=filtered
+    )
     run_actors(source, per_trial(resources), resources.workers, make_context, evaluate)
 
 

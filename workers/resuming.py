@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 
 from ..detectors.checkpoints import load_checkpoint
 from ..space import WrongUse
@@ -125,3 +126,17 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"].cpu())
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The random numbers of ``seed`` for the block; after it come those that would have come next.
+
+    This holds for Python's, NumPy's and torch's generators, those of all devices included.
+    """
+    states = random_states()
+    set_random_seed(seed)
+    try:
+        yield
+    finally:
+        set_random_states(states)

@@ -8,6 +8,7 @@ import time
 import traceback
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,11 @@ from torch.utils.data import Subset
 
 from ..settings import Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
+from .rejection import Rejected, RejectionHook
 from .resuming import random_states, set_random_states
 from .runner import host_and_device, score
+from .stored_batch import StoredBatch, store_batch
 from .student import SCORE, Inputs, build_inputs, build_student, train_student
-
-#: "We will filter out candidates with excessive loss values (>100 & nan)" (DetKDS, Section 3.2).
-MAX_LOSS = 100.0
-
-
-class Rejected(Exception):
-    """Ends a trial and rejects its candidate; the message is the reason."""
-
-
-class RejectionHook(Hook):
-    """Ends a trial at the first iteration with a loss that is NaN, infinite or above 100."""
-
-    priority = "VERY_HIGH"
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        for name, value in (outputs or {}).items():
-            reason = excessive(name, float(value.detach())) if "loss" in name else None
-            if reason:
-                raise Rejected(f"{reason} at iteration {runner.iter + 1}")
-
 
 #: A trial is scored early on every so many validation images. A check that takes as long as the
 #: final score would cost half of what it saves.
@@ -96,27 +77,20 @@ class EarlyCheck(Hook):
         return found.get(SCORE, 0.0)
 
 
-def excessive(name: str, value: float) -> str | None:
-    """Why a loss rejects its candidate, or None."""
-    if math.isnan(value):
-        return f"{name} is NaN"
-    if math.isinf(value):
-        return f"{name} is infinite"
-    return f"{name} is {value:.4g}, above {MAX_LOSS:g}" if value > MAX_LOSS else None
-
-
 @dataclass(kw_only=True)
 class TrialContext(Inputs):
-    """What stays between trials: teacher, parsed annotations, decoded images, schedule.
+    """What stays between trials: teacher, parsed annotations, decoded images, schedule, batch.
 
-    ``warmup``: the file of the weights that every student starts from, or None. Build one context
-    per process with :meth:`build`.
+    ``warmup``: the file of the weights that every student starts from, or None. ``filtered``:
+    whether the filter tries a candidate before a student is trained. Build one context per process
+    with :meth:`build`.
     """
 
     task: Task
     schedule: TrialSchedule
     seed: int
     warmup: str | None
+    filtered: bool = True
 
     @classmethod
     def build(
@@ -127,27 +101,45 @@ class TrialContext(Inputs):
         *,
         seed: int,
         warmup: str | None = None,
+        filtered: bool = True,
     ) -> TrialContext:
         """The context of all trials with one task. ``proxy``: training and validation split."""
         torch.set_num_threads(task.threads)
         inputs = build_inputs(
             task.student, [task.teacher] if task.teacher else [], task.data, *proxy
         )
-        return cls(**vars(inputs), task=task, schedule=schedule, seed=seed, warmup=warmup)
+        return cls(
+            **vars(inputs),
+            task=task,
+            schedule=schedule,
+            seed=seed,
+            warmup=warmup,
+            filtered=filtered,
+        )
+
+    @cached_property
+    def batch(self) -> StoredBatch:
+        """The batch that candidates are tried on, made once, where the trials run."""
+        size = self.schedule.batch_size
+        return store_batch(self, self.task, size, seed=self.seed, warmup=self.warmup)
 
 
 def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> Outcome:
     """Train the student with the candidate on the proxy and score it: box AP in [0, 1].
 
-    ``None`` scores the student alone. A candidate below its ``early_bar`` halfway gives a stopped
-    outcome; a loss that is NaN, infinite or above 100 a rejected outcome; an exception a failed
-    outcome with the traceback, and an AP that is NaN or infinite a failed outcome. No file is left.
+    ``None`` scores the student alone. A candidate that the filter rejects, or with a loss in
+    training that is NaN, infinite or above 100, gives a rejected outcome; a candidate below its
+    ``early_bar`` halfway a stopped outcome; an exception, also of the filter, a failed outcome with
+    the traceback, and an AP that is NaN or infinite a failed outcome. No file is left. The score is
+    the same with and without the filter.
     """
     started = time.perf_counter()
     distiller = candidate.distiller if isinstance(candidate, Candidate) else candidate
     bar = candidate.early_bar if isinstance(candidate, Candidate) else None
     check = None if bar is None else EarlyCheck(context, bar)
     try:
+        if distiller is not None and distiller.active and context.filtered:
+            context.batch.check(distiller)
         metrics = _train(context, distiller, check)
         # mmdet gives no metrics for a student that finds no object: its AP is 0.
         status, detail = Status.COMPLETED, {"score": metrics.get(SCORE, 0.0), "metrics": metrics}

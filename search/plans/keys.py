@@ -180,9 +180,10 @@ class TrialKeys:
 
 @dataclass(frozen=True)
 class Condition:
-    """A part of what a trial's score depends on.
+    """A part of what a trial's outcome depends on.
 
-    Its value; the settings behind the value; in words, what else changes the value.
+    Its value, None for a part that is not there; the settings behind the value; in words, what else
+    changes the value.
     """
 
     value: Callable[[SearchConfig, TrialKeys], Any]
@@ -190,8 +191,9 @@ class Condition:
     otherwise: str = ""
 
 
-#: Everything that a trial's score depends on besides the distiller. Each part is hashed under its
-#: name here. Every trial has the seed of the search.
+#: Everything that a trial's outcome depends on besides the distiller. Each part is hashed under its
+#: name here. Every trial has the seed of the search. No score depends on the filter, but a search
+#: without the filter has scores of distillers that a search with the filter rejects.
 CONDITIONS: dict[str, Condition] = {
     "student": Condition(
         lambda config, keys: keys.student,
@@ -226,6 +228,11 @@ CONDITIONS: dict[str, Condition] = {
         lambda config, keys: config.trial.model_dump(),
         tuple(f"trial.{name}" for name in TrialSchedule.model_fields),
     ),
+    "filter": Condition(
+        lambda config, keys: None if config.search.filter else "off",
+        ("search.filter",),
+        "search.filter",
+    ),
     "seed": Condition(lambda config, keys: config.search.seed, ("search.seed",)),
     "version": Condition(lambda config, keys: MEANING, (), "the version of detkds"),
     "torch": Condition(lambda config, keys: minor(torch.__version__), (), "the version of torch"),
@@ -234,9 +241,11 @@ CONDITIONS: dict[str, Condition] = {
 
 
 def condition_values(config: SearchConfig, keys: TrialKeys) -> dict[str, str]:
-    """The value of each of :data:`CONDITIONS`; a value that is no text is hashed."""
+    """The value of each of :data:`CONDITIONS` that is there; a value that is no text is hashed."""
     values = {name: one.value(config, keys) for name, one in CONDITIONS.items()}
-    return {n: v if isinstance(v, str) else fingerprint(v) for n, v in values.items()}
+    return {
+        n: v if isinstance(v, str) else fingerprint(v) for n, v in values.items() if v is not None
+    }
 
 
 def conditions_key(config: SearchConfig, keys: TrialKeys) -> str:
@@ -258,14 +267,14 @@ def changed_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> l
     was, now = before.get(VALUES), after[VALUES]
     changed = []
     for name, one in CONDITIONS.items():
-        if was is not None and was.get(name) == now[name]:
+        if was is not None and was.get(name) == now.get(name):
             continue
         settings = [
             path for path in one.settings if _setting(before, path) != _setting(after, path)
         ]
         changed += settings
         if was is not None and not settings:
-            versions = "" if one.settings else f" ({was.get(name)}, now {now[name]})"
+            versions = "" if one.settings else f" ({was.get(name)}, now {now.get(name)})"
             changed.append(f"{one.otherwise}{versions}")
     return changed if was is not None else [*changed, CONDITIONS["version"].otherwise]
 

@@ -234,9 +234,11 @@ def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: i
     """One full training of the plan's student, with a distiller or alone.
 
     The folder is named after the training's key. A student that takes nothing from the teacher
-    trains without the teacher.
+    trains without the teacher; with a distiller that has no active term, the student trains alone.
     """
     schedule = final_section(plan).schedule
+    if distiller is not None and not distiller.active:
+        distiller = None
     learns = distiller is not None and (distiller.needs_teacher or plan.task.inherit)
     source = [plan.trial_keys.teacher, plan.task.inherit] if learns else None
     data = plan.config.data if learns else plan.config.data.for_student

@@ -127,8 +127,7 @@ def test_without_a_terminal_lines_are_few_and_whole(log, monkeypatch, tmp_path):
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store, SearchDisplay("") as display:
         search = store.create_search("a", {}, "conditions", 0)
         controller = Controller(simulated_search.SPACE, simulated_search.SETTINGS, seed=0)
-        reject = simulated_search.reject
-        session = Session(controller, store, search.id, "conditions", 0, reject, changed)
+        session = Session(controller, store, search.id, "conditions", 0, changed)
         changed()
         while not session.done:
             candidate = session.ask()

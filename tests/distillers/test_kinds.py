@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detkds.detectors import dense_head, signature
 from detkds.distillers import (
     KINDS,
     DistilledDetector,
     FrozenTeacher,
     Needs,
-    Pair,
     observe,
-    possible_needs,
 )
 from detkds.space import KNOWLEDGE, Distiller, WrongUse
 from thin_detectors import batch, still, thin_detector, total
@@ -27,16 +24,6 @@ def test_needs_add_up() -> None:
     parts.append(Needs(positions=frozenset({2}), second_loss=True))
     assert Needs.of(parts) == Needs(True, True, frozenset({1, 2}), True)
     assert Needs.of([]) == Needs()
-
-
-def test_what_any_term_of_a_pair_may_need() -> None:
-    teacher = thin_detector("retinanet", **{"model.bbox_head.stacked_convs": 2})
-    form = signature(teacher, "student")
-    whole = possible_needs(Pair(form, signature(teacher, "teacher"), dense_head(teacher)))
-    assert whole == Needs(True, True, frozenset({0, 1, 2, 3}), True)
-    assert possible_needs(Pair(form)) == Needs(second_loss=True), "labels alone teach"
-    region = signature(thin_detector("faster_rcnn"), "student")
-    assert possible_needs(Pair(region, region)) == Needs(responses=True, second_loss=True)
 
 
 def test_a_look_reads_what_is_needed_and_no_more() -> None:

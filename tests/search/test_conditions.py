@@ -117,6 +117,19 @@ def test_other_code_of_the_user(
     sys.modules.pop("my_own_head")
 
 
+def test_a_search_without_the_filter_shares_no_outcomes_with_a_search_with_it(
+    shapes: Path, tmp_path: Path, store: Store
+) -> None:
+    """It has scores of distillers that the filter rejects."""
+    plan = planned(shapes, tmp_path / "run")
+    begin(plan, store)
+    unfiltered = planned(shapes, tmp_path / "run", "search.filter=False")
+    assert unfiltered.trial_conditions != plan.trial_conditions
+    assert "'a' would not compare: search.filter changed" in refusal(unfiltered, store)
+    assert known(unfiltered)[1] == known(plan)[1], "full trainings know nothing of it"
+    assert "filter" not in plan.record["conditions"], "searches of before the setting resume"
+
+
 @pytest.mark.parametrize("module", ["torch", "mmdet"])
 def test_another_version_is_named(
     shapes: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, module: str

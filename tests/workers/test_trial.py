@@ -12,12 +12,9 @@ import pytest
 import tiny
 import torch
 from detkds.detectors import TeacherMemory, teacher_knowledge
-from detkds.search.plans.plan import make_data, make_plan
-from detkds.search.rejection import store_batch
-from detkds.settings import Model, Split, load_config
-from detkds.space import Candidate, Distiller, SearchSpace, Status
-from detkds.workers import trial
-from detkds.workers.training import train
+from detkds.settings import Split
+from detkds.space import Candidate, Distiller, Status
+from detkds.workers import rejection, trial
 from detkds.workers.trial import TrialContext, evaluate
 
 ALL_FIVE = Distiller.parse(
@@ -31,12 +28,7 @@ ALL_FIVE = Distiller.parse(
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory) -> TrialContext:
-    """The quickstart's pair, cut down; the teacher is as small as the student, trained an epoch."""
-    folder = tmp_path_factory.mktemp("trial")
-    plan = make_plan(load_config("quickstart", tiny.OPTIONS), folder)
-    make_data(plan)
-    assert train(plan.teacher).status is Status.COMPLETED
-    return TrialContext.build(plan.task, plan.config.trial, plan.proxy, seed=0)
+    return tiny.trial_context(tmp_path_factory.mktemp("trial"))
 
 
 def test_the_same_seed_gives_the_same_score_to_the_last_digit(context):
@@ -70,6 +62,13 @@ def test_the_same_seed_gives_the_same_weights_and_the_distiller_changes_them(con
     assert torch.equal(alone, weights_after(context, None))
     assert torch.equal(distilled, weights_after(context, ALL_FIVE))
     assert not torch.equal(alone, distilled)
+
+
+def test_the_student_alone_is_a_candidate(context):
+    none = Candidate(0, "start", Distiller(()))
+    assert evaluate(context, none).metrics == evaluate(context, None).metrics
+    assert torch.equal(weights_after(context, none), weights_after(context, None))
+    assert store_batch(context).reject(none.distiller) is None
 
 
 def all_five(early_bar: float | None) -> Candidate:
@@ -147,12 +146,12 @@ def test_a_remembered_teacher_is_the_teacher(context):
 
 
 def test_a_loss_above_100_or_nan_ends_the_trial_with_a_reason(context, monkeypatch):
-    assert "NaN" in trial.excessive("loss", float("nan"))
-    assert "infinite" in trial.excessive("loss", float("inf"))
-    assert "above 100" in trial.excessive("loss", 101.0)
-    assert trial.excessive("loss", 99.0) is None
-    monkeypatch.setattr(trial, "MAX_LOSS", 1e-3)
-    outcome = evaluate(context, ALL_FIVE)
+    assert "NaN" in rejection.excessive("loss", float("nan"))
+    assert "infinite" in rejection.excessive("loss", float("inf"))
+    assert "above 100" in rejection.excessive("loss", 101.0)
+    assert rejection.excessive("loss", 99.0) is None
+    monkeypatch.setattr(rejection, "MAX_LOSS", 1e-3)
+    outcome = evaluate(replace(context, filtered=False), ALL_FIVE)
     assert outcome.status is Status.REJECTED
     assert "above 0.001 at iteration 1" in outcome.reason
 
@@ -179,114 +178,3 @@ def test_an_ap_that_is_no_number_is_a_failed_outcome(context, value):
     assert outcome.status is Status.FAILED
     assert outcome.score is None
     assert outcome.error == f"the score is {value}: an AP is a number from 0 to 1"
-
-
-@pytest.fixture(scope="module")
-def batch(context):
-    return store_batch(context)
-
-
-def changed(batch, **parts):
-    """The stored batch with other parts of its observation."""
-    return replace(batch, observation=replace(batch.observation, **parts))
-
-
-def with_student(batch, function):
-    """The stored batch with a function applied to every number that the student knows."""
-    student = batch.observation.student.map(lambda t: function(t) if t.is_floating_point() else t)
-    return changed(batch, student=student)
-
-
-def test_the_filter_passes_a_sound_distiller(batch):
-    assert batch.reject(ALL_FIVE) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("logits: softmax_c, l2 × 0.1", None),
-        ("global: identity, l2 × 10", "above 100"),
-    ],
-)
-def test_the_filter_rejects_by_size(batch, text, reason, monkeypatch):
-    said = with_student(batch, lambda t: t * 1e4).reject(Distiller.parse(text))
-    assert said is None if reason is None else reason in said
-
-
-@pytest.mark.parametrize("position", ["identity", "after_0", "after_1"])
-def test_the_filter_tries_what_goes_through_the_teachers_head(batch, position):
-    form = f"cross_logits: {position}, quality_focal; cross_localization: {position}, giou"
-    assert batch.reject(Distiller.parse(form)) is None
-
-
-def test_the_filter_tries_what_the_labels_teach(batch):
-    assert batch.reject(Distiller.parse("label: identity, jensen_shannon × 15 stepwise")) is None
-
-
-def test_the_filter_sees_what_the_head_loses_on_enhanced_maps(batch):
-    """The student is trained by that loss as well, and a trial ends where it is above 100."""
-    form = Distiller.parse("label: identity, jensen_shannon × 1")
-    second = batch.observation.second_loss
-
-    def larger(maps):
-        return {name: [1e4 * part for part in parts] for name, parts in second(maps).items()}
-
-    said = changed(batch, second_loss=larger).reject(form)
-    assert said.startswith("label_loss_cls is ")
-    assert said.endswith("above 100")
-    assert changed(batch, second_loss=larger).reject(ALL_FIVE) is None
-
-
-def test_the_filter_asks_the_distance_itself_for_a_gradient(batch):
-    """The head's loss on enhanced maps has a gradient even where the distance has none."""
-    form = Distiller.parse("label: identity, l2 × 1e-46")
-    assert batch.reject(form) == "zero gradient"
-
-
-def test_the_filter_rejects_nan_and_zero_gradients(batch):
-    form = Distiller.parse("logits: identity, l1 × 1")
-    assert "NaN" in with_student(batch, lambda t: t * float("nan")).reject(form)
-    none = [boxes[:0] for boxes in batch.observation.boxes]
-    empty = changed(batch, boxes=none)
-    assert empty.reject(Distiller.parse("instance: identity, l1 × 1")) == "zero gradient"
-
-
-def test_most_of_the_space_survives_on_a_real_batch(batch):
-    import random
-
-    space, rng = SearchSpace.preset(), random.Random(0)
-    reasons = [
-        batch.reject(Distiller((space.random(knowledge, rng),)))
-        for knowledge in space.knowledge
-        for _ in range(8)
-    ]
-    assert sum(reason is None for reason in reasons) > 20
-    assert not [reason for reason in reasons if reason and "shape error" in reason]
-
-
-def test_the_filter_leaves_the_random_state_alone(batch):
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    batch.reject(Distiller.parse("global: mask, l1 × 1"))
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_the_filter_sees_boxes_where_the_student_does(context):
-    """Boxes are in pixels of the student's smaller images where the labels are encoded."""
-    sizes = {"image_size": (32, 32), "teacher_image_size": (64, 64)}
-    data = context.task.data.model_copy(update=sizes)
-    batch = store_batch(replace(context, task=context.task.model_copy(update={"data": data})))
-    observed = batch.observation
-    for own, whole in zip(observed.student_boxes, observed.boxes, strict=True):
-        torch.testing.assert_close(own, whole / 2)
-    assert batch.reject(Distiller.parse("label: identity, jensen_shannon × 1")) is None
-
-
-def test_the_filter_runs_a_head_that_asks_for_the_epoch(context):
-    tood = Model(
-        config="mmdet::tood/tood_r50_fpn_1x_coco.py",
-        cfg_options={"model.backbone.init_cfg": None, "model.bbox_head.num_classes": 4},
-    )
-    batch = store_batch(replace(context, task=context.task.model_copy(update={"student": tood})))
-    assert batch.reject(Distiller.parse("global: identity, l2 × 1")) is None
