@@ -6,53 +6,33 @@ import tempfile
 import time
 import traceback
 from copy import copy
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from detkds.settings import Schedule, Task
 from detkds.space import Distiller, Status
+from detkds.workers.rejection import Rejected, RejectionHook
 from detkds.workers.resuming import random_states, set_random_states
 from detkds.workers.runner import score
 from detkds.workers.student import Inputs, build_student, train_student
-from detkds.workers.trial import Rejected, RejectionHook
+from detkds.workers.trial import TrialContext
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from table_rows import Run, Scores
 from torch.utils.data import DataLoader
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a student has after an epoch: COCO's box AP in [0, 1], and its loss."""
-
-    ap: float
-    ap50: float
-    ap75: float
-    #: The sum of the student's own losses on the images that it is scored on, in evaluation mode.
-    loss: float
-    #: The same under batch normalisation with the statistics of each batch, as in training.
-    batch_loss: float
-    #: Seconds of this process's CPU time so far: in training, and in one scoring.
-    training: float
-    scoring: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """What became of a training: ``epochs`` is empty unless it completed."""
-
-    status: Status
-    epochs: list[Scores] = field(default_factory=list)
-    reason: str | None = None
-    #: Seconds in all: of this process's CPU time, and on the clock.
-    cpu: float = 0.0
-    seconds: float = 0.0
-
-    def scores(self) -> list[dict[str, float]]:
-        return [asdict(one) for one in self.epochs]
+def rejection(context: TrialContext, distiller: Distiller | None) -> str | None:
+    """Why the filter rejects a distiller, or None."""
+    try:
+        if distiller is not None:
+            context.batch.check(distiller)
+    except Rejected as rejected:
+        return str(rejected)
+    return None
 
 
 def run(

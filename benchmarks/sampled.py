@@ -17,6 +17,7 @@ from detkds.search.plans.checks import check_distiller
 from detkds.search.plans.plan import Plan
 from detkds.space import Distiller, SearchSpace, Term, WrongUse
 from problems import space_of
+from table_rows import key_of
 
 #: Distillers of one term, for each kind of knowledge.
 SINGLES = 18
@@ -37,11 +38,6 @@ Item = TypeVar("Item")
 Entry = Distiller | None
 
 
-def entry_key(entry: Entry) -> str:
-    """The distiller's key; ``none`` for the student alone."""
-    return "none" if entry is None else entry.key
-
-
 def sampled(plan: Plan, seed: int = 0) -> list[Entry]:
     """The student alone, the presets, and a stratified sample, each distiller once.
 
@@ -59,7 +55,7 @@ def sampled(plan: Plan, seed: int = 0) -> list[Entry]:
     strata: list[list[Distiller]] = [scaled, *singles.values(), random, made]
     known: dict[str, Entry] = {}
     for one in [None, *presets, *by_hand, *interleaved(strata, rng)]:
-        known.setdefault(entry_key(one), one)
+        known.setdefault(key_of(one), one)
     return list(known.values())
 
 

@@ -21,20 +21,21 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 import torch
+from detkds import __version__
 from detkds.detectors import register
 from detkds.search.plans.plan import Plan, final_section, make_data
-from detkds.search.rejection import store_batch
 from detkds.space import Status
 from detkds.workers.student import Inputs, build_inputs
 from detkds.workers.training import train
 from detkds.workers.trial import TrialContext
 from filelock import FileLock
-from measuring import Run, run
-from problems import PROBLEMS, VARIANTS, plan_of
+from measuring import rejection, run
+from problems import PROBLEMS, VARIANTS, plan_of, space_of
 from rich.console import Console
 from rich.table import Table
 from sampled import Entry, sampled
-from table_log import FILTER, FINAL, Job, Log
+from table_log import Log
+from table_rows import FILTER, FINAL, TABLE, Job, Run, write_table
 
 #: Distillers of the study.
 STUDY = 60
@@ -95,9 +96,8 @@ class Bench:
     @cached_property
     def distillers(self) -> list[tuple[Entry, str | None]]:
         """The distillers of the table, and why the filter rejects them, or None."""
-        batch = store_batch(self.context("scratch"))
-        found = sampled(self.plan("scratch"))
-        return [(one, None if one is None else batch.reject(one)) for one in found]
+        context = self.context("scratch")
+        return [(one, rejection(context, one)) for one in sampled(self.plan("scratch"))]
 
     def measure(self, job: Job) -> Run:
         if job.kind != FINAL:
@@ -151,6 +151,19 @@ def collect(arguments: argparse.Namespace, console: Console) -> None:
                 return
 
 
+def export(arguments: argparse.Namespace, console: Console) -> None:
+    """Write all runs into the file that is shipped."""
+    runs = list(Log(arguments.work_dir).runs())
+    data = arguments.data and arguments.data.absolute()
+    spaces = {
+        name: space_of(Bench(name, arguments.work_dir / name, data).plan("scratch"))
+        for name in sorted({job.problem for job, _ in runs})
+    }
+    write_table(arguments.out, runs, spaces, __version__)
+    size = arguments.out.stat().st_size / 1024
+    console.print(f"{len(runs)} runs, {size:.0f} KiB, in {arguments.out}", highlight=False)
+
+
 def status(arguments: argparse.Namespace, console: Console) -> None:
     """How many runs there are of each kind, and what they cost."""
     counts: dict[tuple[str, str], list[Run]] = {}
@@ -177,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["collect", "status"])
+    parser.add_argument("what", choices=["collect", "status", "export"])
     parser.add_argument("--work-dir", type=Path, default=Path("runs/table"))
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=["quickstart"])
     parser.add_argument("--data", type=Path, help="the folder of a problem with COCO files")
@@ -185,9 +198,10 @@ def main() -> None:
         "--stages", nargs="+", choices=["study", "trials"], default=["study", "trials"]
     )
     parser.add_argument("--proxy", choices=list(VARIANTS), default="scratch", help="of `trials`")
+    parser.add_argument("--out", type=Path, default=TABLE, help="the file of `export`")
     parser.add_argument("--limit", type=int, help="stop after so many runs")
     arguments = parser.parse_args()
-    actions = {"collect": collect, "status": status}
+    actions = {"collect": collect, "status": status, "export": export}
     actions[arguments.what](arguments, Console(width=120))
 
 

@@ -6,15 +6,12 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from detkds.space import Distiller, Status
+from detkds.space import Status
 from filelock import FileLock, Timeout
-from measuring import Run, Scores
-
-#: The kinds of runs besides the proxies: the rejection filter, and a full training.
-FILTER, FINAL = "filter", "final"
+from table_rows import Job, Run, Scores, read_distiller
 
 _TABLE = """
 create table if not exists runs (
@@ -23,31 +20,6 @@ create table if not exists runs (
     cpu real not null, seconds real not null, primary key (problem, key, kind, seed)
 )
 """
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run. ``kind``: :data:`FILTER`, :data:`FINAL`, or a proxy's name.
-
-    ``distiller``: None is the student alone, whose key and text are ``none``.
-    """
-
-    problem: str
-    distiller: Distiller | None
-    kind: str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return "none" if self.distiller is None else self.distiller.key
-
-    @property
-    def text(self) -> str:
-        return "none" if self.distiller is None else "; ".join(map(str, self.distiller.terms))
-
-    @property
-    def name(self) -> str:
-        return f"{self.problem}-{self.key}-{self.kind}-{self.seed}"
 
 
 class Log:
@@ -70,7 +42,7 @@ class Log:
         return found is not None and found[0] != Status.FAILED.value
 
     def add(self, job: Job, run: Run) -> None:
-        epochs = json.dumps(run.scores())
+        epochs = json.dumps([asdict(one) for one in run.epochs])
         values = (job.problem, job.key, job.text, job.kind, job.seed, run.status.value)
         self.database.execute(
             "insert or replace into runs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -81,10 +53,9 @@ class Log:
         """All runs, in the order of problem, distiller, kind and seed."""
         rows = self.database.execute("select * from runs order by problem, key, kind, seed")
         for problem, _, text, kind, seed, status, reason, epochs, cpu, seconds in rows:
-            distiller = None if text == "none" else Distiller.parse(text)
             scores = [Scores(**one) for one in json.loads(epochs)]
             run = Run(Status(status), scores, reason, cpu, seconds)
-            yield Job(problem, distiller, kind, seed), run
+            yield Job(problem, read_distiller(text), kind, seed), run
 
     @contextmanager
     def claimed(self, job: Job) -> Iterator[bool]:
