@@ -21,7 +21,10 @@ from rich.table import Table
 from scipy.stats import kendalltau
 from table_rows import FINAL, TABLE, Job, Run, Scores, read_table
 
-RESAMPLES, BAND = 500, (5, 95)
+#: Samples of the bootstrap, and the percentiles that bound the band.
+RESAMPLES, BAND = 1000, (5, 95)
+#: Draws that a ceiling is the mean of.
+DRAWS = 200
 #: The proxy that costs are shares of.
 WHOLE = "scratch"
 #: Fewer distillers show nothing.
@@ -67,18 +70,18 @@ class Study:
     def pairs(
         self, proxy: str, score: str, epoch: int, keys: Sequence[str] | None = None
     ) -> list[np.ndarray]:
-        """For each trial seed, the scores and the mean test AP: (2, distillers)."""
+        """For each trial seed, the scores and the mean test AP: (2, distillers).
+
+        A score is NaN where a distiller has no trial under the seed.
+        """
         trials = self.trials[proxy]
         chosen = [key for key in (self.final if keys is None else keys) if key in trials]
         found = []
         for seed in sorted({seed for key in chosen for seed in trials[key]}):
-            rows = [
-                (SCORES[score](trials[key][seed][:epoch]), np.mean(self.final[key]))
-                for key in chosen
-                if seed in trials[key]
-            ]
-            if len(rows) >= LEAST:
-                found.append(np.array(rows).T)
+            known = [trials[key].get(seed) for key in chosen]
+            own = [np.nan if one is None else SCORES[score](one[:epoch]) for one in known]
+            if np.isfinite(own).sum() >= LEAST:
+                found.append(np.array([own, [np.mean(self.final[key]) for key in chosen]]))
         return found
 
     def epochs(self, proxy: str) -> int:
@@ -96,17 +99,34 @@ class Study:
 
 def tau(pairs: Sequence[np.ndarray]) -> float:
     """The mean over seeds of Kendall's tau-b."""
-    return float(np.mean([kendalltau(*pair).statistic for pair in pairs]))
+    found = [kendalltau(*pair, nan_policy="omit").statistic for pair in pairs]
+    return float(np.mean(found))
 
 
 def interval(pairs: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[float, float]:
     """The band of tau over distillers drawn with replacement."""
-    found = []
-    for _ in range(RESAMPLES):
-        drawn = [pair[:, rng.integers(pair.shape[1], size=pair.shape[1])] for pair in pairs]
-        found.append(np.nanmean([kendalltau(*pair).statistic for pair in drawn]))
+    size = pairs[0].shape[1]
+    drawn = rng.multinomial(size, np.full(size, 1 / size), size=RESAMPLES)
+    found = np.mean([resampled_tau(first, second, drawn) for first, second in pairs], axis=0)
     low, high = np.nanpercentile(found, BAND)
     return float(low), float(high)
+
+
+def resampled_tau(first: np.ndarray, second: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of samples that hold each of n items so many times; all at once.
+
+    ``first``, ``second``: (n,), with NaN for what no sample holds; ``counts``: (samples, n).
+    Returns (samples,).
+    """
+    counts = counts * np.isfinite(first + second)
+    signs = [np.sign(values[:, None] - values[None]) for values in np.nan_to_num([first, second])]
+
+    def over_pairs(matrix: np.ndarray) -> np.ndarray:
+        return ((counts @ matrix) * counts).sum(1)
+
+    untied = over_pairs(signs[0] ** 2) * over_pairs(signs[1] ** 2)
+    with np.errstate(invalid="ignore"):
+        return over_pairs(signs[0] * signs[1]) / np.sqrt(untied)
 
 
 def shown(pairs: Sequence[np.ndarray], rng: np.random.Generator) -> list[str]:
@@ -114,7 +134,7 @@ def shown(pairs: Sequence[np.ndarray], rng: np.random.Generator) -> list[str]:
     if not pairs:
         return ["", ""]
     low, high = interval(pairs, rng)
-    most = max(pair.shape[1] for pair in pairs)
+    most = max(np.isfinite(pair[0]).sum() for pair in pairs)
     return [str(most), f"{tau(pairs):.2f} ({low:.2f} to {high:.2f})"]
 
 
@@ -145,7 +165,7 @@ def ceiling(study: Study, share: float, rng: np.random.Generator) -> float:
     counts = np.array([len(group) for group in groups])
     true = means.mean() + (means - means.mean()) * np.sqrt(between / np.var(means, ddof=1))
     found = []
-    for _ in range(RESAMPLES):
+    for _ in range(DRAWS):
         trial = true + rng.normal(size=len(true)) * np.sqrt(share * between)
         full = true + rng.normal(size=len(true)) * np.sqrt(noise / counts)
         found.append(kendalltau(trial, full).statistic)

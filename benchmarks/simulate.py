@@ -23,7 +23,7 @@ from detkds.settings import Search
 from detkds.space import WrongUse
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from table_rows import TABLE
 from tabular import Tabular
 
@@ -127,14 +127,16 @@ def main() -> None:
     settings = {text: read_algorithm(text) for text in arguments.algorithms}
     table = Tabular.load(arguments.problem, arguments.proxy, arguments.table)
     if arguments.trials is not None:
-        console.print(f"{table.add_trials(arguments.trials)} trials added")
+        before = len(table.runs)
+        table = table.with_trials(arguments.trials)
+        console.print(f"{len(table.runs) - before} trials added")
     quality = ", ".join(f"{name} {value:.3g}" for name, value in table.quality().items())
     console.print(f"the surrogate, each distiller predicted from the others: {quality}")
     goal = goal_of(table, arguments.percentile)
     shown = Table(
-        "algorithm",
+        Column("algorithm", overflow="fold"),
         f"trials to AP {100 * goal:.1f}",
-        "searches that reach it",
+        "reach it",
         *(f"AP after {look}" for look in LOOKS),
         "ms a trial",
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -47,7 +47,7 @@ _METRICS = {"ap": "", "ap50": "_50", "ap75": "_75"}
 NEAREST = 20
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tabular:
     """The runs of one problem on one proxy.
 
@@ -81,8 +81,8 @@ class Tabular:
         kinds = self.whole_space.knowledge
         return self.whole_space.only(name for name in kinds if EXTENDED[name].default)
 
-    def add_trials(self, path: Path) -> int:
-        """Add the trials of a file of ``detkds trials --csv``; returns how many.
+    def with_trials(self, path: Path) -> Tabular:
+        """The table with the trials of a file of ``detkds trials --csv``.
 
         They must be of the table's problem and proxy, which the file does not say. A trial that the
         table has already, under the same seed, is not added, and neither is a trial without an
@@ -92,7 +92,7 @@ class Tabular:
             rows = list(csv.DictReader(file))
         if not rows or not {"notation", "seed", "status", "score"} <= rows[0].keys():
             raise WrongUse(f"{path}: no trials; give a file that `detkds trials --csv` wrote")
-        before = len(self.runs)
+        runs = dict(self.runs)
         for row in rows:
             status = Status(row["status"])
             text = "; ".join(row["notation"].splitlines())
@@ -106,8 +106,8 @@ class Tabular:
                 run = Run(status, reason=row.get("reason"))
             else:
                 continue
-            self.runs.setdefault(job, run)
-        return len(self.runs) - before
+            runs.setdefault(job, run)
+        return replace(self, runs=runs)
 
     # What the table holds
 
