@@ -5,11 +5,24 @@ from .data import Data, Split, Synthetic
 from .load import config_name, load_config
 from .models import Model, Schedule, TrialSchedule
 from .resources import Resources
-from .search import PROGRESSIVE, Final, Proxy, Search, SearchConfig, Teacher
+from .search import (
+    BEST_PRESET,
+    FOUND,
+    PROGRESSIVE,
+    Confirm,
+    Final,
+    Proxy,
+    Search,
+    SearchConfig,
+    Teacher,
+)
 from .task import Task
 
 __all__ = [
+    "BEST_PRESET",
+    "FOUND",
     "PROGRESSIVE",
+    "Confirm",
     "Data",
     "Final",
     "Model",

@@ -12,8 +12,9 @@ from .data import Data, Split
 from .models import Model, Schedule, TrialSchedule
 from .resources import Resources
 
-#: The name, in ``final.compare``, of the found distiller trained along the teacher order.
-PROGRESSIVE = "progressive"
+#: The names, in ``final.compare``, of what the search finds: the distiller that it exports, the best
+#: preset that it started from, and the exported distiller trained along the teacher order.
+FOUND, BEST_PRESET, PROGRESSIVE = "found", "best_preset", "progressive"
 
 
 class Proxy(Settings):
@@ -83,9 +84,10 @@ class Final(Schedule):
 
     #: The seeds of the trainings.
     seeds: list[int] = Field(default=[0], min_length=1)
-    #: ``none`` (the student alone), ``found``, a preset's name, a distiller file, or
-    #: ``progressive``: the found distiller along the order of the config's ``teachers``.
-    compare: list[str] = ["none", "pkd", "found"]
+    #: ``none`` (the student alone), ``found``, ``best_preset`` (of those the search started from), a
+    #: preset's name, a distiller file, or ``progressive``: the found distiller along the order of
+    #: the config's ``teachers``.
+    compare: list[str] = ["none", "best_preset", "found"]
     #: Whether trainings under several teachers start from the student that is trained alone under
     #: the same schedule and seed, as MTPD's do (Section 4.2). The student then has these epochs
     #: twice, once alone. False: they start where all other trainings start. A student with a
@@ -97,6 +99,23 @@ class Final(Schedule):
     def schedule(self) -> Schedule:
         """The schedule alone."""
         return Schedule(**self.model_dump(exclude={"seeds", "compare", "off_the_shelf"}))
+
+
+class Confirm(Settings):
+    """The trainings after the trials that decide which distiller is exported.
+
+    The best trials, the best preset and the student alone are trained again on the proxy, under
+    fresh seeds and longer. After every round the better half stays, and the best preset.
+    """
+
+    #: The best trials that are trained again, besides the best preset and the student alone.
+    candidates: int = Field(default=4, ge=1)
+    #: Rounds of successive halving.
+    rounds: int = Field(default=2, ge=1)
+    #: Fresh seeds that a contender is trained under in a round.
+    seeds: int = Field(default=2, ge=1)
+    #: Epochs of a training. None: twice as many as a trial has.
+    epochs: int | None = Field(default=None, ge=1)
 
 
 class Teacher(Model):
@@ -128,6 +147,8 @@ class SearchConfig(Settings):
     proxy: Proxy
     #: The schedule of a trial.
     trial: TrialSchedule
+    #: How the best trials are confirmed. None: the distiller of the best trial is exported.
+    confirm: Confirm | None = Confirm()
     #: The full trainings. None: a search ends with its best trial.
     final: Final | None = None
     #: What is searched, and how.

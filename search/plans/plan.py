@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...data import make_shapes
 from ...data.proxy import write_proxy
-from ...settings import PROGRESSIVE, Data, Final, SearchConfig, Split, Task
+from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Data, Final, SearchConfig, Split, Task
 from ...space import Distiller, SearchSpace, WrongUse
 from ...workers.cluster import check_machine
 from ...workers.training import Training
@@ -216,44 +217,56 @@ def final_section(plan: Plan) -> Final:
     return plan.config.final
 
 
-def final_trainings(plan: Plan, found: Distiller) -> list[Training]:
+def final_trainings(plan: Plan, decided: Mapping[str, Distiller]) -> list[Training]:
     """The trainings of the final table: each of its rows under each seed.
 
-    The progressive trainings are not among them, since they wait for an order of the teachers.
+    ``decided``: the distillers of the rows that the search decides on. A row that is not decided
+    (no preset was tried) and the progressive trainings, which wait for an order of the teachers, are
+    left out.
     """
-    named_found = replace(found, name="found")
+    waiting = {FOUND, BEST_PRESET, PROGRESSIVE} - set(decided)
+    rows = {name: decided.get(name, one) for name, one in plan.compare.items()}
     return [
-        student_training(plan, name, named_found if name == "found" else distiller, seed)
+        student_training(plan, name, distiller and replace(distiller, name=name), seed)
         for seed in final_section(plan).seeds
-        for name, distiller in plan.compare.items()
-        if name != PROGRESSIVE
+        for name, distiller in rows.items()
+        if name not in waiting
     ]
 
 
 def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: int) -> Training:
     """One full training of the plan's student, with a distiller or alone.
 
-    The folder is named after the training's key. A student that takes nothing from the teacher
-    trains without the teacher; with a distiller that has no active term, the student trains alone.
+    The folder is named after the training's key.
     """
     schedule = final_section(plan).schedule
-    if distiller is not None and not distiller.active:
-        distiller = None
-    learns = distiller is not None and (distiller.needs_teacher or plan.task.inherit)
-    source = [plan.trial_keys.teacher, plan.task.inherit] if learns else None
-    data = plan.config.data if learns else plan.config.data.for_student
-    key = keys.training_key(plan.student_key(data), source, distiller, schedule)
+    learned = taught(plan, distiller)
+    source = [plan.trial_keys.teacher, plan.task.inherit] if learned["teachers"] else None
+    key = keys.training_key(plan.student_key(learned["data"]), source, distiller, schedule)
     return plan.training(
-        data=data,
+        **learned,
         name=name,
         model=plan.task.student,
-        teachers=[plan.task.teacher] if learns and plan.task.teacher else [],
-        distiller=None if distiller is None else distiller.to_dict(),
-        inherit=plan.task.inherit and learns,
         schedule=schedule,
         seed=seed,
         folder=str(plan.folder / "trained" / f"{name}-seed{seed}-{key[:8]}"),
     )
+
+
+def taught(plan: Plan, distiller: Distiller | None) -> dict[str, Any]:
+    """The fields of a training that follow from what the student is distilled with.
+
+    A student that takes nothing from the teacher trains without the teacher; with a distiller that
+    has no active term, the student trains alone.
+    """
+    active = distiller if distiller is not None and distiller.active else None
+    learns = active is not None and (active.needs_teacher or plan.task.inherit)
+    return {
+        "data": plan.config.data if learns else plan.config.data.for_student,
+        "teachers": [plan.task.teacher] if learns and plan.task.teacher else [],
+        "distiller": None if active is None else active.to_dict(),
+        "inherit": plan.task.inherit and learns,
+    }
 
 
 def trained_alone(plan: Plan, seed: int) -> tuple[Training, str]:
