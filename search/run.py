@@ -6,13 +6,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
 from ..settings import PROGRESSIVE
-from ..space import Outcome, SearchFailed, Term, WrongUse
+from ..space import Distiller, Outcome, SearchFailed, WrongUse
 from ..workers.cluster import cluster
 from ..workers.ray_engine import run
 from ..workers.training import Training
@@ -21,7 +21,7 @@ from .controller import Controller
 from .exported import exported
 from .plans.keys import changed_conditions
 from .plans.plan import Plan, final_section, final_trainings, make_data
-from .plans.start import start_terms
+from .plans.start import start_distillers
 from .plans.trainings import Display, because, train_all
 from .rejection import store_batch
 from .session import Session
@@ -80,7 +80,8 @@ def run_search(
     if another process runs the search; :class:`SearchFailed` if trials or trainings fail.
     """
     check_name(plan, store, name, resume)
-    start = start_terms(plan.config.search.start, plan.space, store)
+    start = _start(plan, store, store.find_search(name))
+    controller = Controller(plan.space, plan.config.search, plan.seed, start)
     say_scores(plan, display)
     with store.held(name), cluster(plan.config.resources, plan.folder) as dashboard:
         display.dashboard(dashboard)
@@ -88,7 +89,7 @@ def run_search(
         make_data(plan)
         register()
         train_all(plan.preliminary, plan, display, store, search)
-        _run_trials(plan, store, search, display)
+        _run_trials(plan, store, search, controller, display)
         best = store.best(search.id)
         if best is None:
             raise SearchFailed("no trial completed: see `detkds trials` for the reasons")
@@ -106,18 +107,25 @@ def run_search(
     return Result(search, best, distiller_file, results)
 
 
-def _create(plan: Plan, store: Store, name: str, start: list[Term]) -> SearchRow:
-    """Store a new search with the terms it starts from: their files may change later."""
+def _start(plan: Plan, store: Store, known: SearchRow | None) -> list[Distiller]:
+    """What a search starts from, or has started from, if it is known: files may have changed."""
+    if known is None:
+        return start_distillers(plan.config.search.start, plan.space, store)
+    return [Distiller.from_dict(one) for one in known.config["search"]["start"]]
+
+
+def _create(plan: Plan, store: Store, name: str, start: list[Distiller]) -> SearchRow:
+    """Store a new search with the distillers that it starts from."""
     config = plan.record
-    config["search"]["start"] = [str(term) for term in start]
+    config["search"]["start"] = [replace(one, provenance=None).to_dict() for one in start]
     return store.create_search(name, config, plan.conditions, plan.seed)
 
 
-def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -> None:
+def _run_trials(
+    plan: Plan, store: Store, search: SearchRow, controller: Controller, display: Display
+) -> None:
     warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
     trial, seed = plan.config.trial, plan.seed
-    start = [Term.parse(text) for text in search.config["search"].get("start", [])]
-    controller = Controller(plan.space, plan.config.search, seed, start)
     context = TrialContext.build(plan.task, trial, plan.proxy, seed=seed, warmup=warmup)
     batch = store_batch(context)
     del context

@@ -5,10 +5,11 @@ from .data import Data, Split, Synthetic
 from .load import config_name, load_config
 from .models import Model, Schedule, TrialSchedule
 from .resources import Resources
-from .search import PROGRESSIVE, Final, Proxy, Search, SearchConfig, Teacher
+from .search import PRESETS, PROGRESSIVE, Final, Proxy, Search, SearchConfig, Teacher
 from .task import Task
 
 __all__ = [
+    "PRESETS",
     "PROGRESSIVE",
     "Data",
     "Final",

@@ -13,6 +13,7 @@ from ...space import Distiller, SearchSpace, WrongUse
 from ...workers.cluster import check_machine
 from ...workers.training import Training
 from ..algorithms import check_algorithm_name
+from ..controller import Controller
 from . import keys
 from .checks import (
     Pair,
@@ -32,7 +33,7 @@ from .pool import (
     check_shares,
     pool_teachers,
 )
-from .start import start_terms
+from .start import start_distillers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,8 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
     check_outlines(whole, (train, data.test))
     signatures = read_signatures(whole, data.classes)
     space = searched_space(config, signatures)
-    start_terms(config.search.start, space, store=None)
+    start = start_distillers(config.search.start, space, store=None)
+    Controller(space, config.search, config.search.seed, start)  # raises what a search would
     proxy, proxy_key = proxy_splits(config, train, folder, data_key)
     compare = compared_distillers(config, signatures)
     teacher, training, teacher_key = plan_teacher(
