@@ -38,8 +38,8 @@ def confirmation_table(confirmation: Confirmation) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for one in confirmation.contenders:
         name = "student alone" if one.name == "none" else one.title
-        first = f"{100 * (one.trial.score or 0.0):.1f}"
-        table.add_row(name, first, _spread(list(one.scores)), str(len(one.scores)))
+        score = f"{100 * (one.trial.score or 0.0):.1f}"
+        table.add_row(name, score, _spread(list(one.scores)), str(len(one.scores)))
     console.print(table)
     winner, rival = confirmation.winner, confirmation.rival
     if winner.name is not None:
@@ -49,8 +49,8 @@ def confirmation_table(confirmation: Confirmation) -> None:
         return
     first, confirmed = (100 * lead for lead in confirmation.leads)
     console.print(
-        f"{winner.title} leads {rival.title} by {confirmed:.1f} AP under fresh seeds; in the trials "
-        f"it was {first:.1f}"
+        f"{winner.title} leads {rival.title} by {confirmed:.1f} AP under fresh seeds; in the "
+        f"trials it was {first:.1f}"
     )
     if confirmation.probability is not None:
         console.print(

@@ -1,8 +1,8 @@
 """Confirmation: the best trials are trained again under fresh seeds, before one is exported.
 
 The winner of many trials is the luckiest of many: its score is too high. Successive halving
-(Jamieson and Talwalkar, 2016) trains a few contenders again, drops the worse half after every round,
-and spends the remaining trainings on the rest.
+(Jamieson and Talwalkar, 2016) trains a few contenders again, drops the worse half after every
+round, and spends the remaining trainings on the rest.
 """
 
 from __future__ import annotations
@@ -118,6 +118,11 @@ class Confirmation:
         return [a - b for a, b in zip(self.winner.scores, self.rival.scores, strict=False)]
 
 
+def best_preset(trials: Sequence[TrialRow], start: Mapping[str, str]) -> TrialRow | None:
+    """The hand-made distiller of the highest score among those that the search started from."""
+    return next((one.trial for one in _ranked(trials, start) if one.preset), None)
+
+
 def contenders(
     trials: Sequence[TrialRow], start: Mapping[str, str], settings: Confirm
 ) -> list[Contender]:
@@ -126,15 +131,20 @@ def contenders(
     ``start``: the names of the distillers that the search started from, by key. A distiller that
     was tried twice contends once.
     """
+    ranked = _ranked(trials, start)
+    preset = next((one for one in ranked if one.preset), None)
+    alone = [one for one in ranked if not one.trial.distiller.active]
+    top = ranked[: settings.candidates]
+    return [one for one in ranked if one in top or one is preset or one in alone]
+
+
+def _ranked(trials: Sequence[TrialRow], start: Mapping[str, str]) -> list[Contender]:
+    """Every distiller that completed, the best first, with its best trial."""
     scored: dict[str, TrialRow] = {}
     for trial in sorted(trials, key=lambda trial: (-(trial.score or 0.0), trial.number)):
         if trial.score is not None:
             scored.setdefault(trial.key, trial)
-    ranked = [Contender(trial, start.get(key)) for key, trial in scored.items()]
-    best_preset = next((one for one in ranked if one.preset), None)
-    top = ranked[: settings.candidates]
-    alone = [one for one in ranked if not one.trial.distiller.active]
-    return [one for one in ranked if one in top or one is best_preset or one in alone]
+    return [Contender(trial, start.get(key)) for key, trial in scored.items()]
 
 
 def better_half(field: Sequence[Contender]) -> list[Contender]:

@@ -8,6 +8,7 @@ from .resources import Resources
 from .search import (
     BEST_PRESET,
     FOUND,
+    PRESETS,
     PROGRESSIVE,
     Confirm,
     Final,
@@ -21,6 +22,7 @@ from .task import Task
 __all__ = [
     "BEST_PRESET",
     "FOUND",
+    "PRESETS",
     "PROGRESSIVE",
     "Confirm",
     "Data",

@@ -6,14 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..space import KNOWLEDGE, nearest
+from ..space import KNOWLEDGE, NONE, nearest
 from .base import Settings
 from .data import Data, Split
 from .models import Model, Schedule, TrialSchedule
 from .resources import Resources
 
-#: The names, in ``final.compare``, of what the search finds: the distiller that it exports, the best
-#: preset that it started from, and the exported distiller trained along the teacher order.
+#: In ``search.start``: all shipped distillers that student and teacher can share.
+PRESETS = "presets"
+#: The names, in ``final.compare``, of what the search decides on: the distiller that it exports,
+#: the best preset that it started from, and the exported distiller along the teacher order.
 FOUND, BEST_PRESET, PROGRESSIVE = "found", "best_preset", "progressive"
 
 
@@ -48,17 +50,27 @@ def _known_knowledge(name: str) -> str:
 
 
 class Search(Settings):
-    """What is searched, and by which algorithm. The defaults are those of DetKDS, Section 4.1."""
+    """What is searched, and by which algorithm. The numbers are those of DetKDS, Section 4.1."""
 
-    #: The search space: DetKDS's own, or the larger one with CrossKD's and SSSD's knowledge.
-    space: Literal["detkds", "extended"] = "detkds"
-    #: The algorithm that runs each stage, by its name.
+    #: The search space: all that student and teacher can share, or DetKDS's own, which lacks
+    #: CrossKD's, SSSD's and MGD's knowledge.
+    space: Literal["detkds", "extended"] = "extended"
+    #: The algorithm that runs each stage, by its name: algorithm1, random, mcts,
+    #: regularized_evolution, thompson, optuna:tpe, optuna:gp, optuna:cmaes or optuna:nsga2.
     algorithm: str = "algorithm1"
+    #: Divide and conquer: a stage for each kind of knowledge, then the weights of the terms found.
+    #: False: one stage of whole distillers.
+    divide: bool = True
+    #: Without stages, the number of candidates, those of ``start`` included. None: as many as
+    #: Algorithm 1 takes with stages.
+    trials: int | None = Field(default=None, ge=1)
     #: The kinds of knowledge, a stage each. None: all that student and teacher can share.
     knowledge: list[Annotated[str, AfterValidator(_known_knowledge)]] | None = None
-    #: The distillers whose terms the populations start from: presets, distiller files, terms in
-    #: arrow notation, or ``search:NAME`` for the best of an earlier search.
-    start: list[str] = []
+    #: The distillers that are scored first, and whose terms the populations start from:
+    #: ``presets`` for all shipped ones that student and teacher can share, ``none`` for the student
+    #: alone, shipped names, distiller files, arrow notation, or ``search:NAME`` for the best of
+    #: each stage of an earlier search. An empty list starts from nothing.
+    start: list[str] = [NONE, PRESETS]
     #: P of Algorithm 1: members of a stage's population.
     population: int = Field(default=20, ge=1)
     #: T of Algorithm 1: iterations of a stage, two candidates each.
@@ -84,9 +96,9 @@ class Final(Schedule):
 
     #: The seeds of the trainings.
     seeds: list[int] = Field(default=[0], min_length=1)
-    #: ``none`` (the student alone), ``found``, ``best_preset`` (of those the search started from), a
-    #: preset's name, a distiller file, or ``progressive``: the found distiller along the order of
-    #: the config's ``teachers``.
+    #: ``none`` (the student alone), ``found``, ``best_preset`` (of those that the search started
+    #: from), a preset's name, a distiller file, or ``progressive``: the found distiller along the
+    #: order of the config's ``teachers``.
     compare: list[str] = ["none", "best_preset", "found"]
     #: Whether trainings under several teachers start from the student that is trained alone under
     #: the same schedule and seed, as MTPD's do (Section 4.2). The student then has these epochs

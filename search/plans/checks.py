@@ -247,8 +247,8 @@ def proxy_splits(
 def compared_distillers(config: SearchConfig, signatures: Pair) -> dict[str, Distiller | None]:
     """The rows of the final table, by name, each with its hand-made distiller.
 
-    ``none``, ``found``, ``best_preset`` and ``progressive`` have None: no distiller, or one that the
-    search decides on.
+    ``none``, ``found``, ``best_preset`` and ``progressive`` have None: no distiller, or one that
+    the search decides on.
     """
     rows: dict[str, Distiller | None] = {}
     for reference in config.final.compare if config.final else []:

@@ -14,6 +14,7 @@ from ...space import Distiller, SearchSpace, WrongUse
 from ...workers.cluster import check_machine
 from ...workers.training import Training
 from ..algorithms import check_algorithm_name
+from ..controller import Controller
 from . import keys
 from .checks import (
     Pair,
@@ -33,7 +34,7 @@ from .pool import (
     check_shares,
     pool_teachers,
 )
-from .start import start_terms
+from .start import start_distillers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,8 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
     check_outlines(whole, (train, data.test))
     signatures = read_signatures(whole, data.classes)
     space = searched_space(config, signatures)
-    start_terms(config.search.start, space, store=None)
+    start = start_distillers(config.search.start, space, store=None)
+    Controller(space, config.search, config.search.seed, start)  # raises what a search would
     proxy, proxy_key = proxy_splits(config, train, folder, data_key)
     compare = compared_distillers(config, signatures)
     teacher, training, teacher_key = plan_teacher(
@@ -220,17 +222,21 @@ def final_section(plan: Plan) -> Final:
 def final_trainings(plan: Plan, decided: Mapping[str, Distiller]) -> list[Training]:
     """The trainings of the final table: each of its rows under each seed.
 
-    ``decided``: the distillers of the rows that the search decides on. A row that is not decided
-    (no preset was tried) and the progressive trainings, which wait for an order of the teachers, are
-    left out.
+    ``decided``: the distillers of the rows that the search decides on; the best preset's row has
+    its name. A row that is not decided (no preset was tried, or the best preset is exported) and
+    the progressive trainings, which wait for an order of the teachers, are left out.
     """
     waiting = {FOUND, BEST_PRESET, PROGRESSIVE} - set(decided)
-    rows = {name: decided.get(name, one) for name, one in plan.compare.items()}
+    rows: dict[str, Distiller | None] = {}
+    for name, hand_made in plan.compare.items():
+        if name == BEST_PRESET and name in decided:
+            rows[decided[name].name or name] = decided[name]
+        elif name not in waiting:
+            rows[name] = decided.get(name, hand_made)
     return [
         student_training(plan, name, distiller and replace(distiller, name=name), seed)
         for seed in final_section(plan).seeds
         for name, distiller in rows.items()
-        if name not in waiting
     ]
 
 
