@@ -10,7 +10,10 @@ from ..space import Distiller
 
 
 def exported(best: TrialRow, search: SearchRow) -> Distiller:
-    """The best trial's distiller, without terms of weight 0, and where it comes from."""
+    """The best trial's distiller and where it comes from.
+
+    The distiller has no terms of weight 0, and the plain weights that the trial trained with.
+    """
     config = search.config
     proxy = config["proxy"]
     provenance = {
@@ -26,9 +29,9 @@ def exported(best: TrialRow, search: SearchRow) -> Distiller:
         "seed": search.seed,
         "version": __version__,
     }
-    return replace(
-        best.distiller, terms=best.distiller.active, name=search.name, provenance=provenance
-    )
+    assert best.outcome is not None
+    plain = best.distiller.with_plain_weights(best.outcome.plain_weights)
+    return replace(plain, terms=plain.active, name=search.name, provenance=provenance)
 
 
 def _model_name(model: dict) -> str:

@@ -53,6 +53,9 @@ class Search(Settings):
     space: Literal["detkds", "extended"] = "detkds"
     #: The algorithm that runs each stage, by its name.
     algorithm: str = "algorithm1"
+    #: The unit of the space's weights: ``plain``, or ``share``, of the size of the detection loss's
+    #: gradient. What is exported has plain weights, and ``start`` may have either.
+    weight_unit: Literal["plain", "share"] = "plain"
     #: The kinds of knowledge, a stage each. None: all that student and teacher can share.
     knowledge: list[Annotated[str, AfterValidator(_known_knowledge)]] | None = None
     #: The distillers whose terms the populations start from: presets, distiller files, terms in

@@ -8,20 +8,25 @@ from .options import (
     EXTENDED,
     IDENTITY,
     KNOWLEDGE,
+    PLAIN,
     POSITIONS,
+    SHARE,
     STEP,
     STEPWISE,
 )
 from .search_space import SearchSpace
-from .trials import WEIGHTS_STAGE, Candidate, Outcome, Status
+from .trials import PLAIN_WEIGHT, WEIGHTS_STAGE, Candidate, Outcome, Status
 
 __all__ = [
     "CONSTANT",
     "EXTENDED",
     "IDENTITY",
     "KNOWLEDGE",
+    "PLAIN",
+    "PLAIN_WEIGHT",
     "POSITIONS",
     "SCHEMA",
+    "SHARE",
     "STEP",
     "STEPWISE",
     "WEIGHTS_STAGE",
