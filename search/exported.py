@@ -21,7 +21,7 @@ def best_trial(store: Store, search: SearchRow) -> TrialRow | None:
 
 
 def exported(best: TrialRow, search: SearchRow) -> Distiller:
-    """The best trial's distiller, without terms of weight 0, and where it comes from."""
+    """What the best trial trained with, and where it comes from."""
     config = search.config
     proxy = config["proxy"]
     provenance: dict[str, Any] = {
@@ -43,8 +43,10 @@ def exported(best: TrialRow, search: SearchRow) -> Distiller:
 
 
 def trained_distiller(trial: TrialRow) -> Distiller:
-    """What a trial trained with: its distiller without terms of weight 0."""
-    return replace(trial.distiller, terms=trial.distiller.active)
+    """What a trial trained with: plain weights, and no terms of weight 0."""
+    assert trial.outcome is not None
+    plain = trial.distiller.with_plain_weights(trial.outcome.plain_weights)
+    return replace(plain, terms=plain.active)
 
 
 def _model_name(model: dict) -> str:

@@ -64,6 +64,9 @@ class Search(Settings):
     #: Without stages, the number of candidates, those of ``start`` included. None: as many as
     #: Algorithm 1 takes with stages.
     trials: int | None = Field(default=None, ge=1)
+    #: The unit of the space's weights: ``plain``, or ``share``, of the size of the detection loss's
+    #: gradient. What is exported has plain weights, and ``start`` may have either.
+    weight_unit: Literal["plain", "share"] = "plain"
     #: The kinds of knowledge, a stage each. None: all that student and teacher can share.
     knowledge: list[Annotated[str, AfterValidator(_known_knowledge)]] | None = None
     #: The distillers that are scored first, and whose terms the populations start from:

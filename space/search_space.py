@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
 from .distiller import Distiller, Term
 from .errors import WrongUse, nearest
-from .options import PRESETS, KnowledgeOptions
+from .options import PRESETS, SHARE, SHARES, KnowledgeOptions
 
 #: In the ``weights`` stage 0, which drops a term, is a choice beside Table 2's weights.
 DROP = 0.0
@@ -18,12 +18,33 @@ MORE_TERMS = 0.5
 UNION = 2 / 3
 
 
+class WeightIn(float):
+    """The weight of a start term in another unit than the space's, whose weights never equal it."""
+
+    unit: str
+
+    def __new__(cls, weight: float, unit: str) -> WeightIn:
+        made = super().__new__(cls, weight)
+        made.unit = unit
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WeightIn) and float(self) == float(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((float(self), self.unit))
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """Options per knowledge.
 
     A term is encoded as a list, a value a slot: the transforms, the distance, the weight's schedule
-    where the options hold several, and the weight.
+    where the options hold several, and the weight. The weight of a start term may be in another
+    unit than the space's weights (:class:`WeightIn`).
     """
 
     options: dict[str, KnowledgeOptions]
@@ -61,6 +82,14 @@ class SearchSpace:
         )
         return SearchSpace({**self.options, knowledge: narrowed})
 
+    def in_shares(self) -> SearchSpace:
+        """The same space with shares as its weights."""
+        options = {
+            knowledge: replace(one, weights=SHARES, unit=SHARE)
+            for knowledge, one in self.options.items()
+        }
+        return SearchSpace(options)
+
     @property
     def knowledge(self) -> tuple[str, ...]:
         return tuple(self.options)
@@ -89,15 +118,19 @@ class SearchSpace:
 
     def encode(self, term: Term) -> list[str | float]:
         """The term's choice per slot; an alias is the choice that it stands for."""
-        schedule = [term.schedule] if len(self.options[term.knowledge].schedules) > 1 else []
-        return [*term.applied, term.distance, *schedule, term.weight]
+        options = self.options[term.knowledge]
+        schedule = [term.schedule] if len(options.schedules) > 1 else []
+        own = term.unit == options.unit
+        weight = term.weight if own else WeightIn(term.weight, term.unit)
+        return [*term.applied, term.distance, *schedule, weight]
 
     def decode(self, knowledge: str, values: list[str | float]) -> Term:
         options = self.options[knowledge]
         *names, weight = values
         schedule = str(names.pop()) if len(options.schedules) > 1 else options.schedules[0]
         *transforms, distance = map(str, names)
-        return Term(knowledge, tuple(transforms), distance, float(weight), schedule)
+        unit = weight.unit if isinstance(weight, WeightIn) else options.unit
+        return Term(knowledge, tuple(transforms), distance, float(weight), schedule, unit=unit)
 
     def random(self, knowledge: str, rng: Random) -> Term:
         """A term drawn uniformly over its slots."""
@@ -119,19 +152,30 @@ class SearchSpace:
         """The choices of the ``weights`` stage for one term."""
         return (DROP, *self.options[knowledge].weights)
 
+    def weighed(self, distiller: Distiller, weights: Mapping[str, float]) -> Distiller:
+        """The same terms under other weights of the space, given by knowledge."""
+        terms = (
+            replace(t, weight=weights[t.knowledge], unit=self.options[t.knowledge].unit)
+            if t.knowledge in weights
+            else t
+            for t in distiller.terms
+        )
+        return replace(distiller, terms=tuple(terms))
+
     def random_weights(self, distiller: Distiller, rng: Random) -> Distiller:
         """The same terms under random weights, not all 0."""
         while True:
             drawn = {t.knowledge: rng.choice(self.weights(t.knowledge)) for t in distiller.terms}
             if any(drawn.values()):
-                return distiller.with_weights(drawn)
+                return self.weighed(distiller, drawn)
 
     def mutate_weights(self, distiller: Distiller, rng: Random) -> Distiller:
         """The same terms with one weight changed, not all 0."""
         while True:
             term = rng.choice(distiller.terms)
-            choices = [w for w in self.weights(term.knowledge) if w != term.weight]
-            changed = distiller.with_weights({term.knowledge: rng.choice(choices)})
+            own = term.unit == self.options[term.knowledge].unit
+            choices = [w for w in self.weights(term.knowledge) if not own or w != term.weight]
+            changed = self.weighed(distiller, {term.knowledge: rng.choice(choices)})
             if changed.active:
                 return changed
 
@@ -191,8 +235,13 @@ class SearchSpace:
         return self.decode(term.knowledge, values)
 
     def step_weight(self, term: Term, rng: Random) -> Term:
-        """The term with the next larger or the next smaller weight of the space."""
-        weights = self.options[term.knowledge].weights
+        """The term with the next larger or the next smaller weight of the space.
+
+        A weight in another unit than the space's has no next one: any weight of the space follows.
+        """
+        weights, unit = self.options[term.knowledge].weights, self.options[term.knowledge].unit
+        if term.unit != unit:
+            return replace(term, weight=rng.choice(weights), unit=unit)
         larger = [weight for weight in weights if weight > term.weight]
         smaller = [weight for weight in weights if weight < term.weight]
         steps = [*([min(larger)] if larger else []), *([max(smaller)] if smaller else [])]

@@ -23,7 +23,7 @@ from ...detectors import (
 )
 from ...distillers import available_knowledge, check_pair, excluded, mismatch
 from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Model, Schedule, SearchConfig, Split
-from ...space import STEPWISE, Distiller, SearchSpace, WrongUse
+from ...space import SHARE, STEPWISE, Distiller, SearchSpace, WrongUse
 from . import keys
 
 #: The signatures of a student and of its teacher, if it has one.
@@ -175,7 +175,7 @@ def searched_space(config: SearchConfig, signatures: Pair) -> SearchSpace:
     steps = [] if all(map(has_milestones, schedules)) else [STEPWISE]
     for name in asked:
         space = space.without(name, [*excluded(name, *signatures), *steps])
-    return space
+    return space.in_shares() if config.search.weight_unit == SHARE else space
 
 
 def _why_not(knowledge: str, signatures: Pair) -> str | None:

@@ -184,10 +184,9 @@ def test_a_search_exports_the_winner_of_the_confirmation(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("option", ["confirm.seeds=0", "confirm.candidates=0", "confirm.rounds=0"])
 def test_a_confirmation_without_seeds_is_refused(tmp_path: Path, option: str) -> None:
+    folder = tmp_path / "run"
     refused = tiny.run(
-        tiny.command(
-            "search", "quickstart", "--work-dir", tmp_path / "run", "--cfg-options", option
-        )
+        tiny.command("search", "quickstart", "--work-dir", folder, "--cfg-options", option)
     )
     assert refused.returncode == 2
     assert option.partition("=")[0] in refused.stderr
