@@ -97,7 +97,7 @@ def score(candidate: Candidate) -> Outcome:
 def session(store: Store, settings: Search) -> Session:
     search = store.find_search("a") or store.create_search("a", {}, "conditions", 0)
     controller = Controller(SPACE, settings, seed=0, start=START)
-    opened = Session(controller, store, search.id, "conditions", 0, lambda distiller: None)
+    opened = Session(controller, store, search.id, "conditions", 0)
     opened.resume()
     return opened
 
