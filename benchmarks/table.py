@@ -1,0 +1,209 @@
+"""The tabular benchmark: what trials and full trainings of many distillers score.
+
+    python benchmarks/table.py collect --problems quickstart --stages study trials
+    python benchmarks/table.py collect --problems bccd --data shared/bccd
+    python benchmarks/table.py status
+    python benchmarks/table.py export
+
+``collect`` may be killed and started again at any time; no more than the run at hand is lost.
+Several processes may collect in one ``--work-dir``: each takes the next run that no other has.
+The stage ``study`` measures the first distillers that the filter passes on every proxy and in full
+trainings; the stage ``trials`` measures all distillers on one proxy.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import torch
+from detkds import __version__
+from detkds.detectors import register
+from detkds.search.plans.plan import Plan, final_section, make_data
+from detkds.space import Status
+from detkds.workers.student import Inputs, build_inputs
+from detkds.workers.training import train
+from detkds.workers.trial import TrialContext
+from filelock import FileLock
+from measuring import rejection, run
+from problems import PROBLEMS, VARIANTS, plan_of, space_of
+from rich.console import Console
+from rich.table import Table
+from sampled import Entry, sampled
+from table_log import Log
+from table_rows import FILTER, FINAL, TABLE, Job, Run, write_table
+
+#: Distillers of the study.
+STUDY = 60
+#: The seeds of trials. Full trainings have one more.
+SEEDS = (0, 1)
+_OTHERS = tuple(name for name in VARIANTS if name != "scratch")
+#: The runs of each distiller of the study, in the order of the collection: all distillers have the
+#: runs of one round before any has those of the next.
+ROUNDS: list[list[tuple[str, int]]] = [
+    [("scratch", 0), (FINAL, 0)],
+    [(FINAL, 1), *((name, 0) for name in _OTHERS)],
+    [(FINAL, 2), ("scratch", 1), *((name, 1) for name in _OTHERS)],
+]
+
+
+@dataclass
+class Bench:
+    """A problem as one process measures it. Teachers and their memories stay between runs."""
+
+    problem: str
+    folder: Path
+    data: Path | None
+    plans: dict[str, Plan] = field(default_factory=dict)
+    contexts: dict[str, TrialContext] = field(default_factory=dict)
+
+    def plan(self, variant: str) -> Plan:
+        if variant not in self.plans:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / "making.lock"):
+                plan = plan_of(self.problem, variant, self.folder, self.data)
+                make_data(plan)
+            register()
+            self.plans[variant] = plan
+        return self.plans[variant]
+
+    def context(self, variant: str) -> TrialContext:
+        """The context of a proxy's trials, after the trainings that they wait for."""
+        if variant not in self.contexts:
+            plan = self.plan(variant)
+            for training in plan.preliminary:
+                outcome = train(training)
+                if outcome.error:
+                    raise RuntimeError(outcome.error)
+            warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
+            self.contexts[variant] = TrialContext.build(
+                plan.task, plan.config.trial, plan.proxy, seed=plan.seed, warmup=warmup
+            )
+        return self.contexts[variant]
+
+    @cached_property
+    def whole(self) -> Inputs:
+        """What full trainings learn from, and the test split."""
+        self.context("scratch")  # trains the teacher
+        plan = self.plan("scratch")
+        teachers = [plan.task.teacher] if plan.task.teacher else []
+        return build_inputs(plan.task.student, teachers, plan.config.data, plan.train, plan.test)
+
+    @cached_property
+    def distillers(self) -> list[tuple[Entry, str | None]]:
+        """The distillers of the table, and why the filter rejects them, or None."""
+        context = self.context("scratch")
+        return [(one, rejection(context, one)) for one in sampled(self.plan("scratch"))]
+
+    def measure(self, job: Job) -> Run:
+        if job.kind != FINAL:
+            one = self.context(job.kind)
+            return run(one.task, one, job.distiller, one.schedule, job.seed, one.warmup)
+        plan = self.plan("scratch")
+        schedule = final_section(plan).schedule
+        return run(plan.task, self.whole, job.distiller, schedule, job.seed, every_epoch=False)
+
+
+def runs_of(bench: Bench, stage: str, proxy: str) -> Iterator[Job]:
+    """The runs of a stage, in an order of which every beginning is of use."""
+    passed = [one for one, reason in bench.distillers if reason is None]
+    rounds, chosen = ROUNDS, passed[:STUDY]
+    if stage == "trials":
+        rounds, chosen = [[(proxy, seed) for seed in SEEDS]], passed
+    for kinds in rounds:
+        for one in chosen:
+            yield from (Job(bench.problem, one, kind, seed) for kind, seed in kinds)
+
+
+def collect(arguments: argparse.Namespace, console: Console) -> None:
+    """Make the runs that no process has made or is making."""
+    torch.set_num_threads(1)
+    log = Log(arguments.work_dir)
+    folder, data = arguments.work_dir, arguments.data and arguments.data.absolute()
+    benches = {name: Bench(name, folder / name, data) for name in arguments.problems}
+    for bench in benches.values():
+        for one, reason in bench.distillers:
+            rejected = Job(bench.problem, one, FILTER, 0)
+            if reason is not None and not log.has(rejected):
+                log.add(rejected, Run(Status.REJECTED, reason=reason))
+    made = 0
+    for stage in arguments.stages:
+        jobs = zip_longest(*(runs_of(one, stage, arguments.proxy) for one in benches.values()))
+        for job in filter(None, chain.from_iterable(jobs)):
+            if log.has(job):
+                continue
+            with log.claimed(job) as ours:
+                if not ours:
+                    continue
+                found = benches[job.problem].measure(job)
+                log.add(job, found)
+            last = f"AP {found.epochs[-1].ap:.3f}" if found.epochs else found.reason or ""
+            console.print(
+                f"{job.name} {found.status.value} {found.cpu:.1f} s CPU {last[-300:]}",
+                highlight=False,
+            )
+            made += 1
+            if made == arguments.limit:
+                return
+
+
+def export(arguments: argparse.Namespace, console: Console) -> None:
+    """Write all runs into the file that is shipped."""
+    runs = list(Log(arguments.work_dir).runs())
+    data = arguments.data and arguments.data.absolute()
+    spaces = {
+        name: space_of(Bench(name, arguments.work_dir / name, data).plan("scratch"))
+        for name in sorted({job.problem for job, _ in runs})
+    }
+    write_table(arguments.out, runs, spaces, __version__)
+    size = arguments.out.stat().st_size / 1024
+    console.print(f"{len(runs)} runs, {size:.0f} KiB, in {arguments.out}", highlight=False)
+
+
+def status(arguments: argparse.Namespace, console: Console) -> None:
+    """How many runs there are of each kind, and what they cost."""
+    counts: dict[tuple[str, str], list[Run]] = {}
+    for job, found in Log(arguments.work_dir).runs():
+        counts.setdefault((job.problem, job.kind), []).append(found)
+    table = Table("problem", "kind", "runs", "rejected", "failed", "CPU a run, s", "clock a run, s")
+    for (problem, kind), runs in counts.items():
+        done = [one for one in runs if one.status is Status.COMPLETED]
+        table.add_row(
+            problem,
+            kind,
+            str(len(runs)),
+            *(str(sum(r.status is s for r in runs)) for s in (Status.REJECTED, Status.FAILED)),
+            *(f"{sum(s) / len(done):.1f}" if done else "" for s in _spent(done)),
+        )
+    console.print(table)
+
+
+def _spent(runs: list[Run]) -> tuple[list[float], list[float]]:
+    return [one.cpu for one in runs], [one.seconds for one in runs]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["collect", "status", "export"])
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/table"))
+    parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=["quickstart"])
+    parser.add_argument("--data", type=Path, help="the folder of a problem with COCO files")
+    parser.add_argument(
+        "--stages", nargs="+", choices=["study", "trials"], default=["study", "trials"]
+    )
+    parser.add_argument("--proxy", choices=list(VARIANTS), default="scratch", help="of `trials`")
+    parser.add_argument("--out", type=Path, default=TABLE, help="the file of `export`")
+    parser.add_argument("--limit", type=int, help="stop after so many runs")
+    arguments = parser.parse_args()
+    actions = {"collect": collect, "status": status, "export": export}
+    actions[arguments.what](arguments, Console(width=120))
+
+
+if __name__ == "__main__":
+    main()

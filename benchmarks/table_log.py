@@ -1,0 +1,79 @@
+"""What a collection has measured so far: an SQLite file, a row a run, on the disk at once."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from detkds.space import Status
+from filelock import FileLock, Timeout
+from table_rows import Job, Run, Scores, read_distiller
+
+_TABLE = """
+create table if not exists runs (
+    problem text not null, key text not null, distiller text not null, kind text not null,
+    seed integer not null, status text not null, reason text, epochs text not null,
+    cpu real not null, seconds real not null, primary key (problem, key, kind, seed)
+)
+"""
+
+
+class Log:
+    """The runs of one folder. Several processes may add runs at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.claims = folder / "claims"
+        self.claims.mkdir(parents=True, exist_ok=True)
+        self.database = sqlite3.connect(folder / "runs.db", timeout=60, isolation_level=None)
+        self.database.execute("pragma journal_mode=wal")
+        self.database.execute("pragma synchronous=full")  # a row is on the disk when it is added
+        self.database.execute(_TABLE)
+
+    def has(self, job: Job) -> bool:
+        """Whether the run is done. A run that failed is not, and is tried again."""
+        found = self.database.execute(
+            "select status from runs where problem = ? and key = ? and kind = ? and seed = ?",
+            (job.problem, job.key, job.kind, job.seed),
+        ).fetchone()
+        return found is not None and found[0] != Status.FAILED.value
+
+    def add(self, job: Job, run: Run) -> None:
+        epochs = json.dumps([asdict(one) for one in run.epochs])
+        values = (job.problem, job.key, job.text, job.kind, job.seed, run.status.value)
+        self.database.execute(
+            "insert or replace into runs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, run.reason, epochs, run.cpu, run.seconds),
+        )
+
+    def runs(self) -> Iterator[tuple[Job, Run]]:
+        """All runs, in the order of problem, distiller, kind and seed."""
+        rows = self.database.execute("select * from runs order by problem, key, kind, seed")
+        for problem, _, text, kind, seed, status, reason, epochs, cpu, seconds in rows:
+            scores = [Scores(**one) for one in json.loads(epochs)]
+            run = Run(Status(status), scores, reason, cpu, seconds)
+            yield Job(problem, read_distiller(text), kind, seed), run
+
+    @contextmanager
+    def claimed(self, job: Job) -> Iterator[bool]:
+        """Whether the run is for this process to make: not done, and in no other process's hands.
+
+        The claim is a lock of the operating system, which ends with the process.
+        """
+        lock = FileLock(self.claims / f"{job.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield not self.has(job)
+        finally:
+            if self.has(
+                job
+            ):  # before the release: whoever claims the run next sees that it is done
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
