@@ -45,7 +45,7 @@ class _StoredTerm(_TermEntry):
 
 
 class _Stored(_Document):
-    terms: list[_StoredTerm] = Field(min_length=1)  # type: ignore[assignment]
+    terms: list[_StoredTerm]  # type: ignore[assignment]
 
 
 def json_schema() -> dict[str, Any]:

@@ -246,6 +246,8 @@ def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: i
     The folder is named after the training's key.
     """
     schedule = final_section(plan).schedule
+    if distiller is not None and not distiller.active:
+        distiller = None
     learned = taught(plan, distiller)
     source = [plan.trial_keys.teacher, plan.task.inherit] if learned["teachers"] else None
     key = keys.training_key(plan.student_key(learned["data"]), source, distiller, schedule)
@@ -262,8 +264,8 @@ def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: i
 def taught(plan: Plan, distiller: Distiller | None) -> dict[str, Any]:
     """The fields of a training that follow from what the student is distilled with.
 
-    A student that takes nothing from the teacher trains without the teacher; with a distiller that
-    has no active term, the student trains alone.
+    None, or a distiller without active terms, trains the student alone. A student that takes
+    nothing from the teacher trains without the teacher.
     """
     active = distiller if distiller is not None and distiller.active else None
     learns = active is not None and (active.needs_teacher or plan.task.inherit)
