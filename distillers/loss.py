@@ -21,11 +21,12 @@ class DistillationLoss(nn.Module):
     ``pair.teacher`` may be None for a distiller of ``label`` alone. With DetKDS's terms the loss is
     one graph for ``torch.compile`` (``distillation.compile()``), which takes a minute and makes the
     loss two times as fast on a CPU (``benchmarks/loss.py --compile``). Raises :class:`WrongUse`
-    when the pair can't share a knowledge that the distiller asks for.
+    when the pair can't share a knowledge that the distiller asks for, and for a weight in shares.
     """
 
     def __init__(self, distiller: Distiller, pair: Pair) -> None:
         super().__init__()
+        distiller.check_plain("the distiller")
         check_pair(distiller, pair.student, pair.teacher)
         self.kinds = [KINDS[term.knowledge](term, pair) for term in distiller.active]
         self.parts = nn.ModuleDict()

@@ -8,12 +8,14 @@ from .options import (
     EXTENDED,
     IDENTITY,
     KNOWLEDGE,
+    PLAIN,
     POSITIONS,
+    SHARE,
     STEP,
     STEPWISE,
 )
 from .search_space import SearchSpace
-from .trials import WEIGHTS_STAGE, Candidate, Outcome, Status
+from .trials import PLAIN_WEIGHT, WEIGHTS_STAGE, Candidate, Outcome, Status
 
 __all__ = [
     "CONSTANT",
@@ -21,8 +23,11 @@ __all__ = [
     "IDENTITY",
     "KNOWLEDGE",
     "NONE",
+    "PLAIN",
+    "PLAIN_WEIGHT",
     "POSITIONS",
     "SCHEMA",
+    "SHARE",
     "STEP",
     "STEPWISE",
     "WEIGHTS_STAGE",

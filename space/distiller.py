@@ -13,7 +13,7 @@ from typing import Any
 
 from . import files
 from .errors import WrongUse, nearest
-from .options import ALIASES, CONSTANT, EXTENDED, IDENTITY, STEP, STEPWISE
+from .options import ALIASES, CONSTANT, EXTENDED, IDENTITY, PLAIN, SHARE, STEP, STEPWISE
 
 #: The distiller without terms, in arrow notation.
 NONE = "none"
@@ -26,10 +26,13 @@ class Term:
     Feature knowledge takes three transforms in a row, attention → scale → normalise; a transform
     that is left out is ``identity``. Other knowledge has one slot: a transform of responses,
     CrossKD's layer, MGD's mask. A ``stepwise`` weight is multiplied once by ``factor``, at the
-    first milestone of the learning rate; the factor is 2 if none is given. Raises
-    :class:`WrongUse` for a name that the space does not hold, with the nearest right name, for a
-    weight that is not a finite number ≥ 0, and for a factor that is not a finite number > 0 or
-    stands beside a constant weight.
+    first milestone of the learning rate; the factor is 2 if none is given. The ``unit`` of the
+    weight is ``plain`` or ``share``: a trial turns a share into the plain weight under which the
+    term's gradient in the student's maps is this share of the detection loss's (see
+    ``workers.stored_batch``), and nothing else trains with shares. Raises :class:`WrongUse` for a
+    name that the space does not hold, with the nearest right name, for a weight that is not a
+    finite number ≥ 0, and for a factor that is not a finite number > 0 or stands beside a constant
+    weight.
 
     ``transforms`` are shown as they are written; ``applied`` names the same transforms as the space
     does, without aliases (``scale_1`` is ``identity``). Terms that apply the same are equal.
@@ -41,6 +44,7 @@ class Term:
     weight: float = 1.0
     schedule: str = CONSTANT
     factor: float | None = None
+    unit: str = PLAIN
     applied: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +67,11 @@ class Term:
                 f"weight of {self.knowledge} is {self.weight!r}: it must be a finite number >= 0"
             )
         object.__setattr__(self, "weight", float(self.weight))
+        if self.unit not in (PLAIN, SHARE):
+            raise WrongUse(
+                f"unknown unit '{self.unit}' of the weight of {self.knowledge}: "
+                + nearest(self.unit, (PLAIN, SHARE))
+            )
         if self.schedule not in options.schedules:
             raise WrongUse(
                 f"unknown schedule '{self.schedule}' for {self.knowledge}: "
@@ -94,22 +103,28 @@ class Term:
         factor = {} if self.factor == STEP else {"factor": self.factor}
         return {"schedule": self.schedule, **factor}
 
+    @property
+    def _written_unit(self) -> list[str]:
+        """The unit of the weight, where it has to be said."""
+        return [] if self.unit == PLAIN else [self.unit]
+
     def __str__(self) -> str:
         """The papers' arrow notation: ``global: catt → scale_2 → norm_n, l1 × 5``."""
         named = [name for name in self.transforms if name != IDENTITY] or [IDENTITY]
         change = " × ".join(map(_digits, self._change.values()))
-        weight = f"{_digits(self.weight)} {change}".rstrip()
+        weight = " ".join([_digits(self.weight), *self._written_unit, change]).rstrip()
         return f"{self.knowledge}: {' → '.join(named)}, {self.distance} × {weight}"
 
     @classmethod
     def parse(cls, text: str) -> Term:
         """Read a term in arrow notation; ``->`` and ``x`` or ``*`` may stand for → and ×.
 
-        A factor follows its schedule: ``label: identity, jensen_shannon × 15 stepwise × 4``.
+        A unit follows its weight, and a factor its schedule: ``label: identity, jensen_shannon ×
+        0.3 share stepwise × 4``.
         """
         match = re.fullmatch(
             r"\s*(\w+)\s*:\s*(.+?)\s*,\s*(\w+)\s*"
-            r"(?:[×x*]\s*(\S+)\s*(?:\s([a-z]+)\s*(?:[×x*]\s*(\S+)\s*)?)?)?",
+            rf"(?:[×x*]\s*(\S+)(?:\s+({SHARE})\b)?\s*(?:\s([a-z]+)\s*(?:[×x*]\s*(\S+)\s*)?)?)?",
             text,
             re.DOTALL,
         )
@@ -118,11 +133,11 @@ class Term:
                 f"can't read the term '{text.strip()}': write it as "
                 "'global: catt → scale_2 → norm_n, l1 × 5'"
             )
-        knowledge, transforms, distance, weight, schedule, factor = match.groups()
+        knowledge, transforms, distance, weight, unit, schedule, factor = match.groups()
         names = tuple(name.strip() for name in re.split(r"→|->", transforms))
         number = _number("weight", weight or "1", text)
         step = None if factor is None else _number("factor", factor, text)
-        return cls(knowledge, names, distance, number, schedule or CONSTANT, step)
+        return cls(knowledge, names, distance, number, schedule or CONSTANT, step, unit or PLAIN)
 
 
 def _finite(value: Any) -> bool:
@@ -222,15 +237,30 @@ class Distiller:
         return any(term.schedule == STEPWISE for term in self.active)
 
     @property
+    def in_shares(self) -> bool:
+        """Whether a weight is a share."""
+        return any(term.unit == SHARE for term in self.active)
+
+    def check_plain(self, source: str) -> None:
+        """Raise :class:`WrongUse` that names ``source`` if a weight is a share."""
+        for term in self.active:
+            if term.unit == SHARE:
+                raise WrongUse(
+                    f"{source}: the weight of {term.knowledge} is a share ({term.weight:g}), which "
+                    "a trial of a search turns into a plain weight: export the search's best "
+                    "distiller, or give a plain weight"
+                )
+
+    @property
     def key(self) -> str:
         """A stable hash of what the distiller computes: 16 hex digits, the same on any machine.
 
         Terms of weight 0, the order of terms and aliases of transforms do not change it.
         """
-        terms = [
-            [t.knowledge, list(t.applied), t.distance, t.weight, *t._change.values()]
-            for t in self.active
-        ]
+        terms = []
+        for t in self.active:
+            more = [*t._written_unit, *t._change.values()]
+            terms.append([t.knowledge, list(t.applied), t.distance, t.weight, *more])
         text = json.dumps(terms, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -242,14 +272,28 @@ class Distiller:
         terms = (replace(t, weight=weights.get(t.knowledge, t.weight)) for t in self.terms)
         return replace(self, terms=tuple(terms))
 
+    def with_plain_weights(self, weights: Mapping[str, float]) -> Distiller:
+        """The same terms, with ``weights``, given by knowledge, in place of their shares.
+
+        A share of 0 is a weight of 0. Raises KeyError for a share without a plain weight.
+        """
+        terms = (
+            replace(t, weight=weights[t.knowledge] if t.weight else 0.0, unit=PLAIN)
+            if t.unit == SHARE
+            else t
+            for t in self.terms
+        )
+        return replace(self, terms=tuple(terms))
+
     def to_dict(self) -> dict[str, Any]:
-        """The content of a distiller file."""
+        """The content of a distiller file; of shares, too, which no file holds."""
         terms = [
             {
                 "knowledge": term.knowledge,
                 "transforms": list(term.transforms),
                 "distance": term.distance,
                 "weight": term.weight,
+                **({} if term.unit == PLAIN else {"unit": term.unit}),
                 **term._change,
             }
             for term in self.terms
@@ -261,7 +305,8 @@ class Distiller:
 
     @classmethod
     def from_dict(cls, document: Any, source: str = "distiller") -> Distiller:
-        """Raises :class:`WrongUse`, naming ``source``, unless it is a distiller file's content."""
+        """Read what :meth:`to_dict` gives. Raises :class:`WrongUse`, naming ``source``, for other
+        content."""
         content = files.validated(document, source)
         try:
             terms = tuple(
@@ -272,6 +317,7 @@ class Distiller:
                     t["weight"],
                     t["schedule"],
                     t["factor"],
+                    t["unit"],
                 )
                 for t in content["terms"]
             )
@@ -280,10 +326,16 @@ class Distiller:
             raise WrongUse(f"{source}: {error}") from None
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write a distiller file; the file appears whole or not at all."""
+        """Write a distiller file; the file appears whole or not at all.
+
+        Raises :class:`WrongUse` if a weight is a share.
+        """
+        self.check_plain(str(path))
         files.write(self.to_dict(), path)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Distiller:
         """Read and validate a distiller file; raises :class:`WrongUse` naming the file."""
-        return cls.from_dict(files.read(path), str(path))
+        distiller = cls.from_dict(files.read(path), str(path))
+        distiller.check_plain(str(path))
+        return distiller

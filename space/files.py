@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import WrongUse
-from .options import CONSTANT, EXTENDED, STEPWISE
+from .options import CONSTANT, EXTENDED, PLAIN, SHARE, STEPWISE
 from .writing import read_json, replace_file
 
 SCHEMA = "detkds/distiller/1"
@@ -38,6 +38,16 @@ class _Document(BaseModel):
     provenance: dict[str, Any] | None = None
 
 
+class _StoredTerm(_TermEntry):
+    """A term as databases and workers exchange terms: its weight may be a share."""
+
+    unit: Literal[PLAIN, SHARE] = PLAIN  # type: ignore[valid-type]
+
+
+class _Stored(_Document):
+    terms: list[_StoredTerm]  # type: ignore[assignment]
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a distiller file. ``python -m detkds.space.files`` prints the schema."""
     schema = _Document.model_json_schema(by_alias=True)
@@ -45,14 +55,14 @@ def json_schema() -> dict[str, Any]:
 
 
 def validated(document: Any, source: str) -> dict[str, Any]:
-    """The document, if it fits the schema. Errors name ``source``."""
+    """The document, if it fits the schema; a weight may be a share. Errors name ``source``."""
     if not isinstance(document, Mapping):
         raise WrongUse(f"{source}: a distiller is a JSON object, not {type(document).__name__}")
     version = document.get("schema")
     if version != SCHEMA:
         raise WrongUse(f"{source}: schema is {version!r}, this version of detkds reads '{SCHEMA}'")
     try:
-        return _Document.model_validate(dict(document)).model_dump(by_alias=True)
+        return _Stored.model_validate(dict(document)).model_dump(by_alias=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -42,7 +42,12 @@ CROSS_LOCALIZATION_DISTANCES = ("giou", "iou", "log_iou", "kl")
 #: MGD's λ, the share of positions of the student's map that are hidden; ``identity`` hides none.
 HIDDEN = (IDENTITY, "hide_25", "hide_45", "hide_65", "hide_85")
 
+#: The units of a weight. A plain weight is multiplied with the loss. A share is the size of the
+#: weighted term's gradient in the student's maps, in shares of the detection loss's.
+PLAIN, SHARE = "plain", "share"
 WEIGHTS = (0.1, 0.5, 1.0, 2.0, 5.0, 8.0, 10.0)
+#: The weights of a search in shares, the same for all kinds of knowledge: ours, no paper's.
+SHARES = (0.03, 0.1, 0.3, 1.0, 3.0)
 #: SSSD's weights are larger, since its distance is bounded and small.
 LABEL_WEIGHTS = (1.0, 2.0, 5.0, 8.0, 10.0, 15.0, 20.0)
 
@@ -65,6 +70,8 @@ class KnowledgeOptions:
     distances: tuple[str, ...]
     #: The choices of the weight.
     weights: tuple[float, ...] = WEIGHTS
+    #: The unit of these weights.
+    unit: str = PLAIN
     #: The choices of the weight's schedule.
     schedules: tuple[str, ...] = (CONSTANT,)
     #: The name of each transform slot, for listings.

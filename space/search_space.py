@@ -1,17 +1,41 @@
-"""The search space: random terms, mutation, crossover and size, one stage at a time."""
+"""The search space: random terms and distillers, mutation, crossover and size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
 from .distiller import Distiller, Term
 from .errors import WrongUse, nearest
-from .options import PRESETS, KnowledgeOptions
+from .options import PRESETS, SHARE, SHARES, KnowledgeOptions
 
 #: In the ``weights`` stage 0, which drops a term, is a choice beside Table 2's weights.
 DROP = 0.0
+#: The share of random distillers, of those with n terms or more, that have more than n.
+MORE_TERMS = 0.5
+#: The share of crossovers that have the terms of both parents.
+UNION = 2 / 3
+
+
+class WeightIn(float):
+    """The weight of a start term in another unit than the space's, whose weights never equal it."""
+
+    unit: str
+
+    def __new__(cls, weight: float, unit: str) -> WeightIn:
+        made = super().__new__(cls, weight)
+        made.unit = unit
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WeightIn) and float(self) == float(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((float(self), self.unit))
 
 
 @dataclass(frozen=True)
@@ -19,7 +43,8 @@ class SearchSpace:
     """Options per knowledge.
 
     A term is encoded as a list, a value a slot: the transforms, the distance, the weight's schedule
-    where the options hold several, and the weight.
+    where the options hold several, and the weight. The weight of a start term may be in another
+    unit than the space's weights (:class:`WeightIn`).
     """
 
     options: dict[str, KnowledgeOptions]
@@ -57,6 +82,14 @@ class SearchSpace:
         )
         return SearchSpace({**self.options, knowledge: narrowed})
 
+    def in_shares(self) -> SearchSpace:
+        """The same space with shares as its weights."""
+        options = {
+            knowledge: replace(one, weights=SHARES, unit=SHARE)
+            for knowledge, one in self.options.items()
+        }
+        return SearchSpace(options)
+
     @property
     def knowledge(self) -> tuple[str, ...]:
         return tuple(self.options)
@@ -85,15 +118,19 @@ class SearchSpace:
 
     def encode(self, term: Term) -> list[str | float]:
         """The term's choice per slot; an alias is the choice that it stands for."""
-        schedule = [term.schedule] if len(self.options[term.knowledge].schedules) > 1 else []
-        return [*term.applied, term.distance, *schedule, term.weight]
+        options = self.options[term.knowledge]
+        schedule = [term.schedule] if len(options.schedules) > 1 else []
+        own = term.unit == options.unit
+        weight = term.weight if own else WeightIn(term.weight, term.unit)
+        return [*term.applied, term.distance, *schedule, weight]
 
     def decode(self, knowledge: str, values: list[str | float]) -> Term:
         options = self.options[knowledge]
         *names, weight = values
         schedule = str(names.pop()) if len(options.schedules) > 1 else options.schedules[0]
         *transforms, distance = map(str, names)
-        return Term(knowledge, tuple(transforms), distance, float(weight), schedule)
+        unit = weight.unit if isinstance(weight, WeightIn) else options.unit
+        return Term(knowledge, tuple(transforms), distance, float(weight), schedule, unit=unit)
 
     def random(self, knowledge: str, rng: Random) -> Term:
         """A term drawn uniformly over its slots."""
@@ -115,19 +152,30 @@ class SearchSpace:
         """The choices of the ``weights`` stage for one term."""
         return (DROP, *self.options[knowledge].weights)
 
+    def weighed(self, distiller: Distiller, weights: Mapping[str, float]) -> Distiller:
+        """The same terms under other weights of the space, given by knowledge."""
+        terms = (
+            replace(t, weight=weights[t.knowledge], unit=self.options[t.knowledge].unit)
+            if t.knowledge in weights
+            else t
+            for t in distiller.terms
+        )
+        return replace(distiller, terms=tuple(terms))
+
     def random_weights(self, distiller: Distiller, rng: Random) -> Distiller:
         """The same terms under random weights, not all 0."""
         while True:
             drawn = {t.knowledge: rng.choice(self.weights(t.knowledge)) for t in distiller.terms}
             if any(drawn.values()):
-                return distiller.with_weights(drawn)
+                return self.weighed(distiller, drawn)
 
     def mutate_weights(self, distiller: Distiller, rng: Random) -> Distiller:
         """The same terms with one weight changed, not all 0."""
         while True:
             term = rng.choice(distiller.terms)
-            choices = [w for w in self.weights(term.knowledge) if w != term.weight]
-            changed = distiller.with_weights({term.knowledge: rng.choice(choices)})
+            own = term.unit == self.options[term.knowledge].unit
+            choices = [w for w in self.weights(term.knowledge) if not own or w != term.weight]
+            changed = self.weighed(distiller, {term.knowledge: rng.choice(choices)})
             if changed.active:
                 return changed
 
@@ -138,3 +186,89 @@ class SearchSpace:
             child = replace(first, terms=tuple(rng.choice(pair) for pair in pairs))
             if child.active:
                 return child
+
+    def random_distiller(self, rng: Random) -> Distiller:
+        """Random terms of random kinds of knowledge, and n + 1 terms half as often as n."""
+        count = 1
+        while count < len(self.knowledge) and rng.random() < MORE_TERMS:
+            count += 1
+        kinds = rng.sample(self.knowledge, count)
+        return Distiller(tuple(self.random(knowledge, rng) for knowledge in kinds))
+
+    def mutate_distiller(
+        self, distiller: Distiller, rng: Random, known: Sequence[Distiller] = ()
+    ) -> Distiller:
+        """The distiller with one change: a weight by a step, an option, a term more or less.
+
+        The change is drawn uniformly over the kinds of change that are possible. A term more is
+        random, or, as often, a term of one of the ``known`` distillers. The last term is not
+        dropped.
+        """
+        terms = {term.knowledge: term for term in distiller.active}
+        optional = [term for term in terms.values() if self._changeable(term)]
+        missing = [knowledge for knowledge in self.knowledge if knowledge not in terms]
+        changes = [
+            *(["weight"] if terms else []),
+            *(["option"] if optional else []),
+            *(["more"] if missing else []),
+            *(["less"] if len(terms) > 1 else []),
+        ]
+        match rng.choice(changes):
+            case "weight":
+                term = self.step_weight(rng.choice(list(terms.values())), rng)
+            case "option":
+                term = self._change_option(rng.choice(optional), rng)
+            case "more":
+                term = self._another(missing, rng, known)
+            case _:
+                term = replace(rng.choice(list(terms.values())), weight=DROP)
+        return Distiller(tuple(t for t in {**terms, term.knowledge: term}.values() if t.weight))
+
+    def _changeable(self, term: Term) -> list[int]:
+        """The slots of a term's options, without its weight, that hold several choices."""
+        return [i for i, slot in enumerate(self.slots(term.knowledge)[:-1]) if len(slot) > 1]
+
+    def _change_option(self, term: Term, rng: Random) -> Term:
+        slots, values = self.slots(term.knowledge), self.encode(term)
+        index = rng.choice(self._changeable(term))
+        values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
+        return self.decode(term.knowledge, values)
+
+    def step_weight(self, term: Term, rng: Random) -> Term:
+        """The term with the next larger or the next smaller weight of the space.
+
+        A weight in another unit than the space's has no next one: any weight of the space follows.
+        """
+        weights, unit = self.options[term.knowledge].weights, self.options[term.knowledge].unit
+        if term.unit != unit:
+            return replace(term, weight=rng.choice(weights), unit=unit)
+        larger = [weight for weight in weights if weight > term.weight]
+        smaller = [weight for weight in weights if weight < term.weight]
+        steps = [*([min(larger)] if larger else []), *([max(smaller)] if smaller else [])]
+        return replace(term, weight=rng.choice(steps)) if steps else term
+
+    def _another(self, missing: list[str], rng: Random, known: Sequence[Distiller]) -> Term:
+        """A term of one of the ``missing`` kinds of knowledge."""
+        others = [term for one in known for term in one.active if term.knowledge in missing]
+        if others and rng.random() < 0.5:
+            return rng.choice(others)
+        return self.random(rng.choice(missing), rng)
+
+    def crossover_distillers(self, first: Distiller, second: Distiller, rng: Random) -> Distiller:
+        """For every kind of knowledge, the term of one of two parents.
+
+        A term that only one parent has is in the child in two of three crossovers, which are
+        unions; in the others, by chance. Without any term left, the child is the union.
+        """
+        ours = {term.knowledge: term for term in first.active}
+        theirs = {term.knowledge: term for term in second.active}
+        kinds = [knowledge for knowledge in self.knowledge if knowledge in {**ours, **theirs}]
+        terms = {
+            knowledge: rng.choice([one[knowledge] for one in (ours, theirs) if knowledge in one])
+            for knowledge in kinds
+        }
+        kept = terms
+        if rng.random() >= UNION:
+            both = ours.keys() & theirs.keys()
+            kept = {k: term for k, term in terms.items() if k in both or rng.random() < 0.5}
+        return Distiller(tuple((kept or terms).values()))

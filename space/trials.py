@@ -10,6 +10,8 @@ from enum import Enum
 from .distiller import Distiller
 
 WEIGHTS_STAGE = "weights"
+#: The name of a metric that is the plain weight of a share, before the term's knowledge.
+PLAIN_WEIGHT = "weight/"
 
 
 class Status(str, Enum):
@@ -45,7 +47,8 @@ class Outcome:
     trial completed; ``early_score`` is the AP halfway through the training on a part of these
     images, if it was measured. ``reason`` says why a trial was stopped or rejected, or what a
     training could not go on from; ``error`` says why a run failed. ``metrics`` holds all COCO
-    metrics by their names.
+    metrics by their names, ``filter/…`` what the filter measured, and ``weight/<knowledge>`` the
+    plain weight that a share became.
     """
 
     status: Status
@@ -66,6 +69,15 @@ class Outcome:
     def ranked(self) -> bool:
         """Whether the candidate has a place among others: completed, or stopped below them."""
         return self.status in (Status.COMPLETED, Status.STOPPED)
+
+    @property
+    def plain_weights(self) -> dict[str, float]:
+        """The plain weights that the distiller's shares became, by knowledge."""
+        return {
+            name.removeprefix(PLAIN_WEIGHT): value
+            for name, value in self.metrics.items()
+            if name.startswith(PLAIN_WEIGHT)
+        }
 
     def checked(self) -> Outcome:
         """This outcome; a failed outcome in its place if a score is NaN or infinite.

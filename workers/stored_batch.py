@@ -1,8 +1,8 @@
-"""The distiller filter: a candidate is tried on one stored batch before a student is trained."""
+"""The stored batch on which the filter tries candidates: what student and teacher know of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +21,6 @@ from ..detectors import (
     signature,
 )
 from ..distillers import (
-    KINDS,
-    DistillationLoss,
     FrozenTeacher,
     Needs,
     Observation,
@@ -32,12 +30,10 @@ from ..distillers import (
     student_view,
 )
 from ..settings import Task
-from ..space import Distiller, Term
-from .rejection import Rejected, gradient_fault, loss_fault, named_sums, shape_error
 from .resuming import seeded
 from .student import Inputs, build_student
 
-#: The seed of all that the filter draws: adapters' weights, masks, regions.
+#: The seed of all that is drawn on the batch: regions, adapters' weights, masks.
 SEED = 0
 
 
@@ -45,8 +41,7 @@ SEED = 0
 class StoredBatch:
     """A batch of images with the neck's maps of student and teacher, and the heads behind them.
 
-    Of a candidate's pass nothing stays in memory. The batch takes the maps, the images and the
-    student's head.
+    Nothing else stays in memory from candidate to candidate.
     """
 
     #: The student's head, as trials start from it, behind :func:`head_of_maps`.
@@ -62,108 +57,20 @@ class StoredBatch:
     scale: float
     pair: Pair
 
-    def observe(self, maps: Levels, needs: Needs) -> Observation:
-        """What the student's head makes of ``maps``, and what the teacher knows of the batch."""
+    def observe(
+        self, maps: Levels, needs: Needs, teachers: tuple[FrozenTeacher, ...]
+    ) -> Observation:
+        """What the student's head makes of ``maps``, and what teachers know of the batch."""
         set_random_seed(SEED)
         MessageHub.get_current_instance().update_info("epoch", 0)  # TOOD's head asks for the epoch
         return observe(
             head_of_maps(self.student, maps),
-            self.teachers,
+            teachers,
             self.images,
             copy_samples(self.samples),
             needs,
             self.scale,
         )
-
-    def check(self, distiller: Distiller) -> None:
-        """Raise :class:`Rejected` if a candidate is no good (DetKDS Section 3.2).
-
-        The filter rejects a shape error; a loss that is NaN, infinite or above 100, or a sum of
-        losses that is; a gradient that is not finite, or zero in all of the student's maps and
-        responses; a term whose gradient sits in less than 1 % of the maps' elements that have a
-        gradient. The losses are those that the distiller adds to the student's own. The result does
-        not depend on random states, and the check leaves them as they are.
-        """
-        if not distiller.active:
-            return
-        with seeded(SEED):
-            needs = Needs.of(KINDS[t.knowledge](t, self.pair).needs for t in distiller.active)
-            observation = self.observe(tuple(_leaf(level) for level in self.maps), needs)
-            parts = _Parts.of(observation)
-            terms = [self._tried(term, parts) for term in distiller.active]
-        losses: dict[str, Tensor] = {}
-        for one in terms:
-            losses |= {**one.extra, one.name: one.term.weight * one.value}
-        reason = loss_fault(losses) or gradient_fault(
-            {one.name: one.weighted for one in terms}, maps=len(self.maps)
-        )
-        if reason:
-            raise Rejected(reason)
-
-    def _tried(self, term: Term, parts: _Parts) -> _Tried:
-        """A term's loss at weight 1, and its gradient. Other terms do not change the result."""
-        set_random_seed(SEED)
-        try:
-            module = DistillationLoss(Distiller((replace(term, weight=1.0),)), self.pair)
-            module.to(self.images.device).follow(lambda: 0)
-            losses = dict(named_sums(module(parts.observation)))
-        except (RuntimeError, IndexError) as error:
-            rejection = shape_error(error)
-            if rejection is None:
-                raise
-            raise rejection from None
-        value = losses.pop(f"loss_{term.knowledge}")
-        gradients: tuple[Tensor | None, ...] = (None,) * len(parts.leaves)
-        if value.requires_grad:
-            gradients = torch.autograd.grad(value, parts.leaves, allow_unused=True)
-        extra = {name: loss.detach() for name, loss in losses.items()}
-        return _Tried(term, value.detach(), extra, gradients)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """An observation whose student's maps and responses are leaves, each for its own gradient."""
-
-    observation: Observation
-    leaves: list[Tensor]
-
-    @classmethod
-    def of(cls, observation: Observation) -> _Parts:
-        leaves: list[Tensor] = []
-
-        def apart(tensor: Tensor) -> Tensor:
-            if not tensor.is_floating_point():
-                return tensor
-            leaves.append(_leaf(tensor))
-            return leaves[-1]
-
-        return cls(replace(observation, student=observation.student.map(apart)), leaves)
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """A term on the batch."""
-
-    term: Term
-    #: The distance.
-    value: Tensor
-    #: What else the term trains the student by.
-    extra: dict[str, Tensor]
-    #: The gradient of the distance in each leaf; None where there is none.
-    gradients: tuple[Tensor | None, ...]
-
-    @property
-    def name(self) -> str:
-        return f"loss_{self.term.knowledge}"
-
-    @property
-    def weighted(self) -> list[Tensor | None]:
-        """The gradient at the term's weight."""
-        return [None if part is None else self.term.weight * part for part in self.gradients]
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_()
 
 
 def store_batch(

@@ -20,6 +20,7 @@ from torch.utils.data import Subset
 
 from ..settings import Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
+from .filter import measure
 from .rejection import Rejected, RejectionHook
 from .resuming import random_states, set_random_states
 from .runner import host_and_device, score
@@ -137,22 +138,30 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
     distiller = candidate.distiller if isinstance(candidate, Candidate) else candidate
     bar = candidate.early_bar if isinstance(candidate, Candidate) else None
     check = None if bar is None else EarlyCheck(context, bar)
+    detail: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
     try:
-        if distiller is not None and distiller.active and context.filtered:
-            context.batch.check(distiller)
-        metrics = _train(context, distiller, check)
+        if distiller is not None and distiller.active and (context.filtered or distiller.in_shares):
+            measured = measure(context.batch, distiller, filtered=context.filtered)
+            distiller, metrics = measured.distiller, measured.metrics
+        metrics = {**_train(context, distiller, check), **metrics}
+        status = Status.COMPLETED
         # mmdet gives no metrics for a student that finds no object: its AP is 0.
-        status, detail = Status.COMPLETED, {"score": metrics.get(SCORE, 0.0), "metrics": metrics}
+        detail["score"] = metrics.get(SCORE, 0.0)
     except Stopped as stop:
-        status, detail = Status.STOPPED, {"reason": str(stop)}
+        status, detail["reason"] = Status.STOPPED, str(stop)
     except Rejected as rejection:
-        status, detail = Status.REJECTED, {"reason": str(rejection)}
+        status, detail["reason"] = Status.REJECTED, str(rejection)
     except Exception:
-        status, detail = Status.FAILED, {"error": traceback.format_exc()}
-    detail["early_score"] = check and check.score
-    seconds = time.perf_counter() - started
-    outcome = Outcome(status, seconds=seconds, **host_and_device(), **detail)  # type: ignore[arg-type]
-    return outcome.checked()
+        status, detail["error"] = Status.FAILED, traceback.format_exc()
+    return Outcome(
+        status,
+        metrics=metrics,
+        early_score=check and check.score,
+        seconds=time.perf_counter() - started,
+        **host_and_device(),
+        **detail,
+    ).checked()
 
 
 def _train(

@@ -22,8 +22,8 @@ from ...detectors import (
     without_pretrained,
 )
 from ...distillers import available_knowledge, check_pair, excluded, mismatch
-from ...settings import PROGRESSIVE, Model, Schedule, SearchConfig, Split
-from ...space import STEPWISE, Distiller, SearchSpace, WrongUse
+from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Model, Schedule, SearchConfig, Split
+from ...space import SHARE, STEPWISE, Distiller, SearchSpace, WrongUse
 from . import keys
 
 #: The signatures of a student and of its teacher, if it has one.
@@ -175,7 +175,7 @@ def searched_space(config: SearchConfig, signatures: Pair) -> SearchSpace:
     steps = [] if all(map(has_milestones, schedules)) else [STEPWISE]
     for name in asked:
         space = space.without(name, [*excluded(name, *signatures), *steps])
-    return space
+    return space.in_shares() if config.search.weight_unit == SHARE else space
 
 
 def _why_not(knowledge: str, signatures: Pair) -> str | None:
@@ -247,11 +247,12 @@ def proxy_splits(
 def compared_distillers(config: SearchConfig, signatures: Pair) -> dict[str, Distiller | None]:
     """The rows of the final table, by name, each with its hand-made distiller.
 
-    ``none``, ``found`` and ``progressive`` have None: no distiller, or the one that is found.
+    ``none``, ``found``, ``best_preset`` and ``progressive`` have None: no distiller, or one that
+    the search decides on.
     """
     rows: dict[str, Distiller | None] = {}
     for reference in config.final.compare if config.final else []:
-        if reference in ("none", "found", PROGRESSIVE):
+        if reference in ("none", FOUND, BEST_PRESET, PROGRESSIVE):
             rows[reference] = None
             continue
         name = Path(reference).stem

@@ -229,9 +229,7 @@ CONDITIONS: dict[str, Condition] = {
         tuple(f"trial.{name}" for name in TrialSchedule.model_fields),
     ),
     "filter": Condition(
-        lambda config, keys: None if config.search.filter else "off",
-        ("search.filter",),
-        "search.filter",
+        lambda config, keys: None if config.search.filter else "off", (), "search.filter"
     ),
     "seed": Condition(lambda config, keys: config.search.seed, ("search.seed",)),
     "version": Condition(lambda config, keys: MEANING, (), "the version of detkds"),
@@ -274,8 +272,9 @@ def changed_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> l
         ]
         changed += settings
         if was is not None and not settings:
-            versions = "" if one.settings else f" ({was.get(name)}, now {now.get(name)})"
-            changed.append(f"{one.otherwise}{versions}")
+            values = was.get(name), now.get(name)
+            known = not one.settings and None not in values
+            changed.append(one.otherwise + (f" ({values[0]}, now {values[1]})" if known else ""))
     return changed if was is not None else [*changed, CONDITIONS["version"].otherwise]
 
 

@@ -51,6 +51,16 @@ def test_engine() -> None:
     assert all_positive(rows["kept worker"][:1])
 
 
+def test_filter(tmp_path: Path) -> None:
+    rows = table(printed("filter", "--quick", "--work-dir", tmp_path))
+    assert list(rows) == ["a candidate", "in the driver", "on the workers"]
+    assert all_positive(rows["a candidate"])
+    given = ("--filter-seconds", 10, "--trial-seconds", 40, "--rejected", 0)
+    (driver,), (workers,) = table(printed("filter", *given)).values()
+    assert numbers(driver)[0] == pytest.approx(50, abs=1), "the driver can feed four of eight"
+    assert numbers(workers)[0] == pytest.approx(20, abs=1)
+
+
 def test_loss() -> None:
     rows = table(printed("loss", "--quick", "--threads", 1))
     assert list(rows) == ["7"]

@@ -44,7 +44,7 @@ def planned(shapes: Path, folder: Path, *options: str) -> Plan:
 
 def known(plan: Plan) -> tuple[str, str]:
     """What scores, and the full training of the student alone, are found by."""
-    return plan.trial_conditions, final_trainings(plan, FOUND)[0].folder
+    return plan.trial_conditions, final_trainings(plan, {"found": FOUND})[0].folder
 
 
 def refusal(plan: Plan, store: Store) -> str:

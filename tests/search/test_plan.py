@@ -52,7 +52,7 @@ def planned(folder: Path, *options: str) -> Plan:
 
 def folders(plan: Plan, found: Distiller = FOUND) -> list[str]:
     """The folders of the student's training alone and with the found distiller."""
-    return [training.folder for training in final_trainings(plan, found)]
+    return [training.folder for training in final_trainings(plan, {"found": found})]
 
 
 def relabel(options: list[str], split: str) -> None:
@@ -183,7 +183,7 @@ def test_a_teacher_goes_with_whoever_takes_something_from_it(
     for inherit in (False, True):
         plan = planned(tmp_path, *shapes, f"inherit={inherit}")
         for name, distiller in (("found", FOUND), ("label", LABEL)):
-            alone, found = final_trainings(plan, distiller)
+            alone, found = final_trainings(plan, {"found": distiller})
             assert (alone.teachers, alone.inherit) == ([], False)
             learners[name, inherit] = (bool(found.teachers), found.inherit)
     assert learners == {
@@ -200,7 +200,7 @@ def test_a_found_distiller_without_terms_trains_the_student_alone(
     """As the row ``none`` does: under the same key, with no teacher and no inheritance."""
     for inherit in (False, True):
         plan = planned(tmp_path, *shapes, f"inherit={inherit}")
-        alone, found = final_trainings(plan, Distiller(()))
+        alone, found = final_trainings(plan, {"found": Distiller(())})
         assert (found.teachers, found.inherit, found.distiller) == ([], False, None)
         assert found.folder.rpartition("-")[2] == alone.folder.rpartition("-")[2]
 
@@ -283,7 +283,7 @@ def test_a_worker_knows_the_modules_that_a_config_imports(
         "training = Training.model_validate_json(sys.stdin.read())\n"
         "print(type(build_student(training.model, 0).bbox_head).__name__)\n"
     )
-    training: Training = final_trainings(plan, FOUND)[0]
+    training: Training = final_trainings(plan, {"found": FOUND})[0]
     done = subprocess.run(
         [sys.executable, "-c", code],
         input=training.model_dump_json(), cwd=tmp_path, capture_output=True, text=True,
