@@ -50,6 +50,21 @@ PROBLEMS = {
         65,
         own_data=True,
     ),
+    # Up to 20 small shapes an image, and a teacher as thin as the student that is trained longer.
+    "crowd": Problem(
+        "quickstart",
+        (
+            "data.synthetic.objects=20",
+            "data.synthetic.diameters=(0.06,0.2)",
+            "data.synthetic.size=128",
+            "data.image_size=(128,128)",
+            "data.synthetic.train=400",
+            "teacher.config=detkds::retinanet_r18_thin.py",
+            "teacher.schedule.epochs=14",
+        ),
+        240,
+        140,
+    ),
     # The quickstart cut down to seconds.
     "quick": Problem("quickstart", (*QUICK, "final.epochs=1"), 80, 16),
 }
