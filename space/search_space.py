@@ -138,10 +138,7 @@ class SearchSpace:
 
     def mutate(self, term: Term, rng: Random) -> Term:
         """The term with another choice in one slot, both drawn at random."""
-        slots, values = self.slots(term.knowledge), self.encode(term)
-        index = rng.choice([i for i, slot in enumerate(slots) if len(slot) > 1])
-        values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
-        return self.decode(term.knowledge, values)
+        return self._with_another_choice(term, self.slots(term.knowledge), rng)
 
     def crossover(self, first: Term, second: Term, rng: Random) -> Term:
         """A term whose every slot comes from one of two parents of the same knowledge."""
@@ -196,16 +193,15 @@ class SearchSpace:
         return Distiller(tuple(self.random(knowledge, rng) for knowledge in kinds))
 
     def mutate_distiller(
-        self, distiller: Distiller, rng: Random, known: Sequence[Distiller] = ()
+        self, distiller: Distiller, rng: Random, known: Sequence[Term] = ()
     ) -> Distiller:
         """The distiller with one change: a weight by a step, an option, a term more or less.
 
         The change is drawn uniformly over the kinds of change that are possible. A term more is
-        random, or, as often, a term of one of the ``known`` distillers. The last term is not
-        dropped.
+        random, or, as often, one of the ``known`` terms. The last term is not dropped.
         """
         terms = {term.knowledge: term for term in distiller.active}
-        optional = [term for term in terms.values() if self._changeable(term)]
+        optional = [term for term in terms.values() if self.options[term.knowledge].optional]
         missing = [knowledge for knowledge in self.knowledge if knowledge not in terms]
         changes = [
             *(["weight"] if terms else []),
@@ -224,13 +220,16 @@ class SearchSpace:
                 term = replace(rng.choice(list(terms.values())), weight=DROP)
         return Distiller(tuple(t for t in {**terms, term.knowledge: term}.values() if t.weight))
 
-    def _changeable(self, term: Term) -> list[int]:
-        """The slots of a term's options, without its weight, that hold several choices."""
-        return [i for i, slot in enumerate(self.slots(term.knowledge)[:-1]) if len(slot) > 1]
-
     def _change_option(self, term: Term, rng: Random) -> Term:
-        slots, values = self.slots(term.knowledge), self.encode(term)
-        index = rng.choice(self._changeable(term))
+        *slots, _ = self.slots(term.knowledge)
+        return self._with_another_choice(term, slots, rng)
+
+    def _with_another_choice(
+        self, term: Term, slots: Sequence[tuple[str | float, ...]], rng: Random
+    ) -> Term:
+        """The term with another choice in one of its first slots, both drawn at random."""
+        values = self.encode(term)
+        index = rng.choice([i for i, slot in enumerate(slots) if len(slot) > 1])
         values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
         return self.decode(term.knowledge, values)
 
@@ -247,9 +246,9 @@ class SearchSpace:
         steps = [*([min(larger)] if larger else []), *([max(smaller)] if smaller else [])]
         return replace(term, weight=rng.choice(steps)) if steps else term
 
-    def _another(self, missing: list[str], rng: Random, known: Sequence[Distiller]) -> Term:
+    def _another(self, missing: list[str], rng: Random, known: Sequence[Term]) -> Term:
         """A term of one of the ``missing`` kinds of knowledge."""
-        others = [term for one in known for term in one.active if term.knowledge in missing]
+        others = [term for term in known if term.knowledge in missing]
         if others and rng.random() < 0.5:
             return rng.choice(others)
         return self.random(rng.choice(missing), rng)

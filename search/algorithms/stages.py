@@ -157,11 +157,16 @@ class WholeStage:
         return settings.trials or each + (settings.weights if len(kinds) > 1 else 0)
 
     @cached_property
+    def _known(self) -> list[Term]:
+        """The terms of the start distillers, each once."""
+        return list(dict.fromkeys(term for one in self.first for term in one.active))
+
+    @cached_property
     def _slots(self) -> dict[str, list[tuple[Choice, ...]]]:
         """The slots of each kind of knowledge, the weight first."""
         found = {}
         for knowledge in self.space.knowledge:
-            known = [t for one in self.first for t in one.active if t.knowledge == knowledge]
+            known = [term for term in self._known if term.knowledge == knowledge]
             weights = _with_weights_of(known, self.space.weights(knowledge))
             found[knowledge] = [weights, *self.space.slots(knowledge)[:-1]]
         return found
@@ -215,7 +220,7 @@ class WholeStage:
 
     def mutate(self, distiller: Distiller, rng: Random) -> Distiller:
         """The distiller with one change; a term more may be that of a start distiller."""
-        return self.space.mutate_distiller(distiller, rng, self.first)
+        return self.space.mutate_distiller(distiller, rng, self._known)
 
     def crossover(self, first: Distiller, second: Distiller, rng: Random) -> Distiller:
         """A distiller that takes each kind's term from one of two others, mostly a union."""

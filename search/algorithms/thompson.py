@@ -85,8 +85,9 @@ class LinearThompson:
         found: dict[str, Distiller] = {}
         for _ in range(2 * PROPOSALS):
             one = self._proposal(parents, rng)
-            if one.key not in self._keys:
-                found.setdefault(one.key, one)
+            key = one.key
+            if key not in self._keys:
+                found.setdefault(key, one)
             if len(found) == PROPOSALS:
                 break
         return list(found.values()) or [self._stage.random(rng)]
