@@ -1,10 +1,10 @@
 """What stopping trials early saves: a search is run once, then replayed with and without it.
 
-The search runs in this process, one trial after the other, over the candidates that
-``detkds search`` tries with one worker. Every trial is scored early and trained to its end. The
-replays ask a fresh controller for the same candidates and tell it the stored scores; the second
-stops trials as a search does. Simulated searches of the paper's size follow. A search that is in
-``--work-dir`` already is not run again.
+The search is Algorithm 1 over DetKDS's space. It runs in this process, one trial after the other,
+over the candidates that ``detkds search`` tries with one worker. Every trial is scored early and
+trained to its end. The replays ask a fresh controller for the same candidates and tell it the
+stored scores; the second stops trials as a search does. Simulated searches of the paper's size
+follow. A search that is in ``--work-dir`` already is not run again.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ from spread import QUICK
 NAME = "early_stop"
 #: A trial's passes over the validation images.
 PASSES = ("early", "final")
+#: Algorithm 1 over DetKDS's space in 40 trials.
+ALGORITHM1 = [
+    *("search.algorithm=algorithm1", "search.divide=True", "search.trials=None"),
+    *("search.space=detkds", "search.start=[]", "search.population=3", "search.iterations=1"),
+    *("search.top_k=2", "search.weights=15"),
+]
 SMALL = ["search.knowledge=['global','logits']", "search.weights=6", "trial.epochs=2"]
 
 
@@ -243,7 +249,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.simulations = 1
-    options = [*(QUICK + SMALL if arguments.quick else []), *arguments.cfg_options]
+    small = [*QUICK, *SMALL] if arguments.quick else []
+    options = [*ALGORITHM1, *small, *arguments.cfg_options]
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     plan = make_plan(load_config(arguments.config, options), arguments.work_dir)
     with Store(f"sqlite:///{arguments.work_dir}/detkds.db") as store:

@@ -107,12 +107,12 @@ def export(
     work_dir: WorkDir = None,
 ) -> None:
     """Write the best distiller so far to a file."""
-    from ..search.exported import exported
+    from ..search.exported import best_trial, exported
 
     check_writable("--out", out)
     with open_store(storage, work_folder(work_dir, name)) as store:
         row = store.search(name)
-        best = store.best(row.id)
+        best = best_trial(store, row)
     if best is None:
         raise WrongUse(f"search '{name}' has no completed trial yet: nothing to export")
     distiller = exported(best, row)

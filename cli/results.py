@@ -12,6 +12,7 @@ from ..space import Outcome
 from .console import console
 
 if TYPE_CHECKING:
+    from ..search.confirmation import Confirmation
     from ..search.run import Result
     from ..workers.training import Training
 
@@ -20,11 +21,42 @@ _ENDS = ("", "_50", "_75", "_s", "_m", "_l")
 
 
 def final_table(result: Result) -> None:
-    """The best distiller, the table of the final trainings, and where the files are."""
+    """What was confirmed, the distiller, the final trainings, and where the files are."""
+    if result.confirmation is not None:
+        confirmation_table(result.confirmation)
     console.print(f"\nbest distiller, proxy AP {result.best.score:.3f}:\n{result.best.distiller}\n")
     if result.trainings:
         training_table(result.trainings)
     console.print(f"distiller: {result.distiller_file}", soft_wrap=True, highlight=False)
+
+
+def confirmation_table(confirmation: Confirmation) -> None:
+    """The contenders under fresh seeds, how far the winner leads, and whether it was found."""
+    table = Table(title="confirmed: AP on the proxy under fresh seeds", title_justify="left")
+    table.add_column("distiller")
+    for column in ("AP in its trial", "mean ± standard deviation", "seeds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in confirmation.contenders:
+        name = "student alone" if one.name == "none" else one.title
+        score = f"{100 * (one.trial.score or 0.0):.1f}"
+        table.add_row(name, score, _spread(list(one.scores)), str(len(one.scores)))
+    console.print(table)
+    winner, rival = confirmation.winner, confirmation.rival
+    if winner.name is not None:
+        what = "no distillation at all" if winner.name == "none" else f"the preset {winner.name}"
+        console.print(f"no found distiller is better than {what}, which is exported", style="bold")
+    if rival is None or confirmation.leads is None:
+        return
+    first, confirmed = (100 * lead for lead in confirmation.leads)
+    console.print(
+        f"{winner.title} leads {rival.title} by {confirmed:.1f} AP under fresh seeds; in the "
+        f"trials it was {first:.1f}"
+    )
+    if confirmation.probability is not None:
+        console.print(
+            f"probability that {winner.title} is better, paired over seeds: "
+            f"{confirmation.probability:.2f}"
+        )
 
 
 def training_table(trainings: list[tuple[Training, Outcome]]) -> None:

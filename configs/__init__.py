@@ -31,6 +31,7 @@ __all__ = [
     "coco_models",
     "coco_pairs",
     "distiller_file",
+    "distiller_names",
     "paper_row",
     "papers",
     "protocols",
@@ -65,13 +66,22 @@ def distiller_file(reference: str) -> Path:
     return _find(reference, "distillers", ".json", "distiller")
 
 
+def distiller_names() -> list[str]:
+    """The names of the shipped distillers."""
+    return _shipped("distillers", ".json")
+
+
+def _shipped(folder: str, suffix: str) -> list[str]:
+    return sorted(path.stem for path in (FOLDER / folder).glob(f"*{suffix}"))
+
+
 def _find(reference: str, folder: str, suffix: str, what: str) -> Path:
     if Path(reference).is_file():
         return Path(reference)
     shipped = FOLDER / folder / f"{reference}{suffix}"
     if shipped.is_file():
         return shipped
-    names = sorted(path.stem for path in shipped.parent.glob(f"*{suffix}"))
+    names = _shipped(folder, suffix)
     raise WrongUse(
         f"{reference}: no such {what}; give a path or the name of a shipped one: "
         + nearest(Path(reference).stem, names)

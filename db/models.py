@@ -135,7 +135,10 @@ class Base(DeclarativeBase):
 
 
 class Search(Base):
-    """A search. Scores are comparable between trials of equal ``conditions``, which is a hash."""
+    """A search. Scores are comparable between trials of equal ``conditions``, which is a hash.
+
+    ``confirmation`` says which trial is exported and why, once the best trials are confirmed.
+    """
 
     __tablename__ = "searches"
 
@@ -148,6 +151,7 @@ class Search(Base):
     created: Mapped[datetime]
     finished: Mapped[datetime | None]
     host: Mapped[str]
+    confirmation: Mapped[dict[str, Any] | None]
 
 
 class Run:

@@ -15,7 +15,10 @@ FINISHED = (Status.COMPLETED, Status.STOPPED, Status.REJECTED, Status.FAILED)
 
 @dataclass(frozen=True)
 class SearchRow:
-    """One search. ``finished`` is None until the search ends; times are UTC."""
+    """One search. ``finished`` is None until the search ends; times are UTC.
+
+    ``confirmation``: which trial is exported and why, or None as long as no trial is confirmed.
+    """
 
     id: int
     name: str
@@ -26,6 +29,7 @@ class SearchRow:
     created: datetime
     finished: datetime | None
     host: str
+    confirmation: dict[str, Any] | None
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class DistilledDetector(BaseDetector):
         teacher: the same, or a list of several that teach at once (the mean of their distillation
             losses). A distiller of ``label`` alone needs none.
         distiller: a distiller file's path or content, a :class:`Distiller`, or None for the
-            student alone.
+            student alone. A distiller without an active term is the student alone, too.
         teacher_checkpoint: the teacher's weights, or a list in the order of the teachers; left out
             for teachers that are built already.
         trust_checkpoint: load the weights even if that runs code from the file.
@@ -200,11 +200,12 @@ def signature_once(teacher: nn.Module) -> Signature:
 
 
 def _read(distiller: Any) -> Distiller | None:
-    if distiller is None or isinstance(distiller, Distiller):
-        return distiller
+    """The distiller, or None if the student trains alone."""
     if isinstance(distiller, Mapping):
-        return Distiller.from_dict(distiller)
-    return Distiller.from_json(distiller)
+        distiller = Distiller.from_dict(distiller)
+    elif isinstance(distiller, str | os.PathLike):
+        distiller = Distiller.from_json(distiller)
+    return distiller if distiller is not None and distiller.active else None
 
 
 def _to_student_names(module: nn.Module, state: dict, prefix: str, metadata: Any) -> None:

@@ -56,7 +56,7 @@ def _number(values: Tensor, weight: Tensor) -> Tensor:
 
 def _difference(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
     """Student minus teacher, and 0 where the weight is 0."""
-    return torch.where(weight > 0, student - teacher, 0)
+    return (student - teacher).masked_fill_(weight <= 0, 0)
 
 
 def _of_vectors(weight: Tensor | None) -> Tensor | None:
@@ -82,8 +82,12 @@ def l1(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor
     """Mean absolute difference."""
     if weight is None:
         return torch.linalg.vector_norm(student - teacher, ord=1) / student.numel()
-    difference = _difference(student, teacher, weight)
-    return torch.linalg.vector_norm(difference, ord=1) / _number(difference, weight)
+    difference = student - teacher
+    if weight.shape[1] == 1:  # a whole position counts or not: one pass over all channels less
+        sums = torch.linalg.vector_norm(difference, ord=1, dim=1, keepdim=True)
+        return sums.masked_fill(weight <= 0, 0).sum() / _number(difference, weight)
+    absolute = difference.abs().masked_fill_(weight <= 0, 0)
+    return absolute.sum() / _number(difference, weight)
 
 
 def l2(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:

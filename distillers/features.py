@@ -110,10 +110,8 @@ class ForegroundBackground(FeatureKind):
             size = pair[1].shape[-2], pair[1].shape[-1]
             mask = foreground(boxes, size, stride).to(pair[1].dtype)
             (student, teacher), (mask, _) = (transformed(shared, p) for p in (pair, (mask, mask)))
-            inside = student * mask, teacher * mask
-            outside = student - inside[0], teacher - inside[1]
-            for factor, part, cells in ((1, inside, mask), (BACKGROUND_WEIGHT, outside, 1 - mask)):
-                weight = None if self.by_area else cells
+            for factor, cells in ((1, mask), (BACKGROUND_WEIGHT, 1 - mask)):
+                part, weight = (student * cells, teacher * cells), None if self.by_area else cells
                 losses.append(factor * compared(distance, apart, part, weight))
         return torch.stack(losses).sum()
 

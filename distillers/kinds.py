@@ -52,6 +52,8 @@ def excluded(knowledge: str, student: Signature, teacher: Signature | None) -> d
 
 def check_pair(distiller: Distiller, student: Signature, teacher: Signature | None) -> None:
     """Raise :class:`WrongUse` if the distiller asks for knowledge that the pair can't share."""
+    if not distiller.active:
+        return
     available = available_knowledge(student, teacher)
     for term in distiller.active:
         if teacher is None and EXTENDED[term.knowledge].teacher:

@@ -1,4 +1,4 @@
-"""Divide and conquer (DetKDS Section 3.2): one stage per knowledge side by side, then weights."""
+"""A search's stages: divide and conquer (DetKDS Section 3.2), or a stage of whole distillers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,29 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..settings import Search
-from ..space import WEIGHTS_STAGE, Candidate, Distiller, Outcome, SearchSpace, Term, WrongUse
-from .algorithms import Algorithm, Scored, Stage, TermStage, WeightStage, make_algorithm, rank
+from ..settings import PRESETS, Search
+from ..space import (
+    NONE,
+    WEIGHTS_STAGE,
+    Candidate,
+    Distiller,
+    Outcome,
+    SearchSpace,
+    Term,
+    WrongUse,
+)
+from .algorithms import (
+    START_STAGE,
+    Algorithm,
+    Listed,
+    Scored,
+    Stage,
+    TermStage,
+    WeightStage,
+    WholeStage,
+    make_algorithm,
+    rank,
+)
 
 #: Trials are stopped early only after so many have shown how far scores rise above early scores.
 LEAST_GAINS = 10
@@ -19,8 +39,14 @@ class Controller:
 
     The controller's state is a pure function of (space, settings, seed, start, the asks and
     outcomes in their order), so a search is resumed by replaying what the store remembers.
-    Candidates are numbered from 0 in the order they are asked for. Stages take turns. ``start``:
-    terms that the stages try before others. Raises :class:`WrongUse` for an unknown algorithm.
+    Candidates are numbered from 0 in the order they are asked for.
+
+    ``start``: the distillers that the search starts from. Divided, the first stage scores them as
+    they are; then one stage for each kind of knowledge, which take turns and begin with the terms
+    of ``start``; then the weights. Undivided, there is one stage, of whole distillers.
+
+    Raises :class:`WrongUse` for an unknown algorithm, an algorithm that can't run a stage, and a
+    wrong ``search.trials``.
     """
 
     def __init__(
@@ -28,23 +54,50 @@ class Controller:
         space: SearchSpace,
         settings: Search,
         seed: int,
-        start: Iterable[Term] = (),
+        start: Iterable[Distiller] = (),
     ) -> None:
-        start = tuple(start)
         self._space, self._settings, self._seed = space, settings, seed
         self.stages: dict[str, Algorithm] = {}
-        for knowledge in space.knowledge:
-            first = tuple(term for term in start if term.knowledge == knowledge)
-            self._add(TermStage(space, knowledge, first))
+        self._plan(tuple(start))
         #: Candidates of a search without rejections and failures: what progress is measured by.
         self.planned = sum(algorithm.planned for algorithm in self.stages.values())
-        if len(self.stages) > 1:
+        if settings.divide and len(space.knowledge) > 1:
             self.planned += self._planned_weights()
         self._number = 0
         self._asked: dict[int, tuple[str, Candidate]] = {}
         self._best: Scored | None = None
         #: How much the score of each completed trial is above its early score.
         self._gains: list[float] = []
+
+    def _plan(self, start: tuple[Distiller, ...]) -> None:
+        """Add the stages that the search begins with."""
+        settings, space = self._settings, self._space
+        if not settings.divide:
+            whole = WholeStage(space, start)
+            _check_trials(whole, settings)
+            self._add(whole)
+            return
+        if settings.trials is not None:
+            raise WrongUse(
+                f"{settings.trials}: with stages, search.population, search.iterations and "
+                "search.weights say how many candidates there are; set these, or "
+                "search.divide=False",
+                "search.trials",
+            )
+        if start:
+            self.stages[START_STAGE] = Listed(start)
+        for knowledge in space.knowledge:
+            self._add(TermStage(space, knowledge, self._known_terms(knowledge, start)))
+
+    def _known_terms(self, knowledge: str, start: tuple[Distiller, ...]) -> tuple[Term, ...]:
+        """The start's terms of one knowledge, each once, that a population begins with.
+
+        Where the user named no distiller, they are half of a population at most.
+        """
+        terms = [term for one in start for term in one.active if term.knowledge == knowledge]
+        named = not {*self._settings.start} <= {NONE, PRESETS}
+        most = len(terms) if named else self._settings.population // 2
+        return tuple(dict.fromkeys(terms))[:most]
 
     def _add(self, stage: Stage) -> None:
         self.stages[stage.name] = self._algorithm(stage)
@@ -59,7 +112,10 @@ class Controller:
         return self._algorithm(WeightStage(self._space, Distiller(terms))).planned
 
     def ask(self) -> Candidate | None:
-        """The next candidate of the stage whose turn it is; None: wait, or look at ``done``."""
+        """The next candidate of the stage whose turn it is; None: wait, or look at ``done``.
+
+        The start has the first turns.
+        """
         for stage in self._in_turn():
             inner = self.stages[stage].ask()
             if inner is not None:
@@ -92,9 +148,10 @@ class Controller:
 
         An ask that finds nothing does not: a replay knows nothing of such asks.
         """
-        names = list(self.stages)
+        first = [name for name in self.stages if name == START_STAGE]
+        names = [name for name in self.stages if name != START_STAGE]
         start = self._number % len(names)
-        return names[start:] + names[:start]
+        return first + names[start:] + names[:start]
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
         """The outcome of a candidate. Raises KeyError if the candidate is not an open ask."""
@@ -106,12 +163,13 @@ class Controller:
         leads = self._best is None or rank(scored) > rank(self._best)
         if outcome.checked().completed and leads:
             self._best = scored
-        if WEIGHTS_STAGE not in self.stages and all(s.done for s in self.stages.values()):
+        divided = self._settings.divide and WEIGHTS_STAGE not in self.stages
+        if divided and all(stage.done for stage in self.stages.values()):
             self._combine()
 
     def _combine(self) -> None:
         """Start the weights stage over the terms found; a single term has its weight already."""
-        found = [algorithm.best for algorithm in self.stages.values()]
+        found = [self.stages[knowledge].best for knowledge in self._space.knowledge]
         terms = tuple(best[0].distiller.terms[0] for best in found if best is not None)
         if len(terms) > 1:
             self._add(WeightStage(self._space, Distiller(terms)))
@@ -124,6 +182,17 @@ class Controller:
     def best(self) -> Scored | None:
         """The completed candidate of the highest score over all stages, the earliest of equals."""
         return self._best
+
+
+def _check_trials(stage: WholeStage, settings: Search) -> None:
+    """Raise :class:`WrongUse` if the stage is too short for the distillers it starts from."""
+    planned, first = stage.planned(settings), len(stage.first)
+    if planned < first:
+        raise WrongUse(
+            f"{planned} candidates are fewer than the {first} distillers that the search starts "
+            f"from; give at least {first}, or name fewer in search.start",
+            "search.trials",
+        )
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from .. import __version__
-from ..db import SearchRow, TrialRow
+from ..db import SearchRow, Store, TrialRow
 from ..space import Distiller
 
 
-def exported(best: TrialRow, search: SearchRow) -> Distiller:
-    """The best trial's distiller and where it comes from.
+def best_trial(store: Store, search: SearchRow) -> TrialRow | None:
+    """The trial whose distiller is exported: the winner of the confirmation, if there was one.
 
-    The distiller has no terms of weight 0, and the plain weights that the trial trained with.
+    Before a confirmation, it is the trial of the highest score; None: no trial has completed.
     """
+    if search.confirmation is not None:
+        return store.trial(search.id, search.confirmation["trial"])
+    return store.best(search.id)
+
+
+def exported(best: TrialRow, search: SearchRow) -> Distiller:
+    """What the best trial trained with, and where it comes from."""
     config = search.config
     proxy = config["proxy"]
-    provenance = {
+    provenance: dict[str, Any] = {
         "search": search.name,
         "trial": best.number,
         "student": _model_name(config["student"]),
@@ -29,9 +37,16 @@ def exported(best: TrialRow, search: SearchRow) -> Distiller:
         "seed": search.seed,
         "version": __version__,
     }
-    assert best.outcome is not None
-    plain = best.distiller.with_plain_weights(best.outcome.plain_weights)
-    return replace(plain, terms=plain.active, name=search.name, provenance=provenance)
+    if search.confirmation is not None:
+        provenance["confirmation"] = search.confirmation
+    return replace(trained_distiller(best), name=search.name, provenance=provenance)
+
+
+def trained_distiller(trial: TrialRow) -> Distiller:
+    """What a completed trial trained with: plain weights, and no terms of weight 0."""
+    assert trial.outcome is not None
+    plain = trial.distiller.with_plain_weights(trial.outcome.plain_weights)
+    return replace(plain, terms=plain.active)
 
 
 def _model_name(model: dict) -> str:

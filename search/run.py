@@ -6,21 +6,22 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
-from ..settings import PROGRESSIVE
-from ..space import Outcome, SearchFailed, Term, WrongUse
+from ..settings import BEST_PRESET, FOUND, PROGRESSIVE
+from ..space import Distiller, Outcome, SearchFailed, WrongUse
 from ..workers.cluster import cluster
 from ..workers.ray_engine import run
 from ..workers.training import Training
+from .confirmation import Confirmation, best_preset, confirm, started_from
 from .controller import Controller
-from .exported import exported
+from .exported import best_trial, exported, trained_distiller
 from .plans.keys import changed_conditions
 from .plans.plan import Plan, final_section, final_trainings, make_data
-from .plans.start import start_terms
+from .plans.start import start_distillers
 from .plans.trainings import Display, because, train_all
 from .session import Session
 from .teachers.pool import COST_IMAGES, measured_pool, ordered, say_scores
@@ -29,10 +30,14 @@ from .teachers.progressive import train_along
 
 @dataclass(frozen=True)
 class Result:
-    """What a search leaves: its best trial, the file of its distiller, the final trainings."""
+    """What a search leaves: the exported trial and the file of its distiller, and the trainings.
+
+    ``confirmation``: None if the search confirms nothing.
+    """
 
     search: SearchRow
     best: TrialRow
+    confirmation: Confirmation | None
     distiller_file: Path
     trainings: list[tuple[Training, Outcome]]
 
@@ -78,7 +83,8 @@ def run_search(
     if another process runs the search; :class:`SearchFailed` if trials or trainings fail.
     """
     check_name(plan, store, name, resume)
-    start = start_terms(plan.config.search.start, plan.space, store)
+    start = _start(plan, store, store.find_search(name))
+    controller = Controller(plan.space, plan.config.search, plan.seed, start)
     say_scores(plan, display)
     with store.held(name), cluster(plan.config.resources, plan.folder) as dashboard:
         display.dashboard(dashboard)
@@ -86,14 +92,22 @@ def run_search(
         make_data(plan)
         register()
         train_all(plan.preliminary, plan, display, store, search)
-        _run_trials(plan, store, search, display)
-        best = store.best(search.id)
+        _run_trials(plan, store, search, controller, display)
+        names = started_from(start)
+        confirmation = confirm(plan, store, display, search, names)
+        search = store.search(name)
+        best = best_trial(store, search)
         if best is None:
             raise SearchFailed("no trial completed: see `detkds trials` for the reasons")
         store.finish_search(search.id)
         found = exported(best, search)
         found.to_json(distiller_file)
-        trainings = final_trainings(plan, found) if plan.config.final else []
+        preset = confirmation.preset if confirmation else None
+        trial = preset.trial if preset else best_preset(store.trials(search.id), names)
+        decided = {FOUND: found}
+        if trial is not None and trial.key != best.key:
+            decided[BEST_PRESET] = replace(trained_distiller(trial), name=names[trial.key])
+        trainings = final_trainings(plan, decided) if plan.config.final else []
         outcomes = train_all(trainings, plan, display, store, search)
         results = list(zip(trainings, outcomes, strict=True))
         if PROGRESSIVE in plan.compare and found.needs_teacher:
@@ -101,21 +115,28 @@ def run_search(
             stages = train_along(plan, store, display, found, name, ordered(plan, pool), search)
             last = stages[-len(final_section(plan).seeds) :]
             results += [(t.model_copy(update={"name": PROGRESSIVE}), o) for t, o in last]
-    return Result(search, best, distiller_file, results)
+    return Result(search, best, confirmation, distiller_file, results)
 
 
-def _create(plan: Plan, store: Store, name: str, start: list[Term]) -> SearchRow:
-    """Store a new search with the terms it starts from: their files may change later."""
+def _start(plan: Plan, store: Store, known: SearchRow | None) -> list[Distiller]:
+    """What a search starts from, or has started from, if it is known: files may have changed."""
+    if known is None:
+        return start_distillers(plan.config.search.start, plan.space, store)
+    return [Distiller.from_dict(one) for one in known.config["search"]["start"]]
+
+
+def _create(plan: Plan, store: Store, name: str, start: list[Distiller]) -> SearchRow:
+    """Store a new search with the distillers that it starts from."""
     config = plan.record
-    config["search"]["start"] = [str(term) for term in start]
+    config["search"]["start"] = [replace(one, provenance=None).to_dict() for one in start]
     return store.create_search(name, config, plan.conditions, plan.seed)
 
 
-def _run_trials(plan: Plan, store: Store, search: SearchRow, display: Display) -> None:
+def _run_trials(
+    plan: Plan, store: Store, search: SearchRow, controller: Controller, display: Display
+) -> None:
     warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
     trial, seed = plan.config.trial, plan.seed
-    start = [Term.parse(text) for text in search.config["search"].get("start", [])]
-    controller = Controller(plan.space, plan.config.search, seed, start)
     session = Session(controller, store, search.id, plan.trial_conditions, seed)
     session.resume()
     session.changed = lambda: display.search(session, controller.planned)

@@ -5,11 +5,26 @@ from .data import Data, Split, Synthetic
 from .load import config_name, load_config
 from .models import Model, Schedule, TrialSchedule
 from .resources import Resources
-from .search import PROGRESSIVE, Final, Proxy, Search, SearchConfig, Teacher
+from .search import (
+    BEST_PRESET,
+    FOUND,
+    PRESETS,
+    PROGRESSIVE,
+    Confirm,
+    Final,
+    Proxy,
+    Search,
+    SearchConfig,
+    Teacher,
+)
 from .task import Task
 
 __all__ = [
+    "BEST_PRESET",
+    "FOUND",
+    "PRESETS",
     "PROGRESSIVE",
+    "Confirm",
     "Data",
     "Final",
     "Model",

@@ -6,14 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ..space import KNOWLEDGE, nearest
+from ..space import KNOWLEDGE, NONE, nearest
 from .base import Settings
 from .data import Data, Split
 from .models import Model, Schedule, TrialSchedule
 from .resources import Resources
 
-#: The name, in ``final.compare``, of the found distiller trained along the teacher order.
-PROGRESSIVE = "progressive"
+#: In ``search.start``: all shipped distillers that student and teacher can share.
+PRESETS = "presets"
+#: The names, in ``final.compare``, of what the search decides on: the distiller that it exports,
+#: the best preset that it started from, and the exported distiller along the teacher order.
+FOUND, BEST_PRESET, PROGRESSIVE = "found", "best_preset", "progressive"
 
 
 class Proxy(Settings):
@@ -47,20 +50,30 @@ def _known_knowledge(name: str) -> str:
 
 
 class Search(Settings):
-    """What is searched, and by which algorithm. The defaults are those of DetKDS, Section 4.1."""
+    """What is searched, and by which algorithm. The numbers are those of DetKDS, Section 4.1."""
 
-    #: The search space: DetKDS's own, or the larger one with CrossKD's and SSSD's knowledge.
-    space: Literal["detkds", "extended"] = "detkds"
-    #: The algorithm that runs each stage, by its name.
+    #: The search space: all that student and teacher can share, or DetKDS's own, which lacks
+    #: CrossKD's, SSSD's and MGD's knowledge.
+    space: Literal["detkds", "extended"] = "extended"
+    #: The algorithm that runs each stage, by its name: algorithm1, random, mcts,
+    #: regularized_evolution, thompson, optuna:tpe, optuna:gp, optuna:cmaes or optuna:nsga2.
     algorithm: str = "algorithm1"
     #: The unit of the space's weights: ``plain``, or ``share``, of the size of the detection loss's
     #: gradient. What is exported has plain weights, and ``start`` may have either.
     weight_unit: Literal["plain", "share"] = "plain"
+    #: Divide and conquer: a stage for each kind of knowledge, then the weights of the terms found.
+    #: False: one stage of whole distillers.
+    divide: bool = True
+    #: Without stages, the number of candidates, those of ``start`` included. None: as many as
+    #: Algorithm 1 takes with stages.
+    trials: int | None = Field(default=None, ge=1)
     #: The kinds of knowledge, a stage each. None: all that student and teacher can share.
     knowledge: list[Annotated[str, AfterValidator(_known_knowledge)]] | None = None
-    #: The distillers whose terms the populations start from: presets, distiller files, terms in
-    #: arrow notation, or ``search:NAME`` for the best of an earlier search.
-    start: list[str] = []
+    #: The distillers that are scored first, and whose terms the populations start from:
+    #: ``presets`` for all shipped ones that student and teacher can share, ``none`` for the student
+    #: alone, shipped names, distiller files, arrow notation, or ``search:NAME`` for the best of
+    #: each stage of an earlier search. An empty list starts from nothing.
+    start: list[str] = [NONE, PRESETS]
     #: P of Algorithm 1: members of a stage's population.
     population: int = Field(default=20, ge=1)
     #: T of Algorithm 1: iterations of a stage, two candidates each.
@@ -86,9 +99,10 @@ class Final(Schedule):
 
     #: The seeds of the trainings.
     seeds: list[int] = Field(default=[0], min_length=1)
-    #: ``none`` (the student alone), ``found``, a preset's name, a distiller file, or
-    #: ``progressive``: the found distiller along the order of the config's ``teachers``.
-    compare: list[str] = ["none", "pkd", "found"]
+    #: ``none`` (the student alone), ``found``, ``best_preset`` (of those that the search started
+    #: from), a preset's name, a distiller file, or ``progressive``: the found distiller along the
+    #: order of the config's ``teachers``.
+    compare: list[str] = ["none", "best_preset", "found"]
     #: Whether trainings under several teachers start from the student that is trained alone under
     #: the same schedule and seed, as MTPD's do (Section 4.2). The student then has these epochs
     #: twice, once alone. False: they start where all other trainings start. A student with a
@@ -100,6 +114,23 @@ class Final(Schedule):
     def schedule(self) -> Schedule:
         """The schedule alone."""
         return Schedule(**self.model_dump(exclude={"seeds", "compare", "off_the_shelf"}))
+
+
+class Confirm(Settings):
+    """The trainings after the trials that decide which distiller is exported.
+
+    The best trials, the best preset and the student alone are trained again on the proxy, under
+    fresh seeds and longer. After every round the better half stays, and the best preset.
+    """
+
+    #: The best trials that are trained again, besides the best preset and the student alone.
+    candidates: int = Field(default=4, ge=1)
+    #: Rounds of successive halving.
+    rounds: int = Field(default=2, ge=1)
+    #: Fresh seeds that a contender is trained under in a round.
+    seeds: int = Field(default=2, ge=1)
+    #: Epochs of a training. None: twice as many as a trial has.
+    epochs: int | None = Field(default=None, ge=1)
 
 
 class Teacher(Model):
@@ -131,6 +162,8 @@ class SearchConfig(Settings):
     proxy: Proxy
     #: The schedule of a trial.
     trial: TrialSchedule
+    #: How the best trials are confirmed. None: the distiller of the best trial is exported.
+    confirm: Confirm | None = Confirm()
     #: The full trainings. None: a search ends with its best trial.
     final: Final | None = None
     #: What is searched, and how.

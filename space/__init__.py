@@ -1,6 +1,6 @@
 """What a distiller is: options, terms, notation, JSON file, search space. Pure Python."""
 
-from .distiller import Distiller, Term
+from .distiller import NONE, Distiller, Term
 from .errors import SearchFailed, WrongUse, nearest
 from .files import SCHEMA, json_schema
 from .options import (
@@ -14,7 +14,7 @@ from .options import (
     STEP,
     STEPWISE,
 )
-from .search_space import SearchSpace
+from .search_space import SearchSpace, WeightIn
 from .trials import PLAIN_WEIGHT, WEIGHTS_STAGE, Candidate, Outcome, Status
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "EXTENDED",
     "IDENTITY",
     "KNOWLEDGE",
+    "NONE",
     "PLAIN",
     "PLAIN_WEIGHT",
     "POSITIONS",
@@ -37,6 +38,7 @@ __all__ = [
     "SearchSpace",
     "Status",
     "Term",
+    "WeightIn",
     "WrongUse",
     "json_schema",
     "nearest",

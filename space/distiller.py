@@ -15,6 +15,9 @@ from . import files
 from .errors import WrongUse, nearest
 from .options import ALIASES, CONSTANT, EXTENDED, IDENTITY, PLAIN, SHARE, STEP, STEPWISE
 
+#: The distiller without terms, in arrow notation.
+NONE = "none"
+
 
 @dataclass(frozen=True)
 class Term:
@@ -182,6 +185,9 @@ def _fill_slots(knowledge: str, names: Iterable[str]) -> tuple[str, ...]:
 class Distiller:
     """A set of terms, at most one per knowledge, in the order of the space's table.
 
+    Without a term of a weight above 0, the student trains alone: it takes nothing from a teacher.
+    In arrow notation a distiller without terms is ``none``.
+
     ``name`` and ``provenance`` say where the distiller comes from. Equality, hash and ``key`` look
     at the terms alone.
     """
@@ -194,20 +200,25 @@ class Distiller:
         order = {knowledge: index for index, knowledge in enumerate(EXTENDED)}
         terms = tuple(sorted(self.terms, key=lambda term: order[term.knowledge]))
         names = [term.knowledge for term in terms]
-        if not terms:
-            raise WrongUse("a distiller needs at least one term")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise WrongUse(f"knowledge '{twice[0]}' stands in two terms: give it once")
         object.__setattr__(self, "terms", terms)
 
     def __str__(self) -> str:
-        return "\n".join(str(term) for term in self.terms)
+        return "\n".join(map(str, self.terms)) or NONE
 
     @classmethod
     def parse(cls, text: str, name: str | None = None) -> Distiller:
-        """Read a distiller in arrow notation: a term a line, or terms separated by ``;``."""
+        """Read a distiller in arrow notation: a term a line, or terms separated by ``;``.
+
+        Raises :class:`WrongUse` for an empty text: a distiller without terms is ``none``.
+        """
         lines = [line for line in re.split(r"[;\n]", text) if line.strip()]
+        if not lines:
+            raise WrongUse(f"a distiller needs at least one term; write {NONE} for no term")
+        if [line.strip() for line in lines] == [NONE]:
+            return cls((), name=name)
         return cls(tuple(Term.parse(line) for line in lines), name=name)
 
     @property

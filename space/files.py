@@ -33,7 +33,8 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     schema_: Literal["detkds/distiller/1"] = Field(alias="schema")
     name: str | None = None
-    terms: list[_TermEntry] = Field(min_length=1)
+    #: Without terms, the student trains alone.
+    terms: list[_TermEntry]
     provenance: dict[str, Any] | None = None
 
 
@@ -44,7 +45,7 @@ class _StoredTerm(_TermEntry):
 
 
 class _Stored(_Document):
-    terms: list[_StoredTerm] = Field(min_length=1)  # type: ignore[assignment]
+    terms: list[_StoredTerm]  # type: ignore[assignment]
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The search space: random terms, mutation, crossover and size, one stage at a time."""
+"""The search space: random terms and distillers, mutation, crossover and size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -12,6 +12,10 @@ from .options import PRESETS, SHARE, SHARES, KnowledgeOptions
 
 #: In the ``weights`` stage 0, which drops a term, is a choice beside Table 2's weights.
 DROP = 0.0
+#: The share of random distillers, of those with n terms or more, that have more than n.
+MORE_TERMS = 0.5
+#: The share of crossovers that have the terms of both parents.
+UNION = 2 / 3
 
 
 class WeightIn(float):
@@ -31,7 +35,7 @@ class WeightIn(float):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((float(self), self.unit))
+        return hash(float(self))
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,12 @@ class SearchSpace:
         """The term's choice per slot; an alias is the choice that it stands for."""
         options = self.options[term.knowledge]
         schedule = [term.schedule] if len(options.schedules) > 1 else []
-        own = term.unit == options.unit
-        weight = term.weight if own else WeightIn(term.weight, term.unit)
-        return [*term.applied, term.distance, *schedule, weight]
+        return [*term.applied, term.distance, *schedule, self.weight(term)]
+
+    def weight(self, term: Term) -> float:
+        """The weight as a term's encoding has it."""
+        own = term.unit == self.options[term.knowledge].unit
+        return term.weight if own else WeightIn(term.weight, term.unit)
 
     def decode(self, knowledge: str, values: list[str | float]) -> Term:
         options = self.options[knowledge]
@@ -149,14 +156,17 @@ class SearchSpace:
         return (DROP, *self.options[knowledge].weights)
 
     def weighed(self, distiller: Distiller, weights: Mapping[str, float]) -> Distiller:
-        """The same terms under other weights of the space, given by knowledge."""
+        """The same terms under other weights, given by knowledge."""
         terms = (
-            replace(t, weight=weights[t.knowledge], unit=self.options[t.knowledge].unit)
-            if t.knowledge in weights
-            else t
+            self._weighed(t, weights[t.knowledge]) if t.knowledge in weights else t
             for t in distiller.terms
         )
         return replace(distiller, terms=tuple(terms))
+
+    def _weighed(self, term: Term, weight: float) -> Term:
+        own = self.options[term.knowledge].unit
+        unit = weight.unit if isinstance(weight, WeightIn) else own
+        return replace(term, weight=float(weight), unit=unit)
 
     def random_weights(self, distiller: Distiller, rng: Random) -> Distiller:
         """The same terms under random weights, not all 0."""
@@ -169,8 +179,8 @@ class SearchSpace:
         """The same terms with one weight changed, not all 0."""
         while True:
             term = rng.choice(distiller.terms)
-            own = term.unit == self.options[term.knowledge].unit
-            choices = [w for w in self.weights(term.knowledge) if not own or w != term.weight]
+            now = self.weight(term)
+            choices = [w for w in self.weights(term.knowledge) if w != now]
             changed = self.weighed(distiller, {term.knowledge: rng.choice(choices)})
             if changed.active:
                 return changed
@@ -182,3 +192,89 @@ class SearchSpace:
             child = replace(first, terms=tuple(rng.choice(pair) for pair in pairs))
             if child.active:
                 return child
+
+    def random_distiller(self, rng: Random) -> Distiller:
+        """Random terms of random kinds of knowledge, and n + 1 terms half as often as n."""
+        count = 1
+        while count < len(self.knowledge) and rng.random() < MORE_TERMS:
+            count += 1
+        kinds = rng.sample(self.knowledge, count)
+        return Distiller(tuple(self.random(knowledge, rng) for knowledge in kinds))
+
+    def mutate_distiller(
+        self, distiller: Distiller, rng: Random, known: Sequence[Distiller] = ()
+    ) -> Distiller:
+        """The distiller with one change: a weight by a step, an option, a term more or less.
+
+        The change is drawn uniformly over the kinds of change that are possible. A term more is
+        random, or, as often, a term of one of the ``known`` distillers. The last term is not
+        dropped.
+        """
+        terms = {term.knowledge: term for term in distiller.active}
+        optional = [term for term in terms.values() if self._changeable(term)]
+        missing = [knowledge for knowledge in self.knowledge if knowledge not in terms]
+        changes = [
+            *(["weight"] if terms else []),
+            *(["option"] if optional else []),
+            *(["more"] if missing else []),
+            *(["less"] if len(terms) > 1 else []),
+        ]
+        match rng.choice(changes):
+            case "weight":
+                term = self.step_weight(rng.choice(list(terms.values())), rng)
+            case "option":
+                term = self._change_option(rng.choice(optional), rng)
+            case "more":
+                term = self._another(missing, rng, known)
+            case _:
+                term = replace(rng.choice(list(terms.values())), weight=DROP)
+        return Distiller(tuple(t for t in {**terms, term.knowledge: term}.values() if t.weight))
+
+    def _changeable(self, term: Term) -> list[int]:
+        """The slots of a term's options, without its weight, that hold several choices."""
+        return [i for i, slot in enumerate(self.slots(term.knowledge)[:-1]) if len(slot) > 1]
+
+    def _change_option(self, term: Term, rng: Random) -> Term:
+        slots, values = self.slots(term.knowledge), self.encode(term)
+        index = rng.choice(self._changeable(term))
+        values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
+        return self.decode(term.knowledge, values)
+
+    def step_weight(self, term: Term, rng: Random) -> Term:
+        """The term with the next larger or the next smaller weight of the space.
+
+        From a weight in another unit, every weight of the space is a step away.
+        """
+        weights = self.options[term.knowledge].weights
+        if isinstance(self.weight(term), WeightIn):
+            return self._weighed(term, rng.choice(weights))
+        larger = [weight for weight in weights if weight > term.weight]
+        smaller = [weight for weight in weights if weight < term.weight]
+        steps = [*([min(larger)] if larger else []), *([max(smaller)] if smaller else [])]
+        return replace(term, weight=rng.choice(steps)) if steps else term
+
+    def _another(self, missing: list[str], rng: Random, known: Sequence[Distiller]) -> Term:
+        """A term of one of the ``missing`` kinds of knowledge."""
+        others = [term for one in known for term in one.active if term.knowledge in missing]
+        if others and rng.random() < 0.5:
+            return rng.choice(others)
+        return self.random(rng.choice(missing), rng)
+
+    def crossover_distillers(self, first: Distiller, second: Distiller, rng: Random) -> Distiller:
+        """For every kind of knowledge, the term of one of two parents.
+
+        A term that only one parent has is in the child in two of three crossovers, which are
+        unions; in the others, by chance. Without any term left, the child is the union.
+        """
+        ours = {term.knowledge: term for term in first.active}
+        theirs = {term.knowledge: term for term in second.active}
+        kinds = [knowledge for knowledge in self.knowledge if knowledge in {**ours, **theirs}]
+        terms = {
+            knowledge: rng.choice([one[knowledge] for one in (ours, theirs) if knowledge in one])
+            for knowledge in kinds
+        }
+        kept = terms
+        if rng.random() >= UNION:
+            both = ours.keys() & theirs.keys()
+            kept = {k: term for k, term in terms.items() if k in both or rng.random() < 0.5}
+        return Distiller(tuple((kept or terms).values()))

@@ -62,5 +62,16 @@ teacher = dict(
 inherit = False
 proxy = dict(train_images=25_000, val_images=5_000, seed=0)
 trial = sgd(1, [])
+confirm = None  # the paper exports the best trial
 final = dict(compare=["none", "pkd", "found"], seeds=[0], **sgd(24, [16, 22]))
-search = dict(population=20, iterations=40, sample_ratio=0.9, top_k=5, weights=40, seed=0)
+search = dict(  # DetKDS's own, which starts from nothing
+    space="detkds",
+    algorithm="algorithm1",
+    start=[],
+    population=20,
+    iterations=40,
+    sample_ratio=0.9,
+    top_k=5,
+    weights=40,
+    seed=0,
+)

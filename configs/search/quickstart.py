@@ -3,7 +3,7 @@
     detkds search quickstart
 
 custom.py sets all other values. The command line can change every value:
---cfg-options trial.epochs=3 search.population=8
+--cfg-options trial.epochs=3 search.trials=80
 """
 
 _base_ = "custom.py"
@@ -27,4 +27,4 @@ data = dict(
 proxy = dict(train_images=360, val_images=140)
 trial = dict(epochs=6)
 final = dict(epochs=7, seeds=[0, 1])
-search = dict(population=3, top_k=2, weights=15)
+search = dict(trials=40)

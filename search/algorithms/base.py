@@ -10,6 +10,9 @@ from ...settings import Search
 from ...space import Candidate, Outcome
 from .stages import Stage
 
+#: A search gives up on a candidate's place after so many candidates for it were rejected or failed.
+MAX_DRAWS = 20
+
 #: A candidate that completed or was stopped early, and its outcome.
 Scored = tuple[Candidate, Outcome]
 

@@ -1,4 +1,4 @@
-"""DetKDS Algorithm 1: the evolution of one knowledge's term, and that of the weights."""
+"""DetKDS Algorithm 1: the evolution of terms or of whole distillers, and that of the weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 
 from ...settings import Search
 from ...space import Candidate, Distiller, Outcome
-from .base import Algorithm, Scored, rank
+from .base import MAX_DRAWS, Algorithm, Scored, rank
 from .population import Population
-from .stages import Stage, TermStage, WeightStage
-
-#: A place stays empty after this many candidates for it were rejected or failed.
-MAX_DRAWS = 20
+from .stages import Stage, TermStage, WeightStage, WholeStage
 
 
 @dataclass(eq=False)
@@ -84,33 +81,40 @@ def algorithm1(stage: Stage, settings: Search, rng: random.Random) -> Algorithm:
 
 
 class TermEvolution:
-    """Algorithm 1, lines 2 to 11: evolve the term of one knowledge.
+    """Algorithm 1, lines 2 to 11: evolve the term of one knowledge, or whole distillers.
 
     P random terms; then T times: a pool of ratio r, a parent from its top k, its mutant; one
     random term; the better of the two joins the population and the worst member leaves. A mutant
     or random term that is rejected is drawn again. While an iteration waits for its scores, the
     next iteration may start from the population as it stands; with one worker the order is the
     paper's. The stage's ``first`` distillers take the places of the first random ones, at most P.
+
+    Without divide and conquer (Table 12), whole distillers take the place of terms. All of the
+    stage's ``first`` are in the population then, which is as much larger than P as it must be; if
+    the number of candidates is odd, the last iteration has a mutant alone.
     """
 
-    def __init__(self, stage: TermStage, settings: Search, rng: random.Random) -> None:
-        self._stage, self._settings, self._rng = stage, settings, rng
-        self._population = Population(settings)
+    def __init__(self, stage: TermStage | WholeStage, settings: Search, rng: random.Random) -> None:
+        self._stage, self._rng = stage, rng
+        self.planned = stage.planned(settings)
+        whole = isinstance(stage, WholeStage)
+        size = max(settings.population, len(stage.first) if whole else 0)
+        self._population = Population(settings, size)
         self._places = _Places(stage.name)
-        known = stage.first[: settings.population]
-        firsts = [*known, *[None] * (settings.population - len(known))]
+        known = stage.first[:size]
+        firsts = [*known, *[None] * (size - len(known))][: self.planned]
         self._initial = [self._places.make(self._random, first) for first in firsts]
-        #: The places of the mutant and of the random term of every unfinished iteration.
-        self._iterations: list[tuple[_Place, _Place]] = []
-        self._started = 0
+        #: The places of the mutant and of the random candidate of every unfinished iteration.
+        self._iterations: list[list[_Place]] = []
+        #: How many more places there will be.
+        self._left = self.planned - len(firsts)
 
     def ask(self) -> Candidate | None:
         candidate = self._places.ask()
-        if candidate is None and self._started < self._settings.iterations and self._can_breed:
-            self._started += 1
-            self._iterations.append(
-                (self._places.make(self._mutant), self._places.make(self._random))
-            )
+        if candidate is None and self._left and self._can_breed:
+            draws = [self._mutant, self._random][: self._left]
+            self._left -= len(draws)
+            self._iterations.append([self._places.make(draw) for draw in draws])
             candidate = self._places.ask()
         return candidate
 
@@ -126,10 +130,10 @@ class TermEvolution:
         self._settle()
 
     def _settle(self) -> None:
-        """Lines 9 and 10 for every iteration whose two places are closed."""
-        for pair in [pair for pair in self._iterations if all(place.closed for place in pair)]:
-            self._iterations.remove(pair)
-            known = [place.scored for place in pair if place.scored is not None]
+        """Lines 9 and 10 for every iteration whose places are closed."""
+        for places in [one for one in self._iterations if all(place.closed for place in one)]:
+            self._iterations.remove(places)
+            known = [place.scored for place in places if place.scored is not None]
             if known:
                 self._population.add(*max(known, key=rank))
                 self._population.drop_worst()
@@ -141,8 +145,7 @@ class TermEvolution:
     @property
     def done(self) -> bool:
         waiting = self._initial or self._iterations
-        finished = self._started >= self._settings.iterations or not self._can_breed
-        return not waiting and finished
+        return not waiting and (not self._left or not self._can_breed)
 
     @property
     def best(self) -> Scored | None:
@@ -151,10 +154,6 @@ class TermEvolution:
     @property
     def bar(self) -> float | None:
         return self._population.bar
-
-    @property
-    def planned(self) -> int:
-        return self._settings.population + 2 * self._settings.iterations
 
     def _random(self) -> Distiller:
         return self._stage.random(self._rng)
@@ -174,7 +173,7 @@ class WeightEvolution:
 
     def __init__(self, stage: WeightStage, settings: Search, rng: random.Random) -> None:
         self._stage, self._settings, self._rng = stage, settings, rng
-        self._population = Population(settings)
+        self._population = Population(settings, settings.population)
         self._places = _Places(stage.name)
         self._made = min(settings.population, settings.weights)
         for first in [stage.found, *[None] * (self._made - 1)]:
@@ -211,7 +210,7 @@ class WeightEvolution:
 
     @property
     def planned(self) -> int:
-        return self._settings.weights
+        return self._stage.planned(self._settings)
 
     def _child(self) -> Distiller:
         first, second = (self._population.parent(self._rng) for _ in range(2))

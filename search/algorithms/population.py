@@ -17,9 +17,13 @@ from .base import Scored, rank
 
 @dataclass
 class Population:
-    """Candidates, of which the worst can be dropped. Of equals the earlier is the better."""
+    """Candidates, of which the worst can be dropped. Of equals the earlier is the better.
+
+    ``size``: the largest number of members.
+    """
 
     settings: Search
+    size: int
     members: list[Scored] = field(default_factory=list)
     best: Scored | None = None
 
@@ -49,7 +53,7 @@ class Population:
     def bar(self) -> float | None:
         """The score of the last member that can be a parent; None without such a member."""
         settings = self.settings
-        last = last_parent(settings.population, settings.sample_ratio, settings.top_k)
+        last = last_parent(self.size, settings.sample_ratio, settings.top_k)
         scores = sorted((o.score for _, o in self.members if o.score is not None), reverse=True)
         return scores[last - 1] if len(scores) >= last else None
 

@@ -22,7 +22,7 @@ from ...detectors import (
     without_pretrained,
 )
 from ...distillers import available_knowledge, check_pair, excluded, mismatch
-from ...settings import PROGRESSIVE, Model, Schedule, SearchConfig, Split
+from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Model, Schedule, SearchConfig, Split
 from ...space import SHARE, STEPWISE, Distiller, SearchSpace, WrongUse
 from . import keys
 
@@ -247,11 +247,12 @@ def proxy_splits(
 def compared_distillers(config: SearchConfig, signatures: Pair) -> dict[str, Distiller | None]:
     """The rows of the final table, by name, each with its hand-made distiller.
 
-    ``none``, ``found`` and ``progressive`` have None: no distiller, or the one that is found.
+    ``none``, ``found``, ``best_preset`` and ``progressive`` have None: no distiller, or one that
+    the search decides on.
     """
     rows: dict[str, Distiller | None] = {}
     for reference in config.final.compare if config.final else []:
-        if reference in ("none", "found", PROGRESSIVE):
+        if reference in ("none", FOUND, BEST_PRESET, PROGRESSIVE):
             rows[reference] = None
             continue
         name = Path(reference).stem

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...data import make_shapes
 from ...data.proxy import write_proxy
-from ...settings import PROGRESSIVE, Data, Final, SearchConfig, Split, Task
+from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Data, Final, SearchConfig, Split, Task
 from ...space import Distiller, SearchSpace, WrongUse
 from ...workers.cluster import check_machine
 from ...workers.training import Training
 from ..algorithms import check_algorithm_name
+from ..controller import Controller
 from . import keys
 from .checks import (
     Pair,
@@ -32,7 +34,7 @@ from .pool import (
     check_shares,
     pool_teachers,
 )
-from .start import start_terms
+from .start import start_distillers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,8 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
     check_outlines(whole, (train, data.test))
     signatures = read_signatures(whole, data.classes)
     space = searched_space(config, signatures)
-    start_terms(config.search.start, space, store=None)
+    start = start_distillers(config.search.start, space, store=None)
+    Controller(space, config.search, config.search.seed, start)  # raises what a search would
     proxy, proxy_key = proxy_splits(config, train, folder, data_key)
     compare = compared_distillers(config, signatures)
     teacher, training, teacher_key = plan_teacher(
@@ -216,42 +219,60 @@ def final_section(plan: Plan) -> Final:
     return plan.config.final
 
 
-def final_trainings(plan: Plan, found: Distiller) -> list[Training]:
+def final_trainings(plan: Plan, decided: Mapping[str, Distiller]) -> list[Training]:
     """The trainings of the final table: each of its rows under each seed.
 
-    The progressive trainings are not among them, since they wait for an order of the teachers.
+    ``decided``: the distillers of the rows that the search decides on; the best preset's row has
+    its name. A row that is not decided (no preset was tried, or the best preset is exported) and
+    the progressive trainings, which wait for an order of the teachers, are left out.
     """
-    named_found = replace(found, name="found")
+    waiting = {FOUND, BEST_PRESET, PROGRESSIVE} - set(decided)
+    rows: dict[str, Distiller | None] = {}
+    for name, hand_made in plan.compare.items():
+        if name == BEST_PRESET and name in decided:
+            rows[decided[name].name or name] = decided[name]
+        elif name not in waiting:
+            rows[name] = decided.get(name, hand_made)
     return [
-        student_training(plan, name, named_found if name == "found" else distiller, seed)
+        student_training(plan, name, distiller and replace(distiller, name=name), seed)
         for seed in final_section(plan).seeds
-        for name, distiller in plan.compare.items()
-        if name != PROGRESSIVE
+        for name, distiller in rows.items()
     ]
 
 
 def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: int) -> Training:
     """One full training of the plan's student, with a distiller or alone.
 
-    The folder is named after the training's key. A student that takes nothing from the teacher
-    trains without the teacher.
+    The folder is named after the training's key.
     """
     schedule = final_section(plan).schedule
-    learns = distiller is not None and (distiller.needs_teacher or plan.task.inherit)
-    source = [plan.trial_keys.teacher, plan.task.inherit] if learns else None
-    data = plan.config.data if learns else plan.config.data.for_student
-    key = keys.training_key(plan.student_key(data), source, distiller, schedule)
+    learned = taught(plan, distiller)
+    source = [plan.trial_keys.teacher, plan.task.inherit] if learned["teachers"] else None
+    key = keys.training_key(plan.student_key(learned["data"]), source, distiller, schedule)
     return plan.training(
-        data=data,
+        **learned,
         name=name,
         model=plan.task.student,
-        teachers=[plan.task.teacher] if learns and plan.task.teacher else [],
-        distiller=None if distiller is None else distiller.to_dict(),
-        inherit=plan.task.inherit and learns,
         schedule=schedule,
         seed=seed,
         folder=str(plan.folder / "trained" / f"{name}-seed{seed}-{key[:8]}"),
     )
+
+
+def taught(plan: Plan, distiller: Distiller | None) -> dict[str, Any]:
+    """The fields of a training that follow from what the student is distilled with.
+
+    A student that takes nothing from the teacher trains without the teacher; with a distiller that
+    has no active term, the student trains alone.
+    """
+    active = distiller if distiller is not None and distiller.active else None
+    learns = active is not None and (active.needs_teacher or plan.task.inherit)
+    return {
+        "data": plan.config.data if learns else plan.config.data.for_student,
+        "teachers": [plan.task.teacher] if learns and plan.task.teacher else [],
+        "distiller": None if active is None else active.to_dict(),
+        "inherit": plan.task.inherit and learns,
+    }
 
 
 def trained_alone(plan: Plan, seed: int) -> tuple[Training, str]:

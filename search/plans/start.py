@@ -1,4 +1,4 @@
-"""The terms that populations start from: those of presets, distiller files, earlier searches.
+"""What a search starts from: presets, distiller files, earlier searches, the student alone.
 
 "we can avoid some repeating searches by transferring some excellent losses for different
 detectors" (DetKDS, Section 3.2).
@@ -6,9 +6,12 @@ detectors" (DetKDS, Section 3.2).
 
 from __future__ import annotations
 
-from ...configs import distiller_file
+from dataclasses import replace
+
+from ...configs import distiller_file, distiller_names
 from ...db import Store
-from ...space import STEP, Distiller, SearchSpace, Term, WrongUse, nearest
+from ...settings import PRESETS
+from ...space import NONE, STEP, Distiller, SearchSpace, Term, WrongUse, nearest
 
 EARLIER = "search:"
 
@@ -18,27 +21,50 @@ def reads_store(references: list[str]) -> bool:
     return any(reference.startswith(EARLIER) for reference in references)
 
 
-def start_terms(references: list[str], space: SearchSpace, store: Store | None) -> list[Term]:
-    """The terms that ``search.start`` names, each once, as far as their knowledge is searched.
+def start_distillers(
+    references: list[str], space: SearchSpace, store: Store | None
+) -> list[Distiller]:
+    """The distillers that ``search.start`` names, each once, without terms that do nothing.
 
-    A reference is a preset's name, a distiller file, terms in arrow notation, or ``search:NAME``
-    for the best of each stage of an earlier search. Without a store, references to searches are
-    left out. Raises :class:`WrongUse` for a reference that does not exist and for an option that
+    A reference is ``presets`` for all shipped distillers that lie in the space, ``none``, a
+    shipped distiller's name, a distiller file, terms in arrow notation, or ``search:NAME`` for the
+    best of each stage of an earlier search. Of a distiller that is named, terms whose knowledge is
+    not searched are left out. Without a store, references to searches are left out. Raises
+    :class:`WrongUse` for a reference that does not exist and for a named distiller's option that
     the space does not hold.
     """
-    terms: dict[Term, None] = {}
+    found: dict[str, Distiller] = {}
     for reference in references:
-        for distiller in _distillers(reference, store):
-            for term in distiller.active:
-                if term.knowledge in space.knowledge:
-                    _check_term(term, space, reference)
-                    terms[term] = None
-    return list(terms)
+        if reference == PRESETS:
+            distillers = _presets(space)
+        else:
+            named = _named(reference, store)
+            distillers = [_searched(one, space, reference) for one in named]
+            distillers = [
+                new
+                for new, old in zip(distillers, named, strict=True)
+                if new.terms or not old.active
+            ]
+        for distiller in distillers:
+            found.setdefault(distiller.key, distiller)
+    return list(found.values())
 
 
-def _distillers(reference: str, store: Store | None) -> list[Distiller]:
+def _presets(space: SearchSpace) -> list[Distiller]:
+    """The shipped distillers all of whose terms the space holds, whatever their weights."""
+    shipped = [Distiller.from_json(distiller_file(name)) for name in distiller_names()]
+    return [
+        one
+        for one in shipped
+        if all(t.knowledge in space.knowledge and not _missing(t, space) for t in one.active)
+    ]
+
+
+def _named(reference: str, store: Store | None) -> list[Distiller]:
     if reference.startswith(EARLIER):
         return [] if store is None else _earlier(reference.removeprefix(EARLIER), store)
+    if reference == NONE:
+        return [Distiller((), name=NONE)]
     if "," in reference:
         return [Distiller.parse(reference)]
     return [Distiller.from_json(distiller_file(reference))]
@@ -57,20 +83,30 @@ def _earlier(name: str, store: Store) -> list[Distiller]:
     return [distiller for _, distiller in best.values()]
 
 
-def _check_term(term: Term, space: SearchSpace, reference: str) -> None:
-    options = space.options[term.knowledge]  # any weight will do
+def _searched(distiller: Distiller, space: SearchSpace, reference: str) -> Distiller:
+    """The distiller without the terms that are not searched."""
+    terms = tuple(term for term in distiller.active if term.knowledge in space.knowledge)
+    for term in terms:
+        fault = _missing(term, space)
+        if fault is not None:
+            raise WrongUse(f"{reference}: {fault}", "search.start")
+    return replace(distiller, terms=terms)
+
+
+def _missing(term: Term, space: SearchSpace) -> str | None:
+    """What of a term, whose knowledge is searched, the space does not hold; any weight will do."""
+    options = space.options[term.knowledge]
     slots = [*options.transforms, options.distances, options.schedules]
     values = [*term.applied, term.distance, term.schedule]
     if term.factor not in (None, STEP):
-        raise WrongUse(
-            f"{reference}: a factor of {term.factor:g} for {term.knowledge} is not in the space, "
-            f"whose stepwise weights have a factor of {STEP:g}; leave the factor out",
-            "search.start",
+        return (
+            f"a factor of {term.factor:g} for {term.knowledge} is not in the space, whose stepwise "
+            f"weights have a factor of {STEP:g}; leave the factor out"
         )
     for value, choices in zip(values, slots, strict=True):
         if value not in choices:
-            raise WrongUse(
-                f"{reference}: '{value}' for {term.knowledge} is not in the space; set "
-                "search.space=extended or leave it out",
-                "search.start",
+            return (
+                f"'{value}' for {term.knowledge} is not in the space; set search.space=extended or "
+                "leave it out"
             )
+    return None

@@ -133,10 +133,17 @@ def _what(training: Training, plan: Plan, search: SearchRow | None) -> dict[str,
     return {
         "name": training.name,
         "seed": training.seed,
-        "split": "test" if training.test else "none",
+        "split": _split(training, plan),
         "conditions": plan.conditions,
         "search_id": search.id if search else None,
     }
+
+
+def _split(training: Training, plan: Plan) -> str:
+    """What a training is scored on: ``test``, ``proxy`` or ``none``."""
+    if training.test is None:
+        return "none"
+    return "proxy" if training.test == plan.proxy[1] else "test"
 
 
 def _distiller(training: Training) -> Distiller | None:

@@ -47,7 +47,7 @@ def test_a_search_ends_with_the_table_and_the_paths(finished):
     for text in ("student alone", "pkd", "found", "AP50", str(finished / "quickstart.json")):
         assert text in printed
     assert len(rows(finished)) >= tiny.TRIALS
-    assert {row.stage for row in rows(finished)} == {"global", "logits", "weights"}
+    assert {row.stage for row in rows(finished)} == {"start", "global", "logits", "weights"}
     for row in rows(finished):
         assert row.status is not Status.FAILED, row.error
         assert row.status is Status.REJECTED or (
@@ -57,8 +57,10 @@ def test_a_search_ends_with_the_table_and_the_paths(finished):
 
 
 def test_the_populations_start_from_what_was_named(finished):
-    first = [str(row.distiller) for row in rows(finished)[:2]]
-    assert first == ["global: identity, pearson × 5", "logits: norm_n, l2 × 5"]
+    named = ["global: identity, pearson × 5", "logits: norm_n, l2 × 5"]
+    assert [str(row.distiller) for row in rows(finished)[:2]] == named
+    stages = {row.stage: str(row.distiller) for row in reversed(rows(finished))}
+    assert [stages["global"], stages["logits"]] == named
 
 
 def test_the_exported_distiller_is_the_best_trial_and_trains_on(finished):

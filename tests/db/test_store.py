@@ -32,7 +32,7 @@ def add(store: Store, search_id: int, number: int, distiller: Distiller = GLOBAL
 terms = st.tuples(st.sampled_from(SPACE.knowledge), st.randoms(use_true_random=False)).map(
     lambda drawn: SPACE.random(*drawn)
 )
-distillers = st.lists(terms, min_size=1, max_size=5, unique_by=lambda term: term.knowledge).map(
+distillers = st.lists(terms, max_size=5, unique_by=lambda term: term.knowledge).map(
     lambda drawn: Distiller(tuple(drawn))
 )
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detkds.distillers import DistilledDetector
+from detkds.detectors import signature
+from detkds.distillers import DistillationLoss, DistilledDetector, Pair, observe
 from detkds.space import Distiller, WrongUse
 from mmdet.registry import MODELS
 from mmengine.optim import build_optim_wrapper
@@ -26,6 +27,7 @@ from thin_detectors import (
 )
 from torch import Tensor, nn
 
+WITHOUT = dict.fromkeys([term.knowledge for term in ALL_TERMS.terms], 0.0)
 TERM_LOSSES = {f"loss_{term.knowledge}" for term in ALL_TERMS.terms}
 
 
@@ -173,6 +175,25 @@ def test_the_students_own_losses_are_what_they_are_without_a_distiller(family: s
         assert losses.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(losses[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("distiller", [Distiller(()), ALL_TERMS.with_weights(WITHOUT)])
+def test_a_distiller_without_an_active_term_is_the_student_alone(distiller: Distiller) -> None:
+    model, alone = distilled(distiller=distiller), distilled(distiller=None)
+    assert model.teacher is None
+    ours, own = model.loss(*batch()), alone.loss(*batch())
+    assert ours.keys() == own.keys()
+    assert total(ours) == total(own)
+    dense, two_stage = thin_detector("retinanet"), thin_detector("faster_rcnn")
+    assert DistilledDetector(dense, two_stage, distiller, inherit=True).train().loss(*batch())
+
+
+def test_the_loss_of_no_term_adds_nothing() -> None:
+    student = thin_detector("retinanet")
+    pair = Pair(signature(student, "student"))
+    loss = DistillationLoss(Distiller(()), pair)
+    observed = observe(student, [], *batch(), loss.needs)
+    assert loss(observed) == {}
 
 
 def test_predictions_and_features_are_the_students_own() -> None:

@@ -7,7 +7,16 @@ from itertools import islice, product
 
 import pytest
 from detkds.db import Store
-from detkds.search.algorithms import ALGORITHMS, Stage, TermStage, WeightStage, make_algorithm, rank
+from detkds.search.algorithms import (
+    ALGORITHMS,
+    START_STAGE,
+    Stage,
+    TermStage,
+    WeightStage,
+    WholeStage,
+    make_algorithm,
+    rank,
+)
 from detkds.search.controller import Controller
 from detkds.search.session import Session
 from detkds.settings import Search
@@ -23,12 +32,13 @@ from detkds.space import (
 )
 
 SPACE = SearchSpace.preset().only(["global", "logits", "localization"])
-START = (Term("global", ("mask",), "l2", 2.0), Term("logits", ("norm_n",), "l2", 5.0))
+START = (Distiller.parse("global: mask, l2 × 2"), Distiller.parse("logits: norm_n, l2 × 5"))
 FOUND = Distiller((Term("fgbg", ("catt",), "l1", 5.0), Term("logits", ("norm_n",), "kl", 2.0)))
 STAGES = [
     TermStage(SearchSpace.preset(), "instance"),
     TermStage(SearchSpace.preset("extended"), "label"),
     WeightStage(SearchSpace.preset(), FOUND),
+    WholeStage(SearchSpace.preset("extended"), (FOUND, Distiller(()))),
 ]
 #: How many candidates a stage of :class:`Sweep` takes.
 BUDGET = 6
@@ -77,7 +87,7 @@ class Sweep:
 def sweep(monkeypatch) -> Search:
     """Settings that name an algorithm which this test adds to the table."""
     monkeypatch.setitem(ALGORITHMS, "sweep", Sweep)
-    return Search(algorithm="sweep")
+    return Search(algorithm="sweep", start=["pkd"])
 
 
 def score(candidate: Candidate) -> Outcome:
@@ -107,15 +117,16 @@ def work(session: Session, workers: int, stop_after: int | None = None) -> None:
 
 def test_another_algorithm_runs_every_stage(store, sweep):
     running = session(store, sweep)
-    assert running.controller.planned == 4 * BUDGET
+    assert running.controller.planned == 4 * BUDGET + len(START)
     work(running, workers=2)
     trials = store.trials(running.search_id)
-    assert len(trials) == 4 * BUDGET
+    assert len(trials) == 4 * BUDGET + len(START)
     by_stage = {
         stage: [t for t in trials if t.stage == stage] for stage in {t.stage for t in trials}
     }
-    assert set(by_stage) == {*SPACE.knowledge, WEIGHTS_STAGE}
-    assert [by_stage[term.knowledge][0].distiller.terms for term in START] == [(t,) for t in START]
+    assert set(by_stage) == {START_STAGE, *SPACE.knowledge, WEIGHTS_STAGE}
+    assert [trial.distiller for trial in by_stage[START_STAGE]] == list(START)
+    assert [by_stage[one.terms[0].knowledge][0].distiller for one in START] == list(START)
     best = [
         max(by_stage[name], key=lambda t: t.score).distiller.terms[0] for name in SPACE.knowledge
     ]
@@ -132,7 +143,7 @@ def test_another_algorithm_replays_from_the_store(store, sweep, stop, workers):
     work(session(store, sweep), workers)
     after = store.trials(None)
     assert [after[trial.number] for trial in before] == before
-    assert len(after) == 4 * BUDGET
+    assert len(after) == 4 * BUDGET + len(START)
     resumed = session(store, sweep)
     assert resumed.done, "the outcomes of the whole search replay"
 
@@ -161,17 +172,23 @@ def test_a_stage_proposes_what_its_slots_hold(stage):
             assert all(choice in slot for choice, slot in zip(choices, stage.slots, strict=True))
             assert stage.decode(choices) == distiller
             assert distiller.active
-        pairs = list(zip(stage.encode(one), stage.encode(mutant), strict=True))
-        assert sum(old != new for old, new in pairs) == 1
+        assert changes(stage, one, mutant) == 1
         parents = zip(stage.encode(one), stage.encode(two), strict=True)
         assert all(c in pair for c, pair in zip(stage.encode(child), parents, strict=True))
         one, two = mutant, one
 
 
+def changes(stage: Stage, one: Distiller, other: Distiller) -> int:
+    """How many slots differ; a term more or less is one change of a whole distiller."""
+    if isinstance(stage, WholeStage) and len(one.terms) != len(other.terms):
+        return len(set(one.terms) ^ set(other.terms))
+    return sum(a != b for a, b in zip(stage.encode(one), stage.encode(other), strict=True))
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_every_algorithm_takes_as_many_candidates_as_it_plans(name, stage):
-    settings = Search(algorithm=name, population=3, iterations=2, weights=7)
+    settings = Search(algorithm=name, population=3, iterations=2, weights=7, trials=12)
     algorithm = make_algorithm(stage, settings, random.Random(0))
     asked = 0
     while not algorithm.done:

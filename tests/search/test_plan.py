@@ -194,6 +194,17 @@ def test_a_teacher_goes_with_whoever_takes_something_from_it(
     }
 
 
+def test_a_found_distiller_without_terms_trains_the_student_alone(
+    tmp_path: Path, shapes: list[str]
+) -> None:
+    """As the row ``none`` does: under the same key, with no teacher and no inheritance."""
+    for inherit in (False, True):
+        plan = planned(tmp_path, *shapes, f"inherit={inherit}")
+        alone, found = final_trainings(plan, Distiller(()))
+        assert (found.teachers, found.inherit, found.distiller) == ([], False, None)
+        assert found.folder.rpartition("-")[2] == alone.folder.rpartition("-")[2]
+
+
 def test_a_plan_has_the_models_of_an_order_if_one_is_asked_for(
     tmp_path: Path, shapes: list[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What populations start from: presets, files, notation and earlier searches."""
+"""What searches start from: presets, files, notation, earlier searches, the student alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from detkds.configs import distiller_file
 from detkds.db import Store
 from detkds.search.algorithms import TermEvolution, TermStage
-from detkds.search.plans.start import start_terms
+from detkds.search.controller import Controller
+from detkds.search.plans.start import start_distillers
 from detkds.settings import Search
 from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status, Term, WrongUse
 
@@ -21,24 +22,50 @@ def store(tmp_path):
         yield opened
 
 
-def test_terms_come_from_presets_files_and_notation_each_once(store, tmp_path):
+def notations(distillers: list[Distiller]) -> list[str]:
+    return [str(one).replace("\n", "; ") for one in distillers]
+
+
+def test_distillers_come_from_presets_files_and_notation_each_once(store, tmp_path):
     file = tmp_path / "mine.json"
     Distiller.parse("logits: norm_n, l2 × 3; fgbg: mask, l1 × 0").to_json(file)
-    found = start_terms(
+    found = start_distillers(
         ["pkd", str(file), "global: identity, pearson × 5; logits: norm_n, kl", "pkd"], SPACE, store
     )
-    assert [str(term) for term in found] == [
+    assert notations(found) == [
         "global: identity, pearson × 5",
         "logits: norm_n, l2 × 3",
-        "logits: norm_n, kl × 1",
+        "global: identity, pearson × 5; logits: norm_n, kl × 1",
     ]
+    assert [one.name for one in found] == ["pkd", None, None]
+
+
+def test_the_student_alone_and_all_presets_that_the_space_holds(store):
+    found = start_distillers(["none", "presets", "pkd"], SPACE, store)
+    names = [one.name for one in found]
+    assert names[0] == "none"
+    assert found[0] == Distiller(())
+    assert {"pkd", "fgd", "ld", "detkds_one_stage", "detkds_retinanet_x101"} <= {*names}
+    assert not {"crosskd", "sssd", "mgd", "cwd"} & {*names}, "the space lacks a part of them"
+    assert len({one.key for one in found}) == len(found)
+    keys = {one.key for one in found}
+    for name in ("detkds_gfl_r101", "detkds_reppoints_x101"):  # one and the same
+        assert Distiller.from_json(distiller_file(name)).key in keys
+    features = SPACE.only(["global"])
+    assert all(len(one.terms) <= 1 for one in start_distillers(["presets"], features, store))
+
+
+def test_the_default_is_all_that_is_known():
+    assert Search().start == ["none", "presets"]
+    assert Search().space == "extended"
 
 
 def test_a_term_of_the_papers_keeps_its_spelling_and_stands_for_its_function(store):
     written, plain = "instance: catt → scale_1 → norm_c, smooth_l1 × 1", "instance: catt → norm_c, "
-    found = start_terms([written, plain + "smooth_l1", "detkds_one_stage"], SPACE, store)
-    assert [str(term) for term in found if term.knowledge == "instance"] == [written]
-    (first,) = (term for term in found if term.knowledge == "instance")
+    found = start_distillers([written, plain + "smooth_l1", "detkds_one_stage"], SPACE, store)
+    assert notations(found)[0] == written
+    assert len(found) == 2, "the second is the first"
+    (first,) = found[0].terms
     settings = Search(population=1, iterations=2, top_k=1)
     stage = TermStage(SPACE, "instance", (first,))
     algorithm = TermEvolution(stage, settings, random.Random(0))
@@ -52,8 +79,9 @@ def test_a_term_of_the_papers_keeps_its_spelling_and_stands_for_its_function(sto
 
 
 def test_knowledge_that_is_not_searched_is_left_out(store):
-    found = start_terms(["detkds_one_stage"], SPACE.only(["instance", "global"]), store)
-    assert [term.knowledge for term in found] == ["global", "instance"]
+    found = start_distillers(["detkds_one_stage"], SPACE.only(["instance", "global"]), store)
+    assert [[term.knowledge for term in one.terms] for one in found] == [["global", "instance"]]
+    assert start_distillers(["ld"], SPACE.only(["global"]), store) == []
 
 
 def test_an_earlier_search_gives_the_best_of_each_stage(store):
@@ -72,9 +100,9 @@ def test_an_earlier_search_gives_the_best_of_each_stage(store):
             Outcome.rejected("no") if score is None else Outcome(Status.COMPLETED, score=score)
         )
         store.tell_trial(trial, outcome, tell_order=number)
-    found = start_terms(["search:before"], SPACE, store)
+    found = start_distillers(["search:before"], SPACE, store)
     expected = ["global: catt, l1 × 2", "logits: norm_n, l2 × 5", "global: catt, l1 × 8"]
-    assert [str(term) for term in found] == expected
+    assert notations(found) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,22 +117,22 @@ def test_an_earlier_search_gives_the_best_of_each_stage(store):
 def test_what_is_not_there_is_told(store, reference, message):
     store.create_search("before", {}, "c", 0)
     with pytest.raises(WrongUse, match=message):
-        start_terms([reference], SPACE, store)
+        start_distillers([reference], SPACE, store)
 
 
 def test_a_factor_that_the_space_lacks_is_told(store):
     """A mutation would lose the factor."""
     space = SearchSpace.preset("extended")
     text = "label: identity, l1 × 5 stepwise"
-    assert start_terms([f"{text} × 2"], space, store)
+    assert start_distillers([f"{text} × 2"], space, store)
     with pytest.raises(WrongUse, match="a factor of 4 for label is not in the space"):
-        start_terms([f"{text} × 4"], space, store)
+        start_distillers([f"{text} × 4"], space, store)
 
 
 def test_the_extended_space_holds_every_preset(store):
     names = [path.stem for path in distiller_file("pkd").parent.glob("*.json")]
     assert len(names) >= 12
-    assert start_terms(names, SearchSpace.preset("extended"), store)
+    assert start_distillers(names, SearchSpace.preset("extended"), store)
 
 
 def test_a_population_starts_with_them():
@@ -118,3 +146,99 @@ def test_a_population_starts_with_them():
     asked = [algorithm.ask().distiller.terms[0] for _ in range(5)]
     assert asked[:3] == list(start)
     assert not set(asked[3:]) & set(start)
+
+
+# What a search makes of them
+
+START = tuple(
+    Distiller.parse(text, name)
+    for name, text in {
+        "none": "none",
+        "one": "global: catt, l1 × 5; logits: norm_n, kl × 2",
+        "two": "global: mask, l2 × 1",
+        "three": "global: satt, l2 × 50; instance: identity, l1 × 1",
+        "four": "global: catt, l1 × 5",
+    }.items()
+)
+
+
+def ask_all(controller: Controller) -> list[Candidate]:
+    """Every candidate, each scored by its key."""
+    asked = []
+    while not controller.done:
+        candidate = controller.ask()
+        asked.append(candidate)
+        score = random.Random(candidate.distiller.key).random()
+        controller.tell(candidate, Outcome(Status.COMPLETED, score=score))
+    return asked
+
+
+def test_the_first_stage_scores_them_as_they_are():
+    settings = Search(population=4, iterations=1, weights=3)
+    space = SPACE.only(["global", "logits"])
+    controller = Controller(space, settings, 0, START)
+    asked = ask_all(controller)
+    assert [one.distiller for one in asked[: len(START)]] == list(START)
+    assert {one.stage for one in asked[: len(START)]} == {"start"}
+    assert all(one.stage != "start" for one in asked[len(START) :])
+    assert len(asked) == controller.planned == len(START) + 2 * 6 + 3
+    best = max(asked, key=lambda one: random.Random(one.distiller.key).random())
+    assert controller.best[0] == best
+
+
+@pytest.mark.parametrize(
+    ("references", "known"), [(["none", "presets"], 2), (["presets", "none", "pkd"], 3)]
+)
+def test_presets_fill_at_most_half_of_a_population_unless_one_is_named(references, known):
+    settings = Search(population=4, iterations=0, start=references)
+    asked = ask_all(Controller(SPACE.only(["global"]), settings, 0, START))
+    terms = [one.distiller.terms[0] for one in asked if one.stage == "global"]
+    given = [Distiller.parse(f"global: {text}").terms[0] for text in
+             ("catt, l1 × 5", "mask, l2 × 1", "satt, l2 × 50")]  # fmt: skip
+    assert terms[:known] == given[:known]
+    assert not set(terms[known:]) & set(given)
+
+
+def test_a_rejected_start_is_not_replaced():
+    settings = Search(population=1, iterations=0)
+    controller = Controller(SPACE.only(["global"]), settings, 0, START[:2])
+    for _ in range(2):
+        candidate = controller.ask()
+        controller.tell(candidate, Outcome.rejected("loss is NaN"))
+    assert controller.ask().stage == "global"
+
+
+def test_without_stages_they_are_the_first_candidates():
+    settings = Search(divide=False, trials=9, population=2)
+    controller = Controller(SPACE, settings, 0, START)
+    asked = ask_all(controller)
+    assert [one.distiller for one in asked[: len(START)]] == list(START)
+    assert {one.stage for one in asked} == {"whole"}
+    assert len(asked) == controller.planned == 9
+
+
+def test_without_stages_a_search_is_as_long_as_algorithm_1():
+    stages = Controller(SPACE, Search(), 0)
+    whole = Controller(SPACE, Search(divide=False), 0)
+    assert stages.planned == whole.planned == 5 * 100 + 40
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            Search(trials=10),
+            "search.trials: 10: with stages, search.population, search.iterations and "
+            "search.weights say how many candidates there are; set these, or search.divide=False",
+        ),
+        (
+            Search(divide=False, trials=4),
+            "search.trials: 4 candidates are fewer than the 5 distillers that the search starts "
+            "from; give at least 5, or name fewer in search.start",
+        ),
+    ],
+)
+def test_a_number_of_trials_that_is_no_use(settings, says):
+    with pytest.raises(WrongUse) as error:
+        Controller(SPACE, settings, 0, START)
+    assert str(error.value) == says

@@ -63,6 +63,17 @@ def test_a_factor_stands_in_the_file_unless_it_is_the_usual_factor(tmp_path: Pat
         assert Distiller.from_json(tmp_path / "stepwise.json") == distiller
 
 
+def test_the_student_alone_is_a_distiller_without_terms(tmp_path: Path) -> None:
+    alone = Distiller.parse(" none\n", name="alone")
+    assert (alone, str(alone), alone.needs_teacher) == (Distiller(()), "none", False)
+    alone.to_json(tmp_path / "alone.json")
+    content = json.loads((tmp_path / "alone.json").read_text("utf-8"))
+    assert content["terms"] == []
+    jsonschema.validate(content, json_schema())
+    assert Distiller.from_json(tmp_path / "alone.json") == alone
+    assert alone.key == Distiller.parse("global: catt, l1 × 0; logits: norm_n, kl × 0").key
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_the_shipped_distillers_load(path: Path) -> None:
     jsonschema.validate(json.loads(path.read_text("utf-8")), json_schema())
@@ -88,7 +99,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown knowledge": (term(knowledge="globl"), "did you mean global?"),
     "extra key": (document(comment="x"), "comment"),
     "extra key in a term": (term(wieght=1), "terms.0.wieght"),
-    "no terms": (document(terms=[]), "terms"),
+    "no list of terms": (document(terms=None), "terms"),
     "four transforms": (term(transforms=["catt"] * 4), "terms.0.transforms"),
     "name as number": (document(name=5), "name"),
 }

@@ -287,7 +287,8 @@ WRONG = {
     ),
     "no distance": ("global: catt", "write it as 'global: catt → scale_2 → norm_n, l1 × 5'"),
     "twice": ("global: catt, l1; global: satt, l2", "'global' stands in two terms"),
-    "nothing": ("\n;\n", "at least one term"),
+    "nothing": ("\n;\n", "at least one term; write none for no term"),
+    "none and a term": ("none; global: catt, l1", "can't read the term 'none'"),
 }
 
 

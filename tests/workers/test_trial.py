@@ -64,6 +64,12 @@ def test_the_same_seed_gives_the_same_weights_and_the_distiller_changes_them(con
     assert not torch.equal(alone, distilled)
 
 
+def test_the_student_alone_is_a_candidate(context):
+    none = Candidate(0, "start", Distiller(()))
+    assert evaluate(context, none).metrics == evaluate(context, None).metrics
+    assert torch.equal(weights_after(context, none), weights_after(context, None))
+
+
 def all_five(early_bar: float | None) -> Candidate:
     return Candidate(0, "weights", ALL_FIVE, early_bar)
 
