@@ -35,7 +35,7 @@ class WeightIn(float):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((float(self), self.unit))
+        return hash(float(self))
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,12 @@ class SearchSpace:
         """The term's choice per slot; an alias is the choice that it stands for."""
         options = self.options[term.knowledge]
         schedule = [term.schedule] if len(options.schedules) > 1 else []
-        own = term.unit == options.unit
-        weight = term.weight if own else WeightIn(term.weight, term.unit)
-        return [*term.applied, term.distance, *schedule, weight]
+        return [*term.applied, term.distance, *schedule, self.weight(term)]
+
+    def weight(self, term: Term) -> float:
+        """The weight as a term's encoding has it."""
+        own = term.unit == self.options[term.knowledge].unit
+        return term.weight if own else WeightIn(term.weight, term.unit)
 
     def decode(self, knowledge: str, values: list[str | float]) -> Term:
         options = self.options[knowledge]
@@ -150,14 +153,17 @@ class SearchSpace:
         return (DROP, *self.options[knowledge].weights)
 
     def weighed(self, distiller: Distiller, weights: Mapping[str, float]) -> Distiller:
-        """The same terms under other weights of the space, given by knowledge."""
+        """The same terms under other weights, given by knowledge."""
         terms = (
-            replace(t, weight=weights[t.knowledge], unit=self.options[t.knowledge].unit)
-            if t.knowledge in weights
-            else t
+            self._weighed(t, weights[t.knowledge]) if t.knowledge in weights else t
             for t in distiller.terms
         )
         return replace(distiller, terms=tuple(terms))
+
+    def _weighed(self, term: Term, weight: float) -> Term:
+        own = self.options[term.knowledge].unit
+        unit = weight.unit if isinstance(weight, WeightIn) else own
+        return replace(term, weight=float(weight), unit=unit)
 
     def random_weights(self, distiller: Distiller, rng: Random) -> Distiller:
         """The same terms under random weights, not all 0."""
@@ -170,8 +176,8 @@ class SearchSpace:
         """The same terms with one weight changed, not all 0."""
         while True:
             term = rng.choice(distiller.terms)
-            own = term.unit == self.options[term.knowledge].unit
-            choices = [w for w in self.weights(term.knowledge) if not own or w != term.weight]
+            now = self.weight(term)
+            choices = [w for w in self.weights(term.knowledge) if w != now]
             changed = self.weighed(distiller, {term.knowledge: rng.choice(choices)})
             if changed.active:
                 return changed
@@ -236,11 +242,11 @@ class SearchSpace:
     def step_weight(self, term: Term, rng: Random) -> Term:
         """The term with the next larger or the next smaller weight of the space.
 
-        A weight in another unit than the space's has no next one: any weight of the space follows.
+        From a weight in another unit, every weight of the space is a step away.
         """
-        weights, unit = self.options[term.knowledge].weights, self.options[term.knowledge].unit
-        if term.unit != unit:
-            return replace(term, weight=rng.choice(weights), unit=unit)
+        weights = self.options[term.knowledge].weights
+        if isinstance(self.weight(term), WeightIn):
+            return self._weighed(term, rng.choice(weights))
         larger = [weight for weight in weights if weight > term.weight]
         smaller = [weight for weight in weights if weight < term.weight]
         steps = [*([min(larger)] if larger else []), *([max(smaller)] if smaller else [])]
