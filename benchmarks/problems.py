@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +93,13 @@ VARIANTS = {
 }
 
 
-def plan_of(problem: str, variant: str, folder: Path, data: Path | None) -> Plan:
+def plan_of(
+    problem: str, variant: str, folder: Path, data: Path | None, more: Sequence[str] = ()
+) -> Plan:
     """The plan of the problem with one proxy. All variants share ``folder`` and its teacher.
 
-    Raises :class:`WrongUse` if the problem needs ``data`` and there are none.
+    ``more``: options besides the problem's own. Raises :class:`WrongUse` if the problem needs
+    ``data`` and there are none.
     """
     one, how = PROBLEMS[problem], VARIANTS[variant]
     images = round(how.images * one.train_images)
@@ -114,7 +118,7 @@ def plan_of(problem: str, variant: str, folder: Path, data: Path | None) -> Plan
         ]
     else:
         options += [f"proxy.train_images={images}", f"proxy.val_images={one.val_images}"]
-    return make_plan(_with_epochs(load_config(one.config, options), how), folder)
+    return make_plan(_with_epochs(load_config(one.config, [*options, *more]), how), folder)
 
 
 def _with_epochs(config: SearchConfig, how: Variant) -> SearchConfig:
