@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,21 @@ PROBLEMS = {
         65,
         own_data=True,
     ),
+    # Up to 20 small shapes an image, and a teacher as thin as the student that is trained longer.
+    "crowd": Problem(
+        "quickstart",
+        (
+            "data.synthetic.objects=20",
+            "data.synthetic.diameters=(0.06,0.2)",
+            "data.synthetic.size=128",
+            "data.image_size=(128,128)",
+            "data.synthetic.train=400",
+            "teacher.config=detkds::retinanet_r18_thin.py",
+            "teacher.schedule.epochs=14",
+        ),
+        240,
+        140,
+    ),
     # The quickstart cut down to seconds.
     "quick": Problem("quickstart", (*QUICK, "final.epochs=1"), 80, 16),
 }
@@ -77,10 +93,13 @@ VARIANTS = {
 }
 
 
-def plan_of(problem: str, variant: str, folder: Path, data: Path | None) -> Plan:
+def plan_of(
+    problem: str, variant: str, folder: Path, data: Path | None, more: Sequence[str] = ()
+) -> Plan:
     """The plan of the problem with one proxy. All variants share ``folder`` and its teacher.
 
-    Raises :class:`WrongUse` if the problem needs ``data`` and there are none.
+    ``more``: options besides the problem's own. Raises :class:`WrongUse` if the problem needs
+    ``data`` and there are none.
     """
     one, how = PROBLEMS[problem], VARIANTS[variant]
     images = round(how.images * one.train_images)
@@ -99,7 +118,7 @@ def plan_of(problem: str, variant: str, folder: Path, data: Path | None) -> Plan
         ]
     else:
         options += [f"proxy.train_images={images}", f"proxy.val_images={one.val_images}"]
-    return make_plan(_with_epochs(load_config(one.config, options), how), folder)
+    return make_plan(_with_epochs(load_config(one.config, [*options, *more]), how), folder)
 
 
 def _with_epochs(config: SearchConfig, how: Variant) -> SearchConfig:

@@ -1,8 +1,8 @@
 """The quickstart's set: textured shapes on textured grounds, drawn here, in COCO format.
 
-Four classes (circle, square, triangle, star) of sizes from 1/6 to 1/2 of the image, turned,
-overlapping and of varied contrast: hard enough that detectors differ, and small enough for a CPU.
-The images are a pure function of the parameters.
+Four classes (circle, square, triangle, star), by default up to four shapes of sizes from 1/6 to 1/2
+of the image, turned, overlapping and of varied contrast: hard enough that detectors differ, and
+small enough for a CPU. The images are a pure function of the parameters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OUTLINES = {
 }
 CLASSES = tuple(OUTLINES)
 VERSION = 2  # raise it when the images change: sets of other versions are drawn again
-MAX_OBJECTS = 4
+MAX_OBJECTS = 4  # of an image
 MAX_HIDDEN = 0.5  # of a shape's pixels, by the shapes in front of it
 MIN_INSIDE = 0.75  # of a shape's pixels that lie in the image
 DIAMETERS = (1 / 6, 1 / 2)  # of the side of the image, log-uniform
@@ -64,6 +64,8 @@ class _Parameters:
     test: int
     size: int
     seed: int
+    objects: int
+    diameters: tuple[float, float]
     version: int = VERSION
 
 
@@ -98,15 +100,20 @@ def make_shapes(
     test: int = 200,
     size: int = 128,
     seed: int = 0,
+    objects: int = MAX_OBJECTS,
+    diameters: tuple[float, float] = DIAMETERS,
 ) -> ShapesFiles:
     """Draw the set in ``folder``: ``images/*.png`` of ``size`` x ``size`` pixels and a COCO-format
     ``train.json``, ``val.json`` and ``test.json``.
+
+    An image has 1 to ``objects`` shapes. Their diameters lie between ``diameters``, in shares of
+    the image's side.
 
     A folder that holds this set already stays as it is. A set that is not whole, or has other
     parameters, is drawn again. The same parameters give the same bytes. Raises :class:`WrongUse`
     for a split without images, a size below 32, and a folder with annotation files of another set.
     """
-    parameters = _Parameters(train, val, test, size, seed)
+    parameters = _Parameters(train, val, test, size, seed, objects, diameters)
     _check(parameters)
     root = Path(folder)
     files = shapes_files(root)
@@ -120,13 +127,18 @@ def make_shapes(
     return files
 
 
-def draw_image(size: int, generator: np.random.Generator) -> tuple[np.ndarray, list[Shape]]:
+def draw_image(
+    size: int,
+    generator: np.random.Generator,
+    objects: int = MAX_OBJECTS,
+    diameters: tuple[float, float] = DIAMETERS,
+) -> tuple[np.ndarray, list[Shape]]:
     """Draw one image, uint8 of (size, size, 3), and its shapes, from back to front."""
     ground = generator.uniform(60, 195, 3)
     image = ground + _noise(size, generator)
     shapes: list[Shape] = []
-    for _ in range(generator.integers(1, MAX_OBJECTS + 1)):
-        placed = _place(size, shapes, generator)
+    for _ in range(generator.integers(1, objects + 1)):
+        placed = _place(size, shapes, generator, diameters)
         if placed is None:
             continue
         shape, cover = placed
@@ -153,7 +165,10 @@ def _contrast(generator: np.random.Generator) -> np.ndarray:
 
 
 def _place(
-    size: int, behind: list[Shape], generator: np.random.Generator
+    size: int,
+    behind: list[Shape],
+    generator: np.random.Generator,
+    diameters: tuple[float, float],
 ) -> tuple[Shape, np.ndarray] | None:
     """A shape that hides no other shape too much, and its cover, float32 of (size, size) in [0, 1].
 
@@ -161,7 +176,7 @@ def _place(
     """
     for _ in range(MAX_TRIES):
         category = int(generator.integers(len(CLASSES)))
-        corners = _corners(CLASSES[category], size, generator)
+        corners = _corners(CLASSES[category], size, generator, diameters)
         cover = _cover(corners, size)
         mask = cover >= 0.5
         inside = mask.sum() / cv2.contourArea(corners.astype(np.float32))
@@ -177,7 +192,9 @@ def _hides(mask: np.ndarray, i: int, shapes: list[Shape]) -> bool:
     return bool(hidden > MAX_HIDDEN * shapes[i].mask.sum())
 
 
-def _corners(name: str, size: int, generator: np.random.Generator) -> np.ndarray:
+def _corners(
+    name: str, size: int, generator: np.random.Generator, diameters: tuple[float, float]
+) -> np.ndarray:
     """The corners, (corners, 2) in pixels, of a shape of random place, turn, size and squeeze."""
     number, inner, first = OUTLINES[name]
     angles = 2 * math.pi * (first + np.arange(number) / number)
@@ -186,7 +203,7 @@ def _corners(name: str, size: int, generator: np.random.Generator) -> np.ndarray
     corners[:, 0] *= generator.uniform(MIN_SQUEEZE, 1)
     turn = generator.uniform(-TURN, TURN)
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    radius = size / 2 * math.exp(generator.uniform(*np.log(DIAMETERS)))
+    radius = size / 2 * math.exp(generator.uniform(*np.log(diameters)))
     return corners @ rotation.T * radius + generator.uniform(0, size, 2)
 
 
@@ -206,7 +223,9 @@ def _make_split(folder: Path, split: str, number: int, parameters: _Parameters) 
     for index in range(getattr(parameters, split)):
         # Each image has its own generator, so that it does not depend on the images before it.
         generator = np.random.default_rng([parameters.seed, number, index])
-        image, shapes = draw_image(parameters.size, generator)
+        image, shapes = draw_image(
+            parameters.size, generator, parameters.objects, parameters.diameters
+        )
         name = f"{split}_{index:05d}.png"
         if not cv2.imwrite(str(folder / name), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
             raise OSError(f"{folder / name}: can't write this image")
@@ -238,6 +257,14 @@ def _check(parameters: _Parameters) -> None:
             raise WrongUse(f"{split}={getattr(parameters, split)}: a split holds at least 1 image")
     if parameters.size < 32:
         raise WrongUse(f"size={parameters.size}: shapes can't be told apart below 32 pixels")
+    smallest, largest = parameters.diameters
+    if parameters.objects < 1:
+        raise WrongUse(f"objects={parameters.objects}: an image has at least 1 shape")
+    if not 4 / parameters.size <= smallest <= largest <= 1:
+        raise WrongUse(
+            f"diameters={smallest:g},{largest:g}: give shares of the image's side, the smaller "
+            f"first, from {4 / parameters.size:g} (4 pixels) to 1"
+        )
     if parameters.seed < 0:
         raise WrongUse(f"seed={parameters.seed}: a seed is 0 or a positive integer")
 
@@ -245,7 +272,7 @@ def _check(parameters: _Parameters) -> None:
 def _holds(root: Path, files: ShapesFiles, parameters: _Parameters) -> bool:
     """Whether the folder holds the whole set, whose manifest is written last."""
     manifest = find_json(root / _MANIFEST)
-    if manifest != asdict(parameters) or not files.images.is_dir():
+    if manifest != json.loads(json.dumps(asdict(parameters))) or not files.images.is_dir():
         return False
     total = parameters.train + parameters.val + parameters.test
     return len(os.listdir(files.images)) == total and all(

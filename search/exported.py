@@ -43,7 +43,7 @@ def exported(best: TrialRow, search: SearchRow) -> Distiller:
 
 
 def trained_distiller(trial: TrialRow) -> Distiller:
-    """What a trial trained with: plain weights, and no terms of weight 0."""
+    """What a completed trial trained with: plain weights, and no terms of weight 0."""
     assert trial.outcome is not None
     plain = trial.distiller.with_plain_weights(trial.outcome.plain_weights)
     return replace(plain, terms=plain.active)

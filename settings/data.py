@@ -33,6 +33,10 @@ class Synthetic(Settings):
     size: int = Field(default=128, ge=32)
     #: The seed of the images.
     seed: int = Field(default=0, ge=0)
+    #: Shapes an image at most.
+    objects: int = Field(default=4, ge=1)
+    #: The smallest and the largest diameter of a shape, in shares of the image's side.
+    diameters: tuple[float, float] = (1 / 6, 1 / 2)
 
 
 class Data(Settings):

@@ -14,7 +14,7 @@ from .options import (
     STEP,
     STEPWISE,
 )
-from .search_space import SearchSpace
+from .search_space import SearchSpace, WeightIn
 from .trials import PLAIN_WEIGHT, WEIGHTS_STAGE, Candidate, Outcome, Status
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "SearchSpace",
     "Status",
     "Term",
+    "WeightIn",
     "WrongUse",
     "json_schema",
     "nearest",

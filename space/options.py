@@ -81,6 +81,12 @@ class KnowledgeOptions:
     #: Whether a search that names no kinds of knowledge has a stage for this kind.
     default: bool = True
 
+    @property
+    def optional(self) -> bool:
+        """Whether a term has a choice besides its weight."""
+        slots = (*self.transforms, self.distances, self.schedules)
+        return any(len(slot) > 1 for slot in slots)
+
     def __len__(self) -> int:
         size = len(self.distances) * len(self.weights) * len(self.schedules)
         for slot in self.transforms:

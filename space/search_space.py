@@ -35,7 +35,7 @@ class WeightIn(float):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((float(self), self.unit))
+        return hash(float(self))
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,12 @@ class SearchSpace:
         """The term's choice per slot; an alias is the choice that it stands for."""
         options = self.options[term.knowledge]
         schedule = [term.schedule] if len(options.schedules) > 1 else []
-        own = term.unit == options.unit
-        weight = term.weight if own else WeightIn(term.weight, term.unit)
-        return [*term.applied, term.distance, *schedule, weight]
+        return [*term.applied, term.distance, *schedule, self.weight(term)]
+
+    def weight(self, term: Term) -> float:
+        """The weight as a term's encoding has it."""
+        own = term.unit == self.options[term.knowledge].unit
+        return term.weight if own else WeightIn(term.weight, term.unit)
 
     def decode(self, knowledge: str, values: list[str | float]) -> Term:
         options = self.options[knowledge]
@@ -138,10 +141,7 @@ class SearchSpace:
 
     def mutate(self, term: Term, rng: Random) -> Term:
         """The term with another choice in one slot, both drawn at random."""
-        slots, values = self.slots(term.knowledge), self.encode(term)
-        index = rng.choice([i for i, slot in enumerate(slots) if len(slot) > 1])
-        values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
-        return self.decode(term.knowledge, values)
+        return self._with_another_choice(term, self.slots(term.knowledge), rng)
 
     def crossover(self, first: Term, second: Term, rng: Random) -> Term:
         """A term whose every slot comes from one of two parents of the same knowledge."""
@@ -153,14 +153,17 @@ class SearchSpace:
         return (DROP, *self.options[knowledge].weights)
 
     def weighed(self, distiller: Distiller, weights: Mapping[str, float]) -> Distiller:
-        """The same terms under other weights of the space, given by knowledge."""
+        """The same terms under other weights, given by knowledge."""
         terms = (
-            replace(t, weight=weights[t.knowledge], unit=self.options[t.knowledge].unit)
-            if t.knowledge in weights
-            else t
+            self._weighed(t, weights[t.knowledge]) if t.knowledge in weights else t
             for t in distiller.terms
         )
         return replace(distiller, terms=tuple(terms))
+
+    def _weighed(self, term: Term, weight: float) -> Term:
+        own = self.options[term.knowledge].unit
+        unit = weight.unit if isinstance(weight, WeightIn) else own
+        return replace(term, weight=float(weight), unit=unit)
 
     def random_weights(self, distiller: Distiller, rng: Random) -> Distiller:
         """The same terms under random weights, not all 0."""
@@ -173,8 +176,8 @@ class SearchSpace:
         """The same terms with one weight changed, not all 0."""
         while True:
             term = rng.choice(distiller.terms)
-            own = term.unit == self.options[term.knowledge].unit
-            choices = [w for w in self.weights(term.knowledge) if not own or w != term.weight]
+            now = self.weight(term)
+            choices = [w for w in self.weights(term.knowledge) if w != now]
             changed = self.weighed(distiller, {term.knowledge: rng.choice(choices)})
             if changed.active:
                 return changed
@@ -196,16 +199,15 @@ class SearchSpace:
         return Distiller(tuple(self.random(knowledge, rng) for knowledge in kinds))
 
     def mutate_distiller(
-        self, distiller: Distiller, rng: Random, known: Sequence[Distiller] = ()
+        self, distiller: Distiller, rng: Random, known: Sequence[Term] = ()
     ) -> Distiller:
         """The distiller with one change: a weight by a step, an option, a term more or less.
 
         The change is drawn uniformly over the kinds of change that are possible. A term more is
-        random, or, as often, a term of one of the ``known`` distillers. The last term is not
-        dropped.
+        random, or, as often, one of the ``known`` terms. The last term is not dropped.
         """
         terms = {term.knowledge: term for term in distiller.active}
-        optional = [term for term in terms.values() if self._changeable(term)]
+        optional = [term for term in terms.values() if self.options[term.knowledge].optional]
         missing = [knowledge for knowledge in self.knowledge if knowledge not in terms]
         changes = [
             *(["weight"] if terms else []),
@@ -224,32 +226,35 @@ class SearchSpace:
                 term = replace(rng.choice(list(terms.values())), weight=DROP)
         return Distiller(tuple(t for t in {**terms, term.knowledge: term}.values() if t.weight))
 
-    def _changeable(self, term: Term) -> list[int]:
-        """The slots of a term's options, without its weight, that hold several choices."""
-        return [i for i, slot in enumerate(self.slots(term.knowledge)[:-1]) if len(slot) > 1]
-
     def _change_option(self, term: Term, rng: Random) -> Term:
-        slots, values = self.slots(term.knowledge), self.encode(term)
-        index = rng.choice(self._changeable(term))
+        *slots, _ = self.slots(term.knowledge)
+        return self._with_another_choice(term, slots, rng)
+
+    def _with_another_choice(
+        self, term: Term, slots: Sequence[tuple[str | float, ...]], rng: Random
+    ) -> Term:
+        """The term with another choice in one of its first slots, both drawn at random."""
+        values = self.encode(term)
+        index = rng.choice([i for i, slot in enumerate(slots) if len(slot) > 1])
         values[index] = rng.choice([choice for choice in slots[index] if choice != values[index]])
         return self.decode(term.knowledge, values)
 
     def step_weight(self, term: Term, rng: Random) -> Term:
         """The term with the next larger or the next smaller weight of the space.
 
-        A weight in another unit than the space's has no next one: any weight of the space follows.
+        From a weight in another unit, every weight of the space is a step away.
         """
-        weights, unit = self.options[term.knowledge].weights, self.options[term.knowledge].unit
-        if term.unit != unit:
-            return replace(term, weight=rng.choice(weights), unit=unit)
+        weights = self.options[term.knowledge].weights
+        if isinstance(self.weight(term), WeightIn):
+            return self._weighed(term, rng.choice(weights))
         larger = [weight for weight in weights if weight > term.weight]
         smaller = [weight for weight in weights if weight < term.weight]
         steps = [*([min(larger)] if larger else []), *([max(smaller)] if smaller else [])]
         return replace(term, weight=rng.choice(steps)) if steps else term
 
-    def _another(self, missing: list[str], rng: Random, known: Sequence[Distiller]) -> Term:
+    def _another(self, missing: list[str], rng: Random, known: Sequence[Term]) -> Term:
         """A term of one of the ``missing`` kinds of knowledge."""
-        others = [term for one in known for term in one.active if term.knowledge in missing]
+        others = [term for term in known if term.knowledge in missing]
         if others and rng.random() < 0.5:
             return rng.choice(others)
         return self.random(rng.choice(missing), rng)

@@ -9,20 +9,24 @@ from random import Random
 
 from ...settings import Search
 from ...space import Distiller, Outcome
-from .base import MAX_DRAWS, Algorithm
+from .base import Algorithm
 from .budget import Budgeted, value
 from .stages import Choice, Stage
 
 #: The c of UCB1, for rewards from 0 to 1.
 EXPLORATION = math.sqrt(2)
+#: Draws below the tree, of which the best by the move averages is taken.
+ROLLOUTS = 20
 
 
 def mcts(stage: Stage, settings: Search, rng: Random) -> Algorithm:
     """UCT (Kocsis and Szepesvári, ECML 2006), a level of the tree for each slot.
 
     DetKDS names Monte Carlo tree search as a rival (Table 12) and prints no details, so these are
-    UCT's own: below the tree a distiller is drawn as the stage draws, and every candidate adds one
-    node. Rewards are scores from the lowest to the highest so far, as 0 to 1; a rejected candidate
+    UCT's own: every candidate adds one node. With so few candidates the tree stays shallow, so the
+    choices below it matter: of some that the stage draws, those are taken whose choices have had
+    the highest rewards wherever they stood (the move averages of MAST, Finnsson and Björnsson, AAAI
+    2008). Rewards are scores from the lowest to the highest so far, as 0 to 1; a rejected candidate
     has 0. Candidates without an outcome count as visits with a reward of 0 (virtual loss), so that
     workers spread over the tree.
     """
@@ -46,21 +50,41 @@ class TreeSearch:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._nodes: dict[tuple[Choice, ...], _Node] = {(): _Node()}
+        #: The same for each choice of each slot, wherever in the tree.
+        self._moves: dict[tuple[int, Choice], _Node] = {}
         self._low, self._high = math.inf, -math.inf
         #: The nodes that each open distiller has visited, by its key.
         self._open: dict[str, list[list[_Node]]] = {}
 
     def propose(self, rng: Random) -> Distiller:
-        """Down the tree by UCT to a node that is not in it, and from there at random."""
+        """Down the tree by UCT to a node that is not in it, and from there by move averages."""
         chosen = self._select(rng)
-        drawn = (self._complete(chosen, rng) for _ in range(MAX_DRAWS))
+        drawn = [self._complete(chosen, rng) for _ in range(ROLLOUTS)]
         # No proposal is the student alone.
-        distiller = next((one for one in drawn if one.active), None) or self._stage.random(rng)
+        active = [one for one in drawn if one.active] or [self._stage.random(rng)]
+        distiller = max(active, key=self._expected)
         self.given(distiller)
         return distiller
 
+    def _expected(self, distiller: Distiller) -> float:
+        """The sum of how far each choice's rewards lie above the mean reward.
+
+        Of n rewards and the mean reward the mean is taken, since few say little.
+        """
+        mean, choices = self._reward(self._nodes[()]), self._stage.encode(distiller)
+        moves = [
+            self._moves[index, choice]
+            for index, choice in enumerate(choices)
+            if (index, choice) in self._moves and not self._stage.idle(choices[:index])
+        ]
+        return sum((self._reward(m) - mean) * m.visits / (m.visits + 1) for m in moves)
+
     def given(self, distiller: Distiller) -> None:
-        path = self._visited(self._stage.encode(distiller))
+        choices = self._stage.encode(distiller)
+        path = self._visited(choices)
+        for index, choice in enumerate(choices):
+            if not self._stage.idle(choices[:index]):
+                path.append(self._moves.setdefault((index, choice), _Node()))
         self._open.setdefault(distiller.key, []).append(path)
         for node in path:
             node.visits += 1

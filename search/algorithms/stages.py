@@ -8,7 +8,7 @@ from functools import cached_property
 from random import Random
 
 from ...settings import Search
-from ...space import WEIGHTS_STAGE, Distiller, SearchSpace, Term
+from ...space import WEIGHTS_STAGE, Distiller, SearchSpace, Term, WeightIn
 
 #: One choice of a slot: an option's name or a weight.
 Choice = str | float
@@ -47,7 +47,7 @@ class TermStage:
         A weight may be that of a start term.
         """
         *options, weights = self.space.slots(self.knowledge)
-        return [*options, _with_weights_of(self.start, weights)]
+        return [*options, _with_weights_of(self.space, self.start, weights)]
 
     def idle(self, chosen: Sequence[Choice]) -> bool:
         """Whether the slot after these choices changes nothing: never."""
@@ -103,7 +103,7 @@ class WeightStage:
     def slots(self) -> list[tuple[Choice, ...]]:
         """The choices per slot; one choice per slot makes a distiller."""
         return [
-            _with_weights_of([term], self.space.weights(term.knowledge))
+            _with_weights_of(self.space, [term], self.space.weights(term.knowledge))
             for term in self.found.terms
         ]
 
@@ -113,12 +113,13 @@ class WeightStage:
 
     def encode(self, distiller: Distiller) -> list[Choice]:
         """The distiller's choice per slot."""
-        return [term.weight for term in distiller.terms]
+        return [self.space.weight(term) for term in distiller.terms]
 
     def decode(self, choices: Sequence[Choice]) -> Distiller:
         """The distiller that these choices make, one choice per slot."""
         pairs = zip(self.found.terms, choices, strict=True)
-        return self.found.with_weights({term.knowledge: float(weight) for term, weight in pairs})
+        weights = {term.knowledge: weight for term, weight in pairs if not isinstance(weight, str)}
+        return self.space.weighed(self.found, weights)
 
     def random(self, rng: Random) -> Distiller:
         """A distiller drawn uniformly over the slots."""
@@ -157,12 +158,17 @@ class WholeStage:
         return settings.trials or each + (settings.weights if len(kinds) > 1 else 0)
 
     @cached_property
+    def _known(self) -> list[Term]:
+        """The terms of the start distillers, each once."""
+        return list(dict.fromkeys(term for one in self.first for term in one.active))
+
+    @cached_property
     def _slots(self) -> dict[str, list[tuple[Choice, ...]]]:
         """The slots of each kind of knowledge, the weight first."""
         found = {}
         for knowledge in self.space.knowledge:
-            known = [t for one in self.first for t in one.active if t.knowledge == knowledge]
-            weights = _with_weights_of(known, self.space.weights(knowledge))
+            known = [term for term in self._known if term.knowledge == knowledge]
+            weights = _with_weights_of(self.space, known, self.space.weights(knowledge))
             found[knowledge] = [weights, *self.space.slots(knowledge)[:-1]]
         return found
 
@@ -215,16 +221,19 @@ class WholeStage:
 
     def mutate(self, distiller: Distiller, rng: Random) -> Distiller:
         """The distiller with one change; a term more may be that of a start distiller."""
-        return self.space.mutate_distiller(distiller, rng, self.first)
+        return self.space.mutate_distiller(distiller, rng, self._known)
 
     def crossover(self, first: Distiller, second: Distiller, rng: Random) -> Distiller:
         """A distiller that takes each kind's term from one of two others, mostly a union."""
         return self.space.crossover_distillers(first, second, rng)
 
 
-def _with_weights_of(terms: Iterable[Term], weights: Sequence[Choice]) -> tuple[Choice, ...]:
-    """These weights and those of the terms, in ascending order."""
-    return tuple(sorted({*map(float, weights), *(term.weight for term in terms)}))
+def _with_weights_of(
+    space: SearchSpace, terms: Iterable[Term], weights: Sequence[Choice]
+) -> tuple[Choice, ...]:
+    """These weights and those of the terms, in ascending order, those in another unit last."""
+    known = {*map(float, weights), *(space.weight(term) for term in terms)}
+    return tuple(sorted(known, key=lambda weight: (isinstance(weight, WeightIn), weight)))
 
 
 #: All kinds of stage have the same methods, so that most algorithms need not tell them apart.

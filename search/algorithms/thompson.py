@@ -85,8 +85,9 @@ class LinearThompson:
         found: dict[str, Distiller] = {}
         for _ in range(2 * PROPOSALS):
             one = self._proposal(parents, rng)
-            if one.key not in self._keys:
-                found.setdefault(one.key, one)
+            key = one.key
+            if key not in self._keys:
+                found.setdefault(key, one)
             if len(found) == PROPOSALS:
                 break
         return list(found.values()) or [self._stage.random(rng)]
@@ -109,7 +110,8 @@ def features(distiller: Distiller) -> Features:
     """The features of a distiller.
 
     For each term: that its kind of knowledge is there, the choice of each option, the logarithm of
-    the weight to base 10, and its square. For each pair of terms: that both are there.
+    the weight to base 10, by the weight's unit, and its square. For each pair of terms: that both
+    are there.
     """
     found: dict[tuple[str | int, ...], float] = {("mean",): 1.0}
     for term in distiller.active:
@@ -117,7 +119,8 @@ def features(distiller: Distiller) -> Features:
         found["kind", kind] = 1.0
         for slot, choice in enumerate((*term.applied, term.distance, term.schedule)):
             found["choice", kind, slot, choice] = 1.0
-        found["weight", kind, 1], found["weight", kind, 2] = weight, weight**2
+        for power in (1, 2):
+            found["weight", kind, term.unit, power] = weight**power
     for first, second in combinations([term.knowledge for term in distiller.active], 2):
         found["pair", first, second] = 1.0
     return found

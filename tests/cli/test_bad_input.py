@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -108,6 +109,9 @@ def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
             "search.algorithm=algorithm",
             "search.algorithm: unknown algorithm 'algorithm': did you mean algorithm1?",
         ),
+        ("search.algorithm=optuna:foo", "search.algorithm: unknown algorithm 'optuna:foo': "),
+        ("search.trials=30", "search.trials: 30: with stages, search.population, "),
+        ("search.trials=0", "search.trials: "),
         ("student.config=mmdet::retinanet/retinanet_r51.py", "did you mean"),
         ("student.config=nowhere.py", "nowhere.py"),
         ("resources.gpus=2", "resources.gpus: a training runs on one GPU"),
@@ -130,6 +134,27 @@ def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
 def test_a_wrong_option(refused, option, says):
     arguments = [*SYNTHETIC, "--cfg-options", option]
     assert says in refused(arguments)
+
+
+def test_fewer_trials_than_distillers_to_start_from(refused):
+    options = ["search.divide=False", "search.trials=2", "search.start=['none','pkd','fitnets']"]
+    said = refused([*SYNTHETIC, *options])
+    assert "search.trials: 2 candidates are fewer than the 3 distillers that the search" in said
+    presets = ["search.space=extended", "search.start=['presets']", "search.knowledge=None"]
+    said = refused([*SYNTHETIC, *options[:2], *presets])
+    assert re.search(r"search.trials: 2 candidates are fewer than the \d\d distillers", said)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "package"), [("tpe", "optuna"), ("cmaes", "cmaes"), ("gp", "scipy")]
+)
+def test_a_sampler_whose_package_is_missing(refused, monkeypatch, sampler, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    said = refused([*SYNTHETIC, f"search.algorithm=optuna:{sampler}"])
+    assert said == (
+        f"detkds: search.algorithm: optuna:{sampler} needs the package '{package}', which is not "
+        f"installed: pip install {package}\n"
+    )
 
 
 def test_annotation_files(refused, custom, shapes, tmp_path):

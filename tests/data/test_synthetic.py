@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -84,6 +86,32 @@ def test_a_box_is_tight_around_its_shape() -> None:
             assert shape.mask[y : y + height, x : x + width].sum() == shape.mask.sum()
             assert shape.mask[[y, y + height - 1], :].any(axis=1).all()
             assert shape.mask[:, [x, x + width - 1]].any(axis=0).all()
+
+
+def test_many_small_shapes(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"objects": 20, "diameters": (0.06, 0.2)}
+    files = make_shapes(tmp_path, train=6, val=1, test=1, size=128, **small)
+    document = read_annotations(files.train)
+    assert len(document["annotations"]) > 6 * MAX_OBJECTS
+    sides = [max(annotation["bbox"][2:]) for annotation in document["annotations"]]
+    assert max(sides) <= math.ceil(0.2 * 128) + 2
+    before = times(tmp_path)
+    make_shapes(tmp_path, train=6, val=1, test=1, size=128, **small)
+    assert times(tmp_path) == before
+    few = make_shapes(tmp_path, train=6, val=1, test=1, size=128)
+    assert len(read_annotations(few.train)["annotations"]) <= 6 * MAX_OBJECTS
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [({"objects": 0}, "objects=0"), ({"diameters": (0.5, 0.2)}, "diameters=0.5,0.2")],
+)
+def test_impossible_shapes_are_refused(
+    tmp_path: Path, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WrongUse, match=message):
+        make_shapes(tmp_path / "shapes", **{**SMALL, **parameters})
+    assert not (tmp_path / "shapes").exists()
 
 
 def test_no_shape_is_hidden_by_more_than_half() -> None:
