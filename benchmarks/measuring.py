@@ -29,9 +29,10 @@ from torch.utils.data import DataLoader
 
 
 def rejection(context: TrialContext, distiller: Distiller) -> str | None:
-    """Why the filter rejects a distiller, or None."""
+    """Why the filter rejects a distiller, or None. The student alone is not tried."""
     try:
-        measure(context.batch, distiller)
+        if distiller.active:
+            measure(context.batch, distiller)
     except Rejected as rejected:
         return str(rejected)
     return None

@@ -222,7 +222,7 @@ def by_knowledge(study: Study, rng: np.random.Generator) -> Table:
 
 
 def ceilings(study: Study, rng: np.random.Generator) -> Table:
-    """What the seeds' noise allows."""
+    """What the seeds' noise allows; without a row before there are several seeds."""
     table = Table("no error but", "tau", title="the ceilings that noise sets")
     pairs = one_against_the_rest(study.final)
     if pairs:
@@ -251,16 +251,21 @@ def main() -> None:
     for problem in arguments.problems or spaces:
         study = Study.of(rows, problem)
         between, noise = (100 * v**0.5 for v in variances(list(study.final.values())))
+        spread = (
+            f"; their test AP has a deviation of {between:.1f}, and one of {noise:.1f} by seeds"
+        )
         console.print(
-            f"\n{problem}: {len(study.final)} distillers with full trainings; test AP has a "
-            f"deviation of {between:.1f} between distillers, and of {noise:.1f} between seeds",
+            f"\n{problem}: {len(study.final)} distillers with full trainings"
+            f"{spread if np.isfinite(noise) else ', not yet under several seeds'}",
             highlight=False,
         )
         console.print(by_score(study, rng))
         if arguments.epochs_of in study.trials:
             console.print(by_epoch(study, arguments.epochs_of, rng))
         console.print(by_knowledge(study, rng))
-        console.print(ceilings(study, rng))
+        noise_table = ceilings(study, rng)
+        if noise_table.rows:
+            console.print(noise_table)
 
 
 if __name__ == "__main__":

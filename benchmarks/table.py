@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from detkds import __version__
 from detkds.detectors import register
+from detkds.search.plans.keys import fingerprint
 from detkds.search.plans.plan import Plan, final_section, make_data
 from detkds.space import Distiller, Status
 from detkds.workers.student import Inputs, build_inputs
@@ -60,6 +61,7 @@ class Bench:
     data: Path | None
     plans: dict[str, Plan] = field(default_factory=dict)
     contexts: dict[str, TrialContext] = field(default_factory=dict)
+    _conditions: dict[str, str] = field(default_factory=dict)
 
     def plan(self, variant: str) -> Plan:
         if variant not in self.plans:
@@ -99,6 +101,16 @@ class Bench:
         context = self.context("scratch")
         return [(one, rejection(context, one)) for one in sampled(self.plan("scratch"))]
 
+    def conditions(self, kind: str) -> str:
+        """The key of what the scores of runs of a kind depend on."""
+        if kind not in self._conditions:
+            variant = kind if kind in VARIANTS else "scratch"
+            self.context(variant)  # trains what the scores depend on
+            plan = self.plan(variant)
+            schedule = final_section(plan).schedule.model_dump() if kind == FINAL else None
+            self._conditions[kind] = fingerprint([plan.trial_conditions, schedule])
+        return self._conditions[kind]
+
     def measure(self, job: Job) -> Run:
         if job.kind != FINAL:
             one = self.context(job.kind)
@@ -126,6 +138,7 @@ def collect(arguments: argparse.Namespace, console: Console) -> None:
     folder = arguments.work_dir
     benches = {name: Bench(name, folder / name, arguments.data) for name in arguments.problems}
     for bench in benches.values():
+        log.check(bench.problem, FILTER, bench.conditions(FILTER))
         for one, reason in bench.distillers:
             rejected = Job(bench.problem, one, FILTER, 0)
             if reason is not None and not log.has(rejected):
@@ -139,7 +152,9 @@ def collect(arguments: argparse.Namespace, console: Console) -> None:
             with log.claimed(job) as ours:
                 if not ours:
                     continue
-                found = benches[job.problem].measure(job)
+                bench = benches[job.problem]
+                log.check(job.problem, job.kind, bench.conditions(job.kind))
+                found = bench.measure(job)
                 log.add(job, found)
             last = f"AP {found.epochs[-1].ap:.3f}" if found.epochs else found.reason or ""
             console.print(

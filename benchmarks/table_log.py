@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from detkds.space import Distiller, Status
+from detkds.space import Distiller, Status, WrongUse
 from filelock import FileLock, Timeout
 from table_rows import Job, Run, Scores
 
 _TABLES = """
+create table if not exists conditions (
+    problem text not null, kind text not null, conditions text not null,
+    primary key (problem, kind)
+);
 create table if not exists sizes (
     problem text not null, form text not null, size real not null, primary key (problem, form)
 );
@@ -29,12 +33,28 @@ class Log:
     """The runs of one folder. Several processes may add runs at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self.claims = folder / "claims"
+        self.folder, self.claims = folder, folder / "claims"
         self.claims.mkdir(parents=True, exist_ok=True)
         self.database = sqlite3.connect(folder / "runs.db", timeout=60, isolation_level=None)
         self.database.execute("pragma journal_mode=wal")
         self.database.execute("pragma synchronous=full")  # a row is on the disk when it is added
         self.database.executescript(_TABLES)
+
+    def check(self, problem: str, kind: str, conditions: str) -> None:
+        """Raise :class:`WrongUse` if runs of this kind were made under other conditions."""
+        self.database.execute(
+            "insert or ignore into conditions values (?, ?, ?)", (problem, kind, conditions)
+        )
+        (known,) = self.database.execute(
+            "select conditions from conditions where problem = ? and kind = ?", (problem, kind)
+        ).fetchone()
+        if known != conditions:
+            raise WrongUse(
+                f"the runs '{kind}' of '{problem}' in {self.folder} were made with another "
+                "student, teacher, data, schedule or version, and would not compare; give another "
+                "folder",
+                "--work-dir",
+            )
 
     def has(self, job: Job) -> bool:
         """Whether the run is done. A run that failed is not, and is tried again."""

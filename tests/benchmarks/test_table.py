@@ -191,6 +191,16 @@ def test_a_run_is_for_one_process(tmp_path: Path) -> None:
     assert list(theirs.runs()) == [(job, run)]
 
 
+def test_runs_under_other_conditions_do_not_mix(tmp_path: Path) -> None:
+    Log(tmp_path).check("quick", "warm", "key")
+    Log(tmp_path).check("quick", "warm", "key")
+    Log(tmp_path).check("quick", "few", "other")
+    with pytest.raises(
+        WrongUse, match=r"--work-dir: the runs 'warm' of 'quick' in .* give another"
+    ):
+        Log(tmp_path).check("quick", "warm", "other")
+
+
 def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
     log, job = Log(tmp_path), Job("quick", Distiller(()), FINAL, 2)
     log.add(job, Run(Status.FAILED, reason="no space left"))
