@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from detkds.space import WrongUse, nearest
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
@@ -246,9 +247,19 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", help="by default all that the table holds")
     parser.add_argument("--epochs-of", default=WHOLE, help="the proxy that is shown by epoch")
     arguments = parser.parse_args()
-    spaces, rows = read_table(arguments.table)
+    try:
+        show(arguments)
+    except WrongUse as error:
+        parser.error(str(error))
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Print the tables of every problem."""
+    shared, rows = read_table(arguments.table)
     console, rng = Console(width=120), np.random.default_rng(0)
-    for problem in arguments.problems or spaces:
+    for problem in arguments.problems or shared:
+        if problem not in shared:
+            raise WrongUse(f"no problem '{problem}': {nearest(problem, shared)}", "--problems")
         study = Study.of(rows, problem)
         between, noise = (100 * v**0.5 for v in variances(list(study.final.values())))
         spread = (

@@ -127,6 +127,14 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=400, help="trials of a search at most")
     parser.add_argument("--percentile", type=float, default=99)
     arguments = parser.parse_args()
+    try:
+        show(arguments)
+    except WrongUse as error:
+        parser.error(str(error))
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Simulate and print."""
     console, rng = Console(width=140), np.random.default_rng(0)
     settings = {text: read_algorithm(text) for text in arguments.algorithms}
     table = Tabular.load(arguments.problem, arguments.proxy, arguments.table)

@@ -66,7 +66,11 @@ _OF_TERMS = ("term", "weight", "strength", "strength²")
 
 @dataclass(frozen=True)
 class Kernel:
-    """The sum of an inner product (terms add up) and a Gaussian (terms interact)."""
+    """The sum of an inner product (terms add up) and a Gaussian (terms interact).
+
+    The inner product is that of unit vectors: distillers of more terms than the table has can't
+    leave the range of its scores as a plain sum of terms would, which searches would seek out.
+    """
 
     additive: float
     length: float
@@ -76,7 +80,9 @@ class Kernel:
         inner = first @ second.T
         squares = (first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * inner
         near = np.exp(-squares.clip(0) / (2 * self.length**2))
-        return self.additive * inner / 4 + (1 - self.additive) * near
+        lengths = [np.sqrt(1 + (one**2).sum(1)) for one in (first, second)]
+        added = (1 + inner) / np.outer(*lengths)
+        return self.additive * added + (1 - self.additive) * near
 
 
 class Surrogate:

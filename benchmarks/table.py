@@ -25,7 +25,7 @@ from detkds import __version__
 from detkds.detectors import register
 from detkds.search.plans.keys import fingerprint
 from detkds.search.plans.plan import Plan, final_section, make_data
-from detkds.space import Distiller, Status
+from detkds.space import Distiller, Status, WrongUse
 from detkds.workers.student import Inputs, build_inputs
 from detkds.workers.training import train
 from detkds.workers.trial import TrialContext
@@ -221,7 +221,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.data = arguments.data and arguments.data.absolute()
     actions = {"collect": collect, "status": status, "export": export}
-    actions[arguments.what](arguments, Console(width=120))
+    try:
+        actions[arguments.what](arguments, Console(width=120))
+    except WrongUse as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

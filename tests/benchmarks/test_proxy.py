@@ -151,3 +151,15 @@ def test_a_part_of_a_table_will_do(
     output = printed(table_of([p for p in file.runs if p[0].key in few]), monkeypatch, capsys)
     assert "3 distillers with full trainings" in output
     assert " to " not in output, "too few for a tau"
+
+
+def test_wrong_use_is_one_line(
+    file: Written, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--table", str(file.path), "--problems", "shape"]
+    monkeypatch.setattr("sys.argv", ["proxy.py", *options])
+    with pytest.raises(SystemExit) as exit:
+        proxy.main()
+    assert exit.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "proxy.py: error: --problems: no problem 'shape': did you mean shapes?"
