@@ -1,4 +1,4 @@
-"""Every algorithm finds more than random search does, on a simulated landscape of the same seeds."""
+"""Every algorithm finds more than random search does, on simulated landscapes of the same seeds."""
 
 from __future__ import annotations
 
