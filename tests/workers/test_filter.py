@@ -202,6 +202,8 @@ def test_a_score_is_the_same_with_and_without_the_filter(context):
         assert filtered.score == bare.score
         assert bare.metrics.items() <= filtered.metrics.items()
     assert "batch" in vars(fresh)
+    unfiltered = tiny.weights_after(replace(context, filtered=False), form)
+    assert torch.equal(tiny.weights_after(fresh, form), unfiltered)
 
 
 # Where the filter runs
