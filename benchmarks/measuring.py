@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 import traceback
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from detkds.settings import Schedule, Task
-from detkds.space import Distiller, Status
+from detkds.space import SHARE, Distiller, SearchSpace, Status, Term
+from detkds.workers.filter import measure
 from detkds.workers.rejection import Rejected, RejectionHook
 from detkds.workers.resuming import random_states, set_random_states
 from detkds.workers.runner import score
@@ -21,24 +24,57 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from table_rows import Run, Scores
+from table_rows import Run, Scores, form_of
 from torch.utils.data import DataLoader
 
 
-def rejection(context: TrialContext, distiller: Distiller | None) -> str | None:
+def rejection(context: TrialContext, distiller: Distiller) -> str | None:
     """Why the filter rejects a distiller, or None."""
     try:
-        if distiller is not None:
-            context.batch.check(distiller)
+        measure(context.batch, distiller)
     except Rejected as rejected:
         return str(rejected)
     return None
 
 
+def gradient_sizes(context: TrialContext, space: SearchSpace) -> dict[str, float]:
+    """The size of each term's gradient in the student's maps, in shares of the detection loss's.
+
+    At weight 1, by :func:`form_of`, for all terms of the space but those that no weight gives a
+    share. A weight in shares is the plain weight times the size.
+    """
+    forms = {
+        knowledge: [
+            replace(space.decode(knowledge, [*choices, 1.0]), unit=SHARE)
+            for choices in itertools.product(*space.slots(knowledge)[:-1])
+        ]
+        for knowledge in space.knowledge
+    }
+    found: dict[str, float] = {}
+    for terms in itertools.zip_longest(*forms.values()):  # kinds share the student's forward
+        together = tuple(term for term in terms if term is not None)
+        weights = _plain_weights(context, together)
+        if weights is None:
+            alone = [_plain_weights(context, (term,)) or {} for term in together]
+            weights = {name: value for one in alone for name, value in one.items()}
+        known = (term for term in together if term.knowledge in weights)
+        found |= {form_of(term): 1 / weights[term.knowledge] for term in known}
+    return found
+
+
+def _plain_weights(context: TrialContext, terms: tuple[Term, ...]) -> dict[str, float] | None:
+    """The plain weights of terms in shares, by knowledge; None if a share has none."""
+    try:
+        plain = measure(context.batch, Distiller(terms), filtered=False).distiller
+    except Rejected:
+        return None
+    return {term.knowledge: term.weight for term in plain.terms}
+
+
 def run(
     task: Task,
     inputs: Inputs,
-    distiller: Distiller | None,
+    distiller: Distiller,
     schedule: Schedule,
     seed: int,
     warmup: str | None = None,

@@ -59,8 +59,7 @@ class Study:
         for job, run in own:
             if job.kind == FINAL:
                 study.final.setdefault(job.key, []).append(run.epochs[-1].ap)
-                terms = () if job.distiller is None else job.distiller.active
-                study.kinds[job.key] = tuple(term.knowledge for term in terms)
+                study.kinds[job.key] = tuple(term.knowledge for term in job.distiller.active)
         for job, run in own:
             if job.kind != FINAL and job.key in study.final:
                 seeds = study.trials.setdefault(job.kind, {}).setdefault(job.key, {})

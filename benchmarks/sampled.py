@@ -12,7 +12,7 @@ from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
-from detkds.configs import FOLDER
+from detkds.configs import distiller_file, distiller_names
 from detkds.search.plans.checks import check_distiller
 from detkds.search.plans.plan import Plan
 from detkds.space import Distiller, SearchSpace, Term, WrongUse
@@ -34,11 +34,9 @@ BY_HAND = (
 )
 
 Item = TypeVar("Item")
-#: A distiller; None is the student alone.
-Entry = Distiller | None
 
 
-def sampled(plan: Plan, seed: int = 0) -> list[Entry]:
+def sampled(plan: Plan, seed: int = 0) -> list[Distiller]:
     """The student alone, the presets, and a stratified sample, each distiller once.
 
     The sample: presets under other weights, single terms of every kind, random combinations, and
@@ -53,8 +51,8 @@ def sampled(plan: Plan, seed: int = 0) -> list[Entry]:
     terms = [single.terms[0] for strata in singles.values() for single in strata]
     made = [_made_combination(presets, terms, rng) for _ in range(COMBINATIONS)]
     strata: list[list[Distiller]] = [scaled, *singles.values(), random, made]
-    known: dict[str, Entry] = {}
-    for one in [None, *presets, *by_hand, *interleaved(strata, rng)]:
+    known: dict[str, Distiller] = {}
+    for one in [Distiller(()), *presets, *by_hand, *interleaved(strata, rng)]:
         known.setdefault(key_of(one), one)
     return list(known.values())
 
@@ -69,8 +67,7 @@ def interleaved(strata: Iterable[Sequence[Item]], rng: Random) -> list[Item]:
 
 
 def _presets() -> list[Distiller]:
-    files = sorted((FOLDER / "distillers").glob("*.json"))
-    return [Distiller.from_json(file) for file in files]
+    return [Distiller.from_json(distiller_file(name)) for name in distiller_names()]
 
 
 def _fits(distiller: Distiller, plan: Plan) -> bool:

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from detkds.search.algorithms import check_algorithm_name
 from detkds.search.controller import Controller
+from detkds.search.plans.start import start_distillers
 from detkds.settings import Search
-from detkds.space import WrongUse
+from detkds.space import PLAIN, WrongUse
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
@@ -50,7 +52,9 @@ def simulate(table: Tabular, settings: Search, seed: int, budget: int) -> Simula
     A rejected candidate is no trial: it costs next to nothing.
     """
     started = time.perf_counter()
-    controller = Controller(table.space, settings, seed)
+    space = table.space if settings.weight_unit == PLAIN else table.space.in_shares()
+    start = start_distillers(settings.start, table.space, store=None)
+    controller = Controller(space, settings, seed, start)
     worth: list[float] = []
     leader, value = None, 0.0
     while not controller.done and len(worth) < budget:
@@ -76,10 +80,10 @@ def goal_of(table: Tabular, percentile: float) -> float:
 def read_algorithm(text: str) -> Search:
     """The settings of ``NAME,setting=value,...``. Raises :class:`WrongUse` for wrong ones."""
     name, *options = text.split(",")
-    values = dict(option.partition("=")[::2] for option in options)
+    check_algorithm_name(name)
+    read = {key: _value(value) for key, _, value in (one.partition("=") for one in options)}
     try:
-        read = {key: _value(value) for key, value in values.items()}
-        return Search.model_validate({"space": "extended", **read, "algorithm": name})
+        return Search.model_validate({**read, "algorithm": name})
     except ValidationError as error:
         first = error.errors()[0]
         raise WrongUse(f"{text}: {first['loc'][0]}: {first['msg']}", "--algorithms") from None

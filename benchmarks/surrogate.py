@@ -8,54 +8,60 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from detkds.space import Distiller, SearchSpace
+from detkds.space import Distiller, Term
+from table_rows import Shared, form_of
 
 #: Weights from 0.1 to 10 become -1 to 1.
-_WEIGHT_SPAN = math.log(10.0)
+_SPAN = math.log(10.0)
 #: What is tried for the kernel: the share of the part without interactions between terms, the
 #: length scale of the other part, and the noise, as a share of the values' variance.
 _ADDITIVE, _LENGTHS, _NOISES = (0.1, 0.4, 0.8), (1.0, 2.0, 4.0), (0.03, 0.1, 0.3, 1.0)
 
 
 class Features:
-    """Numbers of a distiller: for each kind of knowledge, whether there is a term, its choice in
-    each slot, the logarithm of its weight, and the same for each distance apart."""
+    """A distiller in numbers, for each kind of knowledge apart.
 
-    def __init__(self, space: SearchSpace) -> None:
-        names = [
-            (knowledge, slot, choice)
-            for knowledge, options in space.options.items()
-            for slot, choices in enumerate((*options.transforms, options.distances))
-            for choice in choices
-        ]
-        self._place = {name: i for i, name in enumerate(names)}
-        more = [(k, what) for k in space.knowledge for what in ("term", "weight", "weight²")]
-        more += [
-            (k, f"weight of {distance}")
-            for k in space.knowledge
-            for distance in space.options[k].distances
-        ]
-        self._place |= {name: len(names) + i for i, name in enumerate(more)}  # type: ignore[misc]
+    Whether there is a term; its choice in each slot; the logarithm of its weight, of the size of
+    its gradient in shares of the detection loss's where the sizes are known, and the square of the
+    latter; and the same logarithm for each distance apart.
+    """
 
-    def __call__(self, distillers: Sequence[Distiller | None]) -> np.ndarray:
+    def __init__(self, shared: Shared) -> None:
+        self._sizes = shared.sizes
+        options = shared.space.options
+        names: list[tuple[str, ...]] = [(kind, what) for kind in options for what in _OF_TERMS]
+        for kind, own in options.items():
+            names += [(kind, f"strength of {distance}") for distance in own.distances]
+            for slot, choices in enumerate((*own.transforms, own.distances)):
+                names += [(kind, str(slot), choice) for choice in choices]
+        self._place = {name: place for place, name in enumerate(names)}
+
+    def __call__(self, distillers: Sequence[Distiller]) -> np.ndarray:
         """Shape (distillers, features). A choice outside of the space counts for nothing."""
         found = np.zeros((len(distillers), len(self._place)))
         for row, distiller in zip(found, distillers, strict=True):
-            for term in () if distiller is None else distiller.active:
-                weight = math.log(term.weight) / _WEIGHT_SPAN
-                own: dict[tuple, float] = {
-                    (term.knowledge, slot, choice): 0.5
-                    for slot, choice in enumerate((*term.applied, term.distance))
-                }
-                own[term.knowledge, "term"] = 1.0
-                own[term.knowledge, "weight"] = weight
-                own[term.knowledge, "weight²"] = 0.5 * weight**2
-                own[term.knowledge, f"weight of {term.distance}"] = weight
-                for name, value in own.items():
-                    place = self._place.get(name)  # type: ignore[call-overload]
-                    if place is not None:
-                        row[place] = value
+            for term in distiller.active:
+                for own, value in self._of_term(term).items():
+                    name = (term.knowledge, *own)
+                    if name in self._place:
+                        row[self._place[name]] = value
         return found
+
+    def _of_term(self, term: Term) -> dict[tuple[str, ...], float]:
+        weight = math.log(term.weight) / _SPAN
+        strength = weight + math.log(self._sizes.get(form_of(term), 1.0)) / _SPAN
+        choices = enumerate((*term.applied, term.distance))
+        return {
+            ("term",): 1.0,
+            ("weight",): weight,
+            ("strength",): strength,
+            ("strength²",): 0.5 * strength**2,
+            (f"strength of {term.distance}",): strength,
+            **{(str(slot), choice): 0.5 for slot, choice in choices},
+        }
+
+
+_OF_TERMS = ("term", "weight", "strength", "strength²")
 
 
 @dataclass(frozen=True)

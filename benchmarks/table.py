@@ -24,18 +24,18 @@ import torch
 from detkds import __version__
 from detkds.detectors import register
 from detkds.search.plans.plan import Plan, final_section, make_data
-from detkds.space import Status
+from detkds.space import Distiller, Status
 from detkds.workers.student import Inputs, build_inputs
 from detkds.workers.training import train
 from detkds.workers.trial import TrialContext
 from filelock import FileLock
-from measuring import rejection, run
+from measuring import gradient_sizes, rejection, run
 from problems import PROBLEMS, VARIANTS, plan_of, space_of
 from rich.console import Console
 from rich.table import Table
-from sampled import Entry, sampled
+from sampled import sampled
 from table_log import Log
-from table_rows import FILTER, FINAL, TABLE, Job, Run, write_table
+from table_rows import FILTER, FINAL, TABLE, Job, Run, Shared, write_table
 
 #: Distillers of the study.
 STUDY = 60
@@ -94,7 +94,7 @@ class Bench:
         return build_inputs(plan.task.student, teachers, plan.config.data, plan.train, plan.test)
 
     @cached_property
-    def distillers(self) -> list[tuple[Entry, str | None]]:
+    def distillers(self) -> list[tuple[Distiller, str | None]]:
         """The distillers of the table, and why the filter rejects them, or None."""
         context = self.context("scratch")
         return [(one, rejection(context, one)) for one in sampled(self.plan("scratch"))]
@@ -123,8 +123,8 @@ def collect(arguments: argparse.Namespace, console: Console) -> None:
     """Make the runs that no process has made or is making."""
     torch.set_num_threads(1)
     log = Log(arguments.work_dir)
-    folder, data = arguments.work_dir, arguments.data and arguments.data.absolute()
-    benches = {name: Bench(name, folder / name, data) for name in arguments.problems}
+    folder = arguments.work_dir
+    benches = {name: Bench(name, folder / name, arguments.data) for name in arguments.problems}
     for bench in benches.values():
         for one, reason in bench.distillers:
             rejected = Job(bench.problem, one, FILTER, 0)
@@ -152,14 +152,17 @@ def collect(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def export(arguments: argparse.Namespace, console: Console) -> None:
-    """Write all runs into the file that is shipped."""
-    runs = list(Log(arguments.work_dir).runs())
-    data = arguments.data and arguments.data.absolute()
-    spaces = {
-        name: space_of(Bench(name, arguments.work_dir / name, data).plan("scratch"))
-        for name in sorted({job.problem for job, _ in runs})
-    }
-    write_table(arguments.out, runs, spaces, __version__)
+    """Write all runs into the file that is shipped, with the sizes of the terms' gradients."""
+    log = Log(arguments.work_dir)
+    runs = list(log.runs())
+    shared = {}
+    for name in sorted({job.problem for job, _ in runs}):
+        bench = Bench(name, arguments.work_dir / name, arguments.data)
+        if not log.sizes(name):
+            space = space_of(bench.plan("scratch"))
+            log.add_sizes(name, gradient_sizes(bench.context("scratch"), space))
+        shared[name] = Shared(space_of(bench.plan("scratch")), log.sizes(name))
+    write_table(arguments.out, runs, shared, __version__)
     size = arguments.out.stat().st_size / 1024
     console.print(f"{len(runs)} runs, {size:.0f} KiB, in {arguments.out}", highlight=False)
 
@@ -201,6 +204,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TABLE, help="the file of `export`")
     parser.add_argument("--limit", type=int, help="stop after so many runs")
     arguments = parser.parse_args()
+    arguments.data = arguments.data and arguments.data.absolute()
     actions = {"collect": collect, "status": status, "export": export}
     actions[arguments.what](arguments, Console(width=120))
 

@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from detkds.space import Status
+from detkds.space import Distiller, Status
 from filelock import FileLock, Timeout
-from table_rows import Job, Run, Scores, read_distiller
+from table_rows import Job, Run, Scores
 
-_TABLE = """
+_TABLES = """
+create table if not exists sizes (
+    problem text not null, form text not null, size real not null, primary key (problem, form)
+);
 create table if not exists runs (
     problem text not null, key text not null, distiller text not null, kind text not null,
     seed integer not null, status text not null, reason text, epochs text not null,
     cpu real not null, seconds real not null, primary key (problem, key, kind, seed)
-)
+);
 """
 
 
@@ -31,7 +34,7 @@ class Log:
         self.database = sqlite3.connect(folder / "runs.db", timeout=60, isolation_level=None)
         self.database.execute("pragma journal_mode=wal")
         self.database.execute("pragma synchronous=full")  # a row is on the disk when it is added
-        self.database.execute(_TABLE)
+        self.database.executescript(_TABLES)
 
     def has(self, job: Job) -> bool:
         """Whether the run is done. A run that failed is not, and is tried again."""
@@ -55,7 +58,20 @@ class Log:
         for problem, _, text, kind, seed, status, reason, epochs, cpu, seconds in rows:
             scores = [Scores(**one) for one in json.loads(epochs)]
             run = Run(Status(status), scores, reason, cpu, seconds)
-            yield Job(problem, read_distiller(text), kind, seed), run
+            yield Job(problem, Distiller.parse(text), kind, seed), run
+
+    def sizes(self, problem: str) -> dict[str, float]:
+        """The sizes of the problem's gradients; empty before they are added."""
+        rows = self.database.execute(
+            "select form, size from sizes where problem = ? order by form", (problem,)
+        )
+        return dict(rows.fetchall())
+
+    def add_sizes(self, problem: str, sizes: dict[str, float]) -> None:
+        rows = [(problem, form, size) for form, size in sizes.items()]
+        self.database.execute("begin")
+        self.database.executemany("insert or replace into sizes values (?, ?, ?)", rows)
+        self.database.execute("commit")
 
     @contextmanager
     def claimed(self, job: Job) -> Iterator[bool]:

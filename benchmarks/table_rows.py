@@ -1,8 +1,8 @@
 """The rows of the tabular benchmark, and the file that they are shipped in. Pure Python.
 
 The file is a gzipped CSV with a row for each epoch of each run, below one line of JSON that starts
-with ``#``: it says which version of the extended space was measured, and what of that space each
-problem's pair shares.
+with ``#``: it says which version of the extended space was measured, what of that space each
+problem's pair shares, and how large the terms' gradients are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from detkds.space import EXTENDED, Distiller, SearchSpace, Status, WrongUse
+from detkds.space import EXTENDED, NONE, PLAIN, Distiller, SearchSpace, Status, Term, WrongUse
 from detkds.space.writing import replacing
 
 SCHEMA = "detkds/table/1"
@@ -24,8 +24,6 @@ SCHEMA = "detkds/table/1"
 TABLE = Path(__file__).parent / "tables" / "extended.csv.gz"
 #: The kinds of runs besides the proxies: the rejection filter, and a full training.
 FILTER, FINAL = "filter", "final"
-#: The key and the text of the student alone.
-NONE = "none"
 
 _RUN = ("problem", "distiller", "kind", "seed", "status", "reason", "cpu", "seconds")
 _ADVICE = "collect the table again with benchmarks/table.py, or use the version that it came with"
@@ -61,13 +59,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Job:
-    """One run. ``kind``: :data:`FILTER`, :data:`FINAL`, or a proxy's name.
-
-    ``distiller``: None is the student alone.
-    """
+    """One run. ``kind``: :data:`FILTER`, :data:`FINAL`, or a proxy's name."""
 
     problem: str
-    distiller: Distiller | None
+    distiller: Distiller
     kind: str
     seed: int
 
@@ -77,33 +72,49 @@ class Job:
 
     @property
     def text(self) -> str:
-        active = () if self.distiller is None else self.distiller.active
-        return "; ".join(map(str, active)) or NONE
+        return "; ".join(map(str, self.distiller.active)) or NONE
 
     @property
     def name(self) -> str:
         return f"{self.problem}-{self.key}-{self.kind}-{self.seed}"
 
 
-def key_of(distiller: Distiller | None) -> str:
-    """The distiller's key; :data:`NONE` for the student alone."""
-    return NONE if distiller is None or not distiller.active else distiller.key
+def key_of(distiller: Distiller) -> str:
+    """The distiller's key; ``none`` for the student alone."""
+    return distiller.key if distiller.active else NONE
 
 
-def read_distiller(text: str) -> Distiller | None:
-    """The distiller of a job's text."""
-    return None if text == NONE else Distiller.parse(text)
+def form_of(term: Term) -> str:
+    """A term without its weight: ``global: catt → scale_2, l1``."""
+    return str(replace(term, weight=1.0, unit=PLAIN)).rpartition(" × ")[0]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a problem's pair shares of the extended space.
+
+    ``sizes``: by :func:`form_of`, the size of a term's gradient at weight 1, in shares of the
+    detection loss's. Empty: not measured.
+    """
+
+    space: SearchSpace
+    sizes: dict[str, float] = field(default_factory=dict)
 
 
 def write_table(
-    path: Path, runs: Iterable[tuple[Job, Run]], spaces: dict[str, SearchSpace], version: str
+    path: Path, runs: Iterable[tuple[Job, Run]], shared: dict[str, Shared], version: str
 ) -> None:
     """Write runs in the order given; the file appears whole or not at all.
 
-    ``spaces``: what each problem's pair shares. Runs that failed are left out. Equal runs make
-    equal files.
+    ``shared``: by the problem's name. Runs that failed are left out. Equal runs make equal files.
     """
-    problems = {name: space.to_dict() for name, space in spaces.items()}
+    problems = {
+        name: {
+            "space": one.space.to_dict(),
+            "sizes": {k: float(_digits(v)) for k, v in one.sizes.items()},
+        }
+        for name, one in shared.items()
+    }
     head = {"schema": SCHEMA, "version": version, "space": current_space(), "problems": problems}
     text = io.StringIO()
     text.write(f"# {json.dumps(head)}\n")
@@ -126,7 +137,7 @@ def _digits(value: float) -> str:
     return f"{value:.4g}"
 
 
-def read_table(path: Path) -> tuple[dict[str, SearchSpace], list[tuple[Job, Run]]]:
+def read_table(path: Path) -> tuple[dict[str, Shared], list[tuple[Job, Run]]]:
     """What each problem's pair shares, and the runs.
 
     Raises :class:`WrongUse` for a file that is no table, and for a table of another version of the
@@ -147,16 +158,18 @@ def read_table(path: Path) -> tuple[dict[str, SearchSpace], list[tuple[Job, Run]
             f"{path}: it was measured over the space of detkds {known['version']}, which differs "
             f"from this version's in {changed}; {_ADVICE}"
         )
-    spaces = {name: _space(options) for name, options in known["problems"].items()}
+    shared = {
+        name: Shared(_space(one["space"]), one["sizes"]) for name, one in known["problems"].items()
+    }
     found: dict[Job, Run] = {}
     for row in csv.DictReader(io.StringIO(rows)):
-        distiller = read_distiller(row["distiller"])
+        distiller = Distiller.parse(row["distiller"])
         job = Job(row["problem"], distiller, row["kind"], int(row["seed"]))
         spent = {"cpu": float(row["cpu"]), "seconds": float(row["seconds"])}
         run = found.setdefault(job, Run(Status(row["status"]), [], row["reason"] or None, **spent))
         if row["epoch"]:
             run.epochs.append(Scores(**{one.name: float(row[one.name]) for one in fields(Scores)}))
-    return spaces, list(found.items())
+    return shared, list(found.items())
 
 
 def current_space() -> dict[str, dict[str, list]]:

@@ -19,6 +19,9 @@ from random import Random
 import numpy as np
 from detkds.space import (
     EXTENDED,
+    PLAIN,
+    PLAIN_WEIGHT,
+    SHARE,
     Candidate,
     Distiller,
     Outcome,
@@ -36,8 +39,9 @@ from table_rows import (
     Job,
     Run,
     Scores,
+    Shared,
+    form_of,
     key_of,
-    read_distiller,
     read_table,
 )
 
@@ -59,27 +63,27 @@ class Tabular:
 
     problem: str
     proxy: str
-    #: What the pair shares of the extended space, kinds that no search has by default included.
-    whole_space: SearchSpace
+    #: What the pair shares, kinds of knowledge that no search has by default included.
+    shared: Shared
     runs: dict[Job, Run]
 
     @classmethod
     def load(cls, problem: str, proxy: str = "scratch", path: Path = TABLE) -> Tabular:
         """Raises :class:`WrongUse` as :func:`read_table` does, and for a name it does not hold."""
-        spaces, rows = read_table(path)
-        if problem not in spaces:
-            raise WrongUse(f"{path}: no problem '{problem}': {nearest(problem, spaces)}")
+        shared, rows = read_table(path)
+        if problem not in shared:
+            raise WrongUse(f"{path}: no problem '{problem}': {nearest(problem, shared)}")
         runs = {job: run for job, run in rows if job.problem == problem}
         proxies = {job.kind for job, run in runs.items() if run.epochs} - {FINAL}
         if proxy not in proxies:
             raise WrongUse(f"{path}: no trials on a proxy '{proxy}': {nearest(proxy, proxies)}")
-        return cls(problem, proxy, spaces[problem], runs)
+        return cls(problem, proxy, shared[problem], runs)
 
     @property
     def space(self) -> SearchSpace:
         """What a search of the problem is over by default."""
-        kinds = self.whole_space.knowledge
-        return self.whole_space.only(name for name in kinds if EXTENDED[name].default)
+        whole = self.shared.space
+        return whole.only(name for name in whole.knowledge if EXTENDED[name].default)
 
     def with_trials(self, path: Path) -> Tabular:
         """The table with the trials of a file of ``detkds trials --csv``.
@@ -96,7 +100,7 @@ class Tabular:
         for row in rows:
             status = Status(row["status"])
             text = "; ".join(row["notation"].splitlines())
-            job = Job(self.problem, read_distiller(text), self.proxy, int(row["seed"]))
+            job = Job(self.problem, Distiller.parse(text), self.proxy, int(row["seed"]))
             if status is Status.COMPLETED:
                 last = {name: row.get(f"metrics.bbox_mAP{end}") for name, end in _METRICS.items()}
                 scores = {name: float(value or "nan") for name, value in last.items()}
@@ -130,7 +134,7 @@ class Tabular:
         }
 
     @cached_property
-    def distillers(self) -> dict[str, Distiller | None]:
+    def distillers(self) -> dict[str, Distiller]:
         """The distillers that the filter rejects or that have a trial, by their keys."""
         known = {job.key: job.distiller for job in self.runs}
         return {k: one for k, one in known.items() if k in self.trials or k in self.rejected}
@@ -151,7 +155,7 @@ class Tabular:
 
     # What any distiller scores
 
-    def outcome(self, candidate: Candidate | Distiller | None, seed: int) -> Outcome:
+    def outcome(self, candidate: Candidate | Distiller, seed: int) -> Outcome:
         """The outcome of a trial under a seed.
 
         The early score is the AP after half of the epochs, on all validation images; a search
@@ -162,20 +166,45 @@ class Tabular:
         reason = self.rejection(distiller)
         if reason is not None:
             return Outcome.rejected(reason)
+        weights = {
+            f"{PLAIN_WEIGHT}{plain.knowledge}": plain.weight
+            for plain, own in zip(self.plain(distiller).terms, distiller.terms, strict=True)
+            if own.unit == SHARE
+        }
         curve = self.curve(distiller, seed)
         early = None
         if bar is not None and len(curve) == self.epochs > 1:
             early = float(curve[math.ceil(self.epochs / 2) - 1])
             if early < bar:
                 return Outcome(Status.STOPPED, early_score=early, reason="stopped halfway")
-        return Outcome(Status.COMPLETED, score=float(curve[-1]), early_score=early)
+        return Outcome(Status.COMPLETED, score=float(curve[-1]), metrics=weights, early_score=early)
 
-    def score(self, distiller: Distiller | None, seed: int, epoch: int = -1) -> float:
+    def plain(self, distiller: Distiller) -> Distiller:
+        """The distiller with plain weights in place of shares, as the filter would find them.
+
+        A share that no plain weight gives stays. Raises :class:`WrongUse` for a share if the table
+        does not have the sizes of gradients.
+        """
+        if distiller.in_shares and not self.shared.sizes:
+            raise WrongUse(f"the table has no sizes of '{self.problem}', which shares need")
+        sizes = self.shared.sizes
+        terms = (
+            replace(one, weight=one.weight / sizes[form_of(one)], unit=PLAIN)
+            if one.unit == SHARE and form_of(one) in sizes
+            else one
+            for one in distiller.terms
+        )
+        return replace(distiller, terms=tuple(terms))
+
+    def score(self, distiller: Distiller, seed: int, epoch: int = -1) -> float:
         """The AP after an epoch, counted from 1; by default after the last."""
         return float(self.curve(distiller, seed)[epoch - 1 if epoch > 0 else epoch])
 
-    def rejection(self, distiller: Distiller | None) -> str | None:
+    def rejection(self, distiller: Distiller) -> str | None:
         """Why the filter rejects a distiller, or None: measured, or what the surrogate expects."""
+        distiller = self.plain(distiller)
+        if distiller.in_shares:
+            return "no weight makes a share of it"
         key = key_of(distiller)
         if key in self.trials:
             return None
@@ -184,8 +213,9 @@ class Tabular:
         share = float(self._surrogates[2](self._features([distiller]))[0, 0])
         return "the surrogate expects the filter to reject it" if share > 0.5 else None
 
-    def curve(self, distiller: Distiller | None, seed: int) -> np.ndarray:
+    def curve(self, distiller: Distiller, seed: int) -> np.ndarray:
         """The AP after each epoch: (epochs,). Of trials that were added, the last AP alone."""
+        distiller = self.plain(distiller)
         key = key_of(distiller)
         rng = Random(f"{seed}/{key}")
         if key in self.trials:
@@ -195,19 +225,19 @@ class Tabular:
         noise = self._noise[1][near[rng.randrange(len(near))]] * rng.choice((-1, 1))
         return (expected + noise).clip(0, 1)
 
-    def expected(self, distiller: Distiller | None) -> np.ndarray:
+    def expected(self, distiller: Distiller) -> np.ndarray:
         """What trials under all seeds would have on average, after each epoch: (epochs,).
 
         Of a distiller that the table holds, the surrogate knows the trials, and trusts them as far
         as their noise allows: the best of many is not as good as it looks.
         """
         curve, last, _ = self._surrogates
-        features = self._features([distiller])
+        features = self._features([self.plain(distiller)])
         return np.append(curve(features)[0, :-1], last(features)[0])
 
     @cached_property
     def _features(self) -> Features:
-        return Features(self.whole_space)
+        return Features(self.shared)
 
     @cached_property
     def _whole(self) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from detkds.space import STEPWISE, Distiller, SearchSpace, Status
-from table_rows import FILTER, FINAL, Job, Run, Scores, write_table
+from table_rows import FILTER, FINAL, Job, Run, Scores, Shared, write_table
 
 PROBLEM = "shapes"
 EPOCHS = 4
@@ -24,16 +24,16 @@ def space() -> SearchSpace:
     return whole
 
 
-def worth(distiller: Distiller | None) -> float:
+def worth(distiller: Distiller) -> float:
     """The AP that trials have on average. The best weight is 2."""
-    terms = () if distiller is None else distiller.active
-    return 0.06 + sum(_GAINS.get(t.distance, 0.01) / (1 + abs(t.weight - 2) / 4) for t in terms)
+    return 0.06 + sum(
+        _GAINS.get(t.distance, 0.01) / (1 + abs(t.weight - 2) / 4) for t in distiller.active
+    )
 
 
-def rejected(distiller: Distiller | None) -> bool:
+def rejected(distiller: Distiller) -> bool:
     """Large weights of one distance."""
-    terms = () if distiller is None else distiller.active
-    return any(term.distance == "l2" and term.weight >= 5 for term in terms)
+    return any(term.distance == "l2" and term.weight >= 5 for term in distiller.active)
 
 
 def drawn(rng: Random) -> Distiller:
@@ -65,7 +65,7 @@ def written(
     rng = Random(0)
     known = {one.key: one for one in (drawn(rng) for _ in range(distillers))}
     found = Written(folder / "table.csv.gz")
-    for number, one in enumerate([None, *known.values()]):
+    for number, one in enumerate([Distiller(()), *known.values()]):
         if rejected(one):
             run = Run(Status.REJECTED, reason="loss_global is 123.4, above 100")
             found.runs.append((Job(PROBLEM, one, FILTER, 0), run))
@@ -81,5 +81,5 @@ def written(
         for seed in (0, 1, 2) if number < study else ():
             full = [scores(0.05 + 1.5 * worth(one) + rng.gauss(0, FINAL_NOISE))]
             found.runs.append((Job(PROBLEM, one, FINAL, seed), Run(Status.COMPLETED, full)))
-    write_table(found.path, found.runs, {PROBLEM: space()}, "0.0")
+    write_table(found.path, found.runs, {PROBLEM: Shared(space())}, "0.0")
     return found

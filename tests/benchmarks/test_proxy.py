@@ -18,8 +18,8 @@ from proxy import (
     variances,
 )
 from scipy.stats import kendalltau
-from table_files import FINAL_NOISE, PROBLEM, Written, scores, written
-from table_rows import FINAL, Job, Run, write_table
+from table_files import FINAL_NOISE, PROBLEM, Written, scores, space, written
+from table_rows import FINAL, Job, Run, Shared, write_table
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +138,9 @@ def test_a_part_of_a_table_will_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One seed of all, and three distillers alone."""
-    from table_files import space
 
     def table_of(runs: list[tuple[Job, Run]]) -> Path:
-        write_table(tmp_path / "part.csv.gz", runs, {PROBLEM: space()}, "0.0")
+        write_table(tmp_path / "part.csv.gz", runs, {PROBLEM: Shared(space())}, "0.0")
         return tmp_path / "part.csv.gz"
 
     one_seed = [(job, run) for job, run in file.runs if job.seed == 0]

@@ -17,14 +17,15 @@ import pytest
 from detkds.detectors import register
 from detkds.search.plans.plan import Plan, make_data, student_training
 from detkds.space import Distiller, Status, WrongUse
+from detkds.workers.filter import measure
 from detkds.workers.training import train
 from detkds.workers.trial import evaluate
-from measuring import detection_loss
+from measuring import detection_loss, gradient_sizes
 from problems import VARIANTS, plan_of, space_of
 from sampled import SINGLES, interleaved, sampled
-from table import ROUNDS, SEEDS, STUDY, Bench, runs_of
+from table import ROUNDS, SEEDS, STUDY, Bench, main, runs_of
 from table_log import Log
-from table_rows import FINAL, Job, Run, Scores, key_of, read_table
+from table_rows import FINAL, Job, Run, Scores, form_of, key_of, read_table
 
 ONE = Distiller.parse("global: identity, pearson × 5")
 
@@ -51,23 +52,22 @@ def test_list_of_distillers(plan: Plan) -> None:
     keys = [key_of(one) for one in found]
     assert keys == [key_of(one) for one in sampled(plan)]
     assert len(set(keys)) == len(keys) >= 400
-    assert found[0] is None
-    distillers = [one for one in found if one is not None]
-    crosskd = next(one for one in distillers if one.name == "crosskd")
+    assert found[0] == Distiller(())
+    crosskd = next(one for one in found if one.name == "crosskd")
     assert found.index(crosskd) < 25, "presets come first"
     for factor in (0.25, 4.0):
         weights = {term.knowledge: term.weight * factor for term in crosskd.terms}
         assert crosskd.with_weights(weights).key in keys
     best_by_hand = "logits: softmax_c, correlation × 2"
     assert Distiller((*Distiller.parse(best_by_hand).terms, *crosskd.terms)).key in keys
-    assert not any(one.stepwise for one in distillers), "a cosine has no milestones"
+    assert not any(one.stepwise for one in found), "a cosine has no milestones"
 
 
 def test_single_terms_are_stratified(plan: Plan) -> None:
     """Every choice of every slot comes about equally often."""
     space = space_of(plan)
     assert "fgbg_area" in space.knowledge
-    singles = [one.terms[0] for one in sampled(plan) if one is not None and len(one.terms) == 1]
+    singles = [one.terms[0] for one in sampled(plan) if len(one.terms) == 1]
     for knowledge in space.knowledge:
         own = [space.encode(term) for term in singles if term.knowledge == knowledge]
         assert len(own) > SINGLES / 2
@@ -76,7 +76,7 @@ def test_single_terms_are_stratified(plan: Plan) -> None:
 
 
 def test_the_study_has_all_kinds_and_combinations(plan: Plan) -> None:
-    beginning = [one for one in sampled(plan)[: STUDY + 10] if one is not None]
+    beginning = sampled(plan)[: STUDY + 10]
     singles = {one.terms[0].knowledge for one in beginning if len(one.terms) == 1}
     assert singles == {*space_of(plan).knowledge}
     assert {len(one.terms) for one in beginning} >= {1, 2, 3, 4}
@@ -158,7 +158,11 @@ def test_own_data_need_a_folder(tmp_path: Path) -> None:
 class _Listed(Bench):
     """A bench that knows its distillers without a teacher."""
 
-    distillers = [(None, None), (ONE, None), (Distiller.parse("logits: identity, l1"), "zero")]  # noqa: RUF012
+    distillers = (
+        (Distiller(()), None),
+        (ONE, None),
+        (Distiller.parse("logits: identity, l1"), "zero"),
+    )
 
 
 def test_order_of_the_runs(tmp_path: Path) -> None:
@@ -188,7 +192,7 @@ def test_a_run_is_for_one_process(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
-    log, job = Log(tmp_path), Job("quick", None, FINAL, 2)
+    log, job = Log(tmp_path), Job("quick", Distiller(()), FINAL, 2)
     log.add(job, Run(Status.FAILED, reason="no space left"))
     assert not log.has(job)
     log.add(job, Run(Status.REJECTED, reason="loss is NaN"))
@@ -225,6 +229,19 @@ def test_scores_are_those_of_searches_and_full_trainings(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_sizes_are_those_of_the_filter(tmp_path: Path) -> None:
+    bench = Bench("quick", tmp_path, None)
+    space = space_of(bench.plan("scratch")).only(["localization", "mgd"])
+    context = bench.context("scratch")
+    sizes = gradient_sizes(context, space)
+    assert len(sizes) == len(space) / 7, "one for each form of a term"
+    for text in ("mgd: hide_45, l2 × 5", "localization: sigmoid, eiou × 0.5"):
+        (term,) = Distiller.parse(text).terms
+        share = measure(context.batch, Distiller((term,))).metrics["filter/share"]
+        assert term.weight * sizes[form_of(term)] == pytest.approx(share, rel=0.01)
+
+
+@pytest.mark.slow
 def test_losses_leave_the_student_as_it_is(tmp_path: Path) -> None:
     from detkds.workers.student import build_student
 
@@ -240,7 +257,7 @@ def test_losses_leave_the_student_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_collection_goes_on(tmp_path: Path) -> None:
+def test_a_killed_collection_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes share the runs; one is killed in the middle of a run."""
     first = subprocess.Popen(collect(tmp_path, "collect"), stdout=subprocess.PIPE)
     log = Log(tmp_path)
@@ -258,6 +275,7 @@ def test_a_killed_collection_goes_on(tmp_path: Path) -> None:
     assert len(after) == len(before) + 6
     assert all(run.status is not Status.FAILED for run in after.values())
     out = tmp_path / "out.csv.gz"
-    subprocess.run(collect(tmp_path, "export", "--out", str(out)), check=True, timeout=600)
+    monkeypatch.setattr("sys.argv", collect(tmp_path, "export", "--out", str(out))[1:])
+    main()
     _, rows = read_table(out)
     assert {job.name for job, _ in rows} == {*after}

@@ -16,8 +16,8 @@ from detkds.settings import Search
 from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse
 from scipy.stats import kendalltau
 from simulate import goal_of, main, read_algorithm, simulate
-from table_files import PROBLEM, TRIAL_NOISE, Written, drawn, rejected, worth, written
-from table_rows import FILTER, Job, Run, read_table
+from table_files import PROBLEM, TRIAL_NOISE, Written, drawn, rejected, space, worth, written
+from table_rows import FILTER, Job, Run, Shared, read_table, write_table
 from tabular import Tabular
 
 SMALL = Search(space="extended", population=5, iterations=8, weights=20)
@@ -51,14 +51,12 @@ def test_file_holds_the_runs(file: Written) -> None:
 
 
 def test_failed_runs_are_not_shipped(file: Written, tmp_path: Path) -> None:
-    from table_rows import write_table
-
     failed = Run(Status.FAILED, reason="Traceback: /somewhere/on/a/machine")
-    runs = [*file.runs, (Job(PROBLEM, None, "scratch", 7), failed)]
+    runs = [*file.runs, (Job(PROBLEM, Distiller(()), "scratch", 7), failed)]
     write_table(
         tmp_path / "t.csv.gz",
         runs,
-        {PROBLEM: Tabular.load(PROBLEM, path=file.path).whole_space},
+        {PROBLEM: Shared(space())},
         "0.0",
     )
     assert (tmp_path / "t.csv.gz").read_bytes() == file.path.read_bytes()
@@ -75,9 +73,9 @@ def rewritten(file: Written, folder: Path, **changes: object) -> Path:
 
 def test_another_space_is_refused(file: Written, tmp_path: Path) -> None:
     head = gzip.decompress(file.path.read_bytes()).decode().partition("\n")[0]
-    space = json.loads(head.removeprefix("# "))["space"]
-    space["logits"]["distances"].remove("correlation")
-    path = rewritten(file, tmp_path, space=space, version="0.1.7")
+    known = json.loads(head.removeprefix("# "))["space"]
+    known["logits"]["distances"].remove("correlation")
+    path = rewritten(file, tmp_path, space=known, version="0.1.7")
     with pytest.raises(WrongUse, match=r"over the space of detkds 0\.1\.7, .* in logits; collect"):
         Tabular.load(PROBLEM, path=path)
 
@@ -156,7 +154,7 @@ def test_rejections(table: Tabular) -> None:
 
 def test_outcomes_follow_the_early_bar(table: Tabular) -> None:
     one = table.distillers[next(iter(table.trials))]
-    whole = table.outcome(Candidate(0, "global", one, None), 0) if one else table.outcome(None, 0)
+    whole = table.outcome(Candidate(0, "global", one), 0)
     assert (whole.status, whole.early_score) == (Status.COMPLETED, None)
     new = new_distillers(table, 1)[0]
     passed = table.outcome(Candidate(0, "global", new, 0.0), 0)
@@ -194,6 +192,24 @@ def test_trials_of_a_store_are_added(table: Tabular, tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(WrongUse, match=r"other\.csv: no trials; give a file that"):
         table.with_trials(tmp_path / "other.csv")
+
+
+def test_shares_are_the_weights_that_the_sizes_give(file: Written, tmp_path: Path) -> None:
+    """A table without sizes refuses shares; a term without a size has no plain weight."""
+    form = Distiller.parse("global: catt → norm_c, l1 × 0.3 share; logits: identity, kl × 2")
+    with pytest.raises(WrongUse, match="no sizes of 'shapes', which shares need"):
+        Tabular.load(PROBLEM, path=file.path).outcome(form, 0)
+    shared = Shared(space(), {"global: catt → norm_c, l1": 0.06})
+    write_table(tmp_path / "t.csv.gz", file.runs, {PROBLEM: shared}, "0.0")
+    table = Tabular.load(PROBLEM, path=tmp_path / "t.csv.gz")
+    plain = table.plain(form)
+    assert [term.weight for term in plain.terms] == pytest.approx([5, 2])
+    assert not plain.in_shares
+    outcome = table.outcome(form, 0)
+    assert outcome.plain_weights == pytest.approx({"global": 5})
+    assert outcome.score == table.score(plain, 0)
+    other = Distiller.parse("global: satt, l1 × 0.3 share")
+    assert table.outcome(other, 0).reason == "no weight makes a share of it"
 
 
 def test_a_search_runs_on_the_table_as_on_workers(table: Tabular) -> None:
