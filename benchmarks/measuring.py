@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from detkds.settings import Schedule, Task
 from detkds.space import Distiller, Status
+from detkds.workers.filter import measure
 from detkds.workers.rejection import Rejected, RejectionHook
 from detkds.workers.resuming import random_states, set_random_states
 from detkds.workers.runner import score
@@ -29,7 +30,7 @@ def rejection(context: TrialContext, distiller: Distiller | None) -> str | None:
     """Why the filter rejects a distiller, or None."""
     try:
         if distiller is not None:
-            context.batch.check(distiller)
+            measure(context.batch, distiller)
     except Rejected as rejected:
         return str(rejected)
     return None
