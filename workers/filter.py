@@ -49,6 +49,8 @@ def measure(batch: StoredBatch, distiller: Distiller, *, filtered: bool = True) 
     own. If not ``filtered``, a candidate is rejected only for a shape error, or for a share that no
     plain weight gives. The result does not depend on random states, which stay as they are.
     """
+    if not distiller.active:  # the student alone
+        return Measured(distiller.with_plain_weights({}), {})
     with seeded(SEED):
         maps = tuple(_leaf(level) for level in batch.maps)
         needs = Needs.of(KINDS[t.knowledge](t, batch.pair).needs for t in distiller.active)

@@ -73,6 +73,10 @@ def test_the_filter_passes_a_sound_distiller(batch):
     assert reason(batch, ALL_FIVE) is None
 
 
+def test_the_student_alone_passes(batch):
+    assert reason(batch, Distiller(())) is None
+
+
 def test_a_distiller_that_does_nothing_needs_no_filter(context):
     untried = replace(context)
     outcome = evaluate(untried, Distiller.parse("global: identity, l2 × 0"))
