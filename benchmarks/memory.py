@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from detkds.data import make_shapes
@@ -28,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 BASE = 20  # trials until caches are full; the first memory is read after them
-IMAGES = {"train": 12, "val": 4, "test": 1}
+IMAGES: dict[str, Any] = {"train": 12, "val": 4, "test": 1}
 SIZE = 64  # pixels a side
 BATCH = 4
 

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+    from detkds.space import Candidate, Distiller
     from detkds.workers.trial import TrialContext
 
 OPTIONS = (
@@ -72,3 +74,24 @@ def trial_context(folder: Path, *options: str) -> TrialContext:
     outcome = train(plan.teacher)
     assert outcome.completed, outcome.error
     return TrialContext.build(plan.task, plan.config.trial, plan.proxy, seed=0)
+
+
+def weights_after(context: TrialContext, candidate: Candidate | Distiller | None) -> torch.Tensor:
+    """The student's weights at the end of a trial, which tell more than the score."""
+    import torch
+    from detkds.workers import trial
+
+    kept: dict[str, Any] = {}
+    original = trial.build_student
+
+    def keep(*args: Any) -> Any:
+        kept["student"] = original(*args)
+        return kept["student"]
+
+    trial.build_student = keep
+    try:
+        outcome = trial.evaluate(context, candidate)
+        assert outcome.completed, outcome.error or outcome.reason
+    finally:
+        trial.build_student = original
+    return torch.cat([p.detach().flatten() for p in kept["student"].parameters()])

@@ -46,9 +46,11 @@ def measure(batch: StoredBatch, distiller: Distiller, *, filtered: bool = True) 
     100, or a sum of losses that is; a gradient that is not finite, or zero in all of the
     student's maps and responses; a term whose gradient sits in less than 1 % of the maps'
     elements that have a gradient. The losses are those that the distiller adds to the student's
-    own. If not ``filtered``, a candidate is rejected only for a share that no plain weight
-    gives. The result does not depend on random states, and the pass leaves them as they are.
+    own. If not ``filtered``, a candidate is rejected only for a shape error, or for a share that no
+    plain weight gives. The result does not depend on random states, which stay as they are.
     """
+    if not distiller.active:  # the student alone
+        return Measured(distiller.with_plain_weights({}), {})
     with seeded(SEED):
         maps = tuple(_leaf(level) for level in batch.maps)
         needs = Needs.of(KINDS[t.knowledge](t, batch.pair).needs for t in distiller.active)

@@ -10,7 +10,7 @@ from typing import Any
 from ...data import make_shapes
 from ...data.proxy import write_proxy
 from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Data, Final, SearchConfig, Split, Task
-from ...space import Distiller, SearchSpace, WrongUse
+from ...space import NONE, Distiller, SearchSpace, WrongUse
 from ...workers.cluster import check_machine
 from ...workers.training import Training
 from ..algorithms import check_algorithm_name
@@ -223,14 +223,17 @@ def final_trainings(plan: Plan, decided: Mapping[str, Distiller]) -> list[Traini
     """The trainings of the final table: each of its rows under each seed.
 
     ``decided``: the distillers of the rows that the search decides on; the best preset's row has
-    its name. A row that is not decided (no preset was tried, or the best preset is exported) and
-    the progressive trainings, which wait for an order of the teachers, are left out.
+    its name. A row that is not decided (no preset was tried, or the best preset is exported), a
+    row that would repeat the student alone, and the progressive trainings, which wait for an order
+    of the teachers, are left out.
     """
     waiting = {FOUND, BEST_PRESET, PROGRESSIVE} - set(decided)
     rows: dict[str, Distiller | None] = {}
     for name, hand_made in plan.compare.items():
         if name == BEST_PRESET and name in decided:
             rows[decided[name].name or name] = decided[name]
+        elif name in decided and not decided[name].active and NONE in plan.compare:
+            continue
         elif name not in waiting:
             rows[name] = decided.get(name, hand_made)
     return [

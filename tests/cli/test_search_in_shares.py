@@ -43,7 +43,7 @@ def test_trials_have_shares_and_the_plain_weights_that_they_became(finished):
     for row in scored:
         shares = {term.knowledge for term in row.distiller.active if term.unit == "share"}
         assert row.outcome.plain_weights.keys() == shares
-        assert {"filter/cosine", "filter/drop", "bbox_mAP"} <= row.metrics.keys()
+        assert {"filter/cosine", "filter/drop"} <= row.metrics.keys()
     assert rows[0].notation == "global: identity, pearson × 5", "a start term's weight is plain"
     assert any(row.distiller.in_shares for row in scored)
     file = finished / "trials.csv"

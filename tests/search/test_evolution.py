@@ -5,8 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
-from detkds.search.algorithms import TermEvolution, TermStage, WeightEvolution, WeightStage
+from detkds.search.algorithms import (
+    TermEvolution,
+    TermStage,
+    WeightEvolution,
+    WeightStage,
+    WholeStage,
+)
 from detkds.search.algorithms.population import last_parent
+from detkds.search.algorithms.random_search import random_search
 from detkds.settings import Search
 from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status, Term
 from hypothesis import given
@@ -211,7 +218,11 @@ def play_side_by_side(algorithm, workers: int, order: random.Random, stop: rando
     return asked, stopped, algorithm
 
 
+PAIR = SPACE.only(["global", "logits"])
+FIRST = (Distiller(()), FOUND, Distiller.parse("global: identity, pearson × 3"))
 EVOLUTIONS = {
+    "whole": lambda settings: TermEvolution(WholeStage(PAIR, FIRST), settings, random.Random(0)),
+    "random": lambda settings: random_search(TermStage(SPACE, "fgbg"), settings, random.Random(0)),
     "terms": lambda settings: TermEvolution(TermStage(SPACE, "fgbg"), settings, random.Random(0)),
     "weights": lambda settings: WeightEvolution(WEIGHTS, settings, random.Random(0)),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -197,12 +198,23 @@ def test_a_teacher_goes_with_whoever_takes_something_from_it(
 def test_a_found_distiller_without_terms_trains_the_student_alone(
     tmp_path: Path, shapes: list[str]
 ) -> None:
-    """As the row ``none`` does: under the same key, with no teacher and no inheritance."""
+    """As the row ``none`` does, and beside it not at all: under the same key, with no teacher."""
     for inherit in (False, True):
         plan = planned(tmp_path, *shapes, f"inherit={inherit}")
-        alone, found = final_trainings(plan, {"found": Distiller(())})
+        (alone,) = final_trainings(plan, {"found": Distiller(())})
+        assert alone.name == "none"
+        lonely = planned(tmp_path, *shapes, f"inherit={inherit}", "final.compare=['found']")
+        (found,) = final_trainings(lonely, {"found": Distiller(())})
         assert (found.teachers, found.inherit, found.distiller) == ([], False, None)
         assert found.folder.rpartition("-")[2] == alone.folder.rpartition("-")[2]
+
+
+def test_the_best_presets_row_has_its_name(tmp_path: Path, shapes: list[str]) -> None:
+    plan = planned(tmp_path, *shapes, "final.compare=['none','best_preset','found']")
+    preset = replace(FOUND, name="pkd")
+    rows = final_trainings(plan, {"found": FOUND, "best_preset": preset})
+    assert [training.name for training in rows] == ["none", "pkd", "found"]
+    assert [t.name for t in final_trainings(plan, {"found": FOUND})] == ["none", "found"]
 
 
 def test_a_plan_has_the_models_of_an_order_if_one_is_asked_for(

@@ -170,6 +170,58 @@ def test_the_weights_stage_keeps_the_forms_and_never_drops_all(
     assert all(term in parents for term, parents in weights)
 
 
+def test_random_distillers_have_few_terms_more_often_than_many() -> None:
+    rng = Random(0)
+    drawn = [SPACE.random_distiller(rng) for _ in range(2000)]
+    assert all(in_table(term) for one in drawn for term in one.terms)
+    counts = [sum(len(one.terms) == count for one in drawn) for count in range(6)]
+    assert counts[0] == 0
+    assert counts[1] > counts[2] > counts[3] > counts[4] > 0 < counts[5]
+
+
+@given(distillers(), distillers(), randoms)
+def test_a_mutated_distiller_has_one_change(
+    distiller: Distiller, other: Distiller, rng: Random
+) -> None:
+    before = {t.knowledge: slots_of(t) for t in distiller.active}
+    mutant = SPACE.mutate_distiller(distiller, rng, other.active)
+    after = {t.knowledge: slots_of(t) for t in mutant.active}
+    assert mutant.active == mutant.terms != ()
+    assert all(in_table(term) for term in mutant.terms)
+    kept = before.keys() & after.keys()
+    changed = sum(a != b for k in kept for a, b in zip(before[k], after[k], strict=True))
+    assert changed + len(before.keys() ^ after.keys()) == 1
+    for knowledge in kept:
+        places = [sorted(WEIGHTS).index(slots[knowledge][-1]) for slots in (before, after)]
+        assert abs(places[0] - places[1]) <= 1, "a weight changes by a step"
+
+
+def test_a_term_more_may_be_a_known_one() -> None:
+    rng = Random(0)
+    known = Term("global", ("catt",), "l1", 3.3)
+    alone = SPACE.only(["global"])
+    mutants = [alone.mutate_distiller(Distiller(()), rng, (known,)) for _ in range(200)]
+    assert 60 < sum(one.terms == (known,) for one in mutants) < 140
+
+
+def test_a_weight_that_is_not_in_the_space_steps_into_it() -> None:
+    steps = {SPACE.step_weight(Term("global", (), "l1", w), Random(s)).weight
+             for w in (3.0, 50.0, 0.01) for s in range(20)}  # fmt: skip
+    assert steps == {2.0, 5.0, 10.0, 0.1}
+
+
+@given(distillers(), distillers(), randoms)
+def test_a_child_has_the_terms_of_its_parents_and_mostly_all(
+    first: Distiller, second: Distiller, rng: Random
+) -> None:
+    kinds = {t.knowledge for one in (first, second) for t in one.active}
+    children = [SPACE.crossover_distillers(first, second, rng) for _ in range(20)]
+    for child in children:
+        assert {*child.terms} <= {*first.active, *second.active}
+        assert child.active or not kinds
+    assert sum({t.knowledge for t in one.terms} == kinds for one in children) > 5
+
+
 @given(terms())
 def test_encoding_comes_back(term: Term) -> None:
     assert SPACE.decode(term.knowledge, SPACE.encode(term)) == term

@@ -73,6 +73,10 @@ def test_the_filter_passes_a_sound_distiller(batch):
     assert reason(batch, ALL_FIVE) is None
 
 
+def test_the_student_alone_passes(batch):
+    assert reason(batch, Distiller(())) is None
+
+
 def test_a_distiller_that_does_nothing_needs_no_filter(context):
     untried = replace(context)
     outcome = evaluate(untried, Distiller.parse("global: identity, l2 × 0"))
@@ -202,6 +206,8 @@ def test_a_score_is_the_same_with_and_without_the_filter(context):
         assert filtered.score == bare.score
         assert bare.metrics.items() <= filtered.metrics.items()
     assert "batch" in vars(fresh)
+    unfiltered = tiny.weights_after(replace(context, filtered=False), form)
+    assert torch.equal(tiny.weights_after(fresh, form), unfiltered)
 
 
 # Where the filter runs

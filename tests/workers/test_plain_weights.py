@@ -208,6 +208,7 @@ def test_a_trial_in_shares_is_the_trial_of_its_plain_weights(context):
         again = evaluate(one, plain)
         assert again.score == shares.score
         assert again.metrics.items() <= shares.metrics.items()
+        assert torch.equal(tiny.weights_after(one, form), tiny.weights_after(one, plain))
     assert {"filter/cosine", "filter/drop", "filter/share"} <= shares.metrics.keys()
 
 

@@ -39,35 +39,18 @@ def test_the_same_seed_gives_the_same_score_to_the_last_digit(context):
     assert {"bbox_mAP", "bbox_mAP_50", "bbox_mAP_75", "bbox_mAP_s"} <= first.metrics.keys()
 
 
-def weights_after(context: TrialContext, candidate: Candidate | Distiller | None) -> torch.Tensor:
-    """The student's weights at the end of a trial, which tell more than the score."""
-    kept = {}
-    original = trial.build_student
-
-    def keep(*args):
-        kept["student"] = original(*args)
-        return kept["student"]
-
-    trial.build_student = keep
-    try:
-        assert evaluate(context, candidate).status is Status.COMPLETED
-    finally:
-        trial.build_student = original
-    return torch.cat([p.detach().flatten() for p in kept["student"].parameters()])
-
-
 def test_the_same_seed_gives_the_same_weights_and_the_distiller_changes_them(context):
-    alone = weights_after(context, None)
-    distilled = weights_after(context, ALL_FIVE)
-    assert torch.equal(alone, weights_after(context, None))
-    assert torch.equal(distilled, weights_after(context, ALL_FIVE))
+    alone = tiny.weights_after(context, None)
+    distilled = tiny.weights_after(context, ALL_FIVE)
+    assert torch.equal(alone, tiny.weights_after(context, None))
+    assert torch.equal(distilled, tiny.weights_after(context, ALL_FIVE))
     assert not torch.equal(alone, distilled)
 
 
 def test_the_student_alone_is_a_candidate(context):
     none = Candidate(0, "start", Distiller(()))
     assert evaluate(context, none).metrics == evaluate(context, None).metrics
-    assert torch.equal(weights_after(context, none), weights_after(context, None))
+    assert torch.equal(tiny.weights_after(context, none), tiny.weights_after(context, None))
 
 
 def all_five(early_bar: float | None) -> Candidate:
@@ -79,7 +62,9 @@ def test_a_check_halfway_changes_nothing_in_the_training(context):
     assert checked.status is Status.COMPLETED, checked.error
     assert (checked.score, checked.metrics) == (alone.score, alone.metrics)
     assert (alone.early_score, type(checked.early_score)) == (None, float)
-    assert torch.equal(weights_after(context, ALL_FIVE), weights_after(context, all_five(0.0)))
+    assert torch.equal(
+        tiny.weights_after(context, ALL_FIVE), tiny.weights_after(context, all_five(0.0))
+    )
 
 
 def test_a_trial_below_its_bar_is_stopped_halfway(context, monkeypatch):

@@ -1,0 +1,56 @@
+"""The linear model behind Thompson sampling: it learns what is additive, and knows its doubts."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+from detkds.search.algorithms.thompson import LinearModel, features
+from detkds.space import Distiller
+from landscape import Landscape, shared_space
+
+SPACE = shared_space()
+LANDSCAPE = Landscape(SPACE, seed=3)
+
+
+def drawn(count: int, seed: int) -> list[Distiller]:
+    rng = Random(seed)
+    return [SPACE.random_distiller(rng) for _ in range(count)]
+
+
+def measured(distillers: list[Distiller]) -> list[float]:
+    rng = Random(0)
+    return [LANDSCAPE.true_score(one) + rng.gauss(0, LANDSCAPE.noise) for one in distillers]
+
+
+def fitted(count: int) -> LinearModel:
+    known = drawn(count, seed=0)
+    return LinearModel([features(one) for one in known], measured(known))
+
+
+def test_it_ranks_distillers_that_it_has_not_seen():
+    new = drawn(300, seed=1)
+    truth = [LANDSCAPE.true_score(one) for one in new]
+    few, many = (fitted(count).expected([features(one) for one in new]) for count in (20, 300))
+    assert np.corrcoef(many, truth)[0, 1] > 0.6
+    assert np.corrcoef(many, truth)[0, 1] > np.corrcoef(few, truth)[0, 1]
+
+
+def test_draws_scatter_around_what_is_expected_the_less_the_more_is_known():
+    rows = [features(one) for one in drawn(20, seed=1)]
+    spreads = []
+    for count in (20, 300):
+        model, rng = fitted(count), Random(0)
+        draws = np.array([model.drawn(rows, rng) for _ in range(400)])
+        spreads.append(draws.std(axis=0))
+        error = np.abs(draws.mean(axis=0) - model.expected(rows)) / draws.std(axis=0)
+        assert error.max() < 0.25
+    assert spreads[1].mean() < 0.7 * spreads[0].mean()
+
+
+def test_a_pair_and_a_weight_are_features():
+    one = features(Distiller.parse("global: catt, l1 × 10; mgd: hide_65, l2 × 0.1"))
+    assert one["pair", "global", "mgd"] == one["kind", "mgd"] == one["weight", "global", 1] == 1
+    assert one["weight", "mgd", 1] == -1
+    assert one["choice", "global", 0, "catt"] == 1
+    assert features(Distiller(())) == {("mean",): 1.0}
