@@ -29,10 +29,9 @@ from torch.utils.data import DataLoader
 
 
 def rejection(context: TrialContext, distiller: Distiller) -> str | None:
-    """Why the filter rejects a distiller, or None. The student alone is not tried."""
+    """Why the filter rejects a distiller, or None."""
     try:
-        if distiller.active:
-            measure(context.batch, distiller)
+        measure(context.batch, distiller)
     except Rejected as rejected:
         return str(rejected)
     return None

@@ -1,10 +1,12 @@
 """The tabular benchmark, loaded: what a trial of any distiller scores, in a millisecond.
 
-table = Tabular.load("quickstart")
-controller = Controller(table.space, Search(), seed)
-while not controller.done:
-    candidate = controller.ask()
-    controller.tell(candidate, table.outcome(candidate, seed))
+A search on it:
+
+    table = Tabular.load("quickstart")
+    controller = Controller(table.space, Search(), seed)
+    while not controller.done:
+        candidate = controller.ask()
+        controller.tell(candidate, table.outcome(candidate, seed))
 """
 
 from __future__ import annotations
@@ -45,8 +47,6 @@ from table_rows import (
     read_table,
 )
 
-#: The ends of the names of COCO's metrics.
-_METRICS = {"ap": "", "ap50": "_50", "ap75": "_75"}
 #: The noise of a distiller that the table lacks is that of one of so many of the nearest scores.
 NEAREST = 20
 
@@ -89,8 +89,9 @@ class Tabular:
         """The table with the trials of a file of ``detkds trials --csv``.
 
         They must be of the table's problem and proxy, which the file does not say. A trial that the
-        table has already, under the same seed, is not added, and neither is a trial without an
-        outcome. Raises :class:`WrongUse` for another file.
+        table has already, under the same seed, is not added, and neither is a trial that has no
+        outcome, was stopped, or whose shares have no plain weights. Raises :class:`WrongUse` for
+        another file.
         """
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -98,19 +99,13 @@ class Tabular:
             raise WrongUse(f"{path}: no trials; give a file that `detkds trials --csv` wrote")
         runs = dict(self.runs)
         for row in rows:
-            status = Status(row["status"])
-            text = "; ".join(row["notation"].splitlines())
-            job = Job(self.problem, Distiller.parse(text), self.proxy, int(row["seed"]))
-            if status is Status.COMPLETED:
-                last = {name: row.get(f"metrics.bbox_mAP{end}") for name, end in _METRICS.items()}
-                scores = {name: float(value or "nan") for name, value in last.items()}
-                unknown = dict.fromkeys(("loss", "batch_loss", "training", "scoring"), math.nan)
-                run = Run(status, [Scores(**{**scores, "ap": float(row["score"])}, **unknown)])
-            elif status is Status.REJECTED:
-                run = Run(status, reason=row.get("reason"))
-            else:
-                continue
-            runs.setdefault(job, run)
+            distiller = _plain_of(row)
+            if distiller is not None:
+                job = Job(self.problem, distiller, self.proxy, int(row["seed"]))
+                if row["status"] == Status.COMPLETED.value:
+                    runs.setdefault(job, Run(Status.COMPLETED, [_scores_of(row)]))
+                elif row["status"] == Status.REJECTED.value:
+                    runs.setdefault(job, Run(Status.REJECTED, reason=row.get("reason")))
         return replace(self, runs=runs)
 
     # What the table holds
@@ -284,3 +279,22 @@ class Tabular:
             "spread of the distillers, AP": 100 * float(measured.std()),
             "noise of a trial, AP": 100 * float(np.sqrt((self._noise[1][:, -1] ** 2).mean())),
         }
+
+
+def _plain_of(row: dict[str, str]) -> Distiller | None:
+    """The distiller of a trial's row, under the plain weights that its trial had, if known."""
+    distiller = Distiller.parse("; ".join(row["notation"].splitlines()))
+    kinds = [term.knowledge for term in distiller.active if term.unit == SHARE]
+    weights = {kind: row.get(f"metrics.{PLAIN_WEIGHT}{kind}") for kind in kinds}
+    if not all(weights.values()):
+        return None
+    return distiller.with_plain_weights({kind: float(one or 0) for kind, one in weights.items()})
+
+
+def _scores_of(row: dict[str, str]) -> Scores:
+    """The scores of a completed trial's row. Losses and seconds are not known."""
+    ap, ap50, ap75 = (
+        float(row.get(name) or math.nan)
+        for name in ("score", "metrics.bbox_mAP_50", "metrics.bbox_mAP_75")
+    )
+    return Scores(ap, ap50, ap75, *[math.nan] * 4)

@@ -175,6 +175,9 @@ def test_trials_of_a_store_are_added(table: Tabular, tmp_path: Path) -> None:
         scored: Outcome(Status.COMPLETED, score=0.2, metrics=metrics),
         refused: Outcome.rejected("zero gradient"),
         new_distillers(table, 3)[2]: Outcome.failed("no space left"),
+        Distiller.parse("global: satt, l1 × 0.3 share"): Outcome(
+            Status.COMPLETED, score=0.15, metrics={**metrics, "weight/global": 4.25}
+        ),
     }
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
         search = store.create_search("earlier", {}, "conditions", 0)
@@ -184,10 +187,11 @@ def test_trials_of_a_store_are_added(table: Tabular, tmp_path: Path) -> None:
             store.tell_trial(trial, outcome, number, None)
         pandas.DataFrame(store.trial_records(search.id)).to_csv(tmp_path / "t.csv", index=False)
     more = table.with_trials(tmp_path / "t.csv")
-    assert len(more.runs) == len(table.runs) + 2
+    assert len(more.runs) == len(table.runs) + 3
     assert more.with_trials(tmp_path / "t.csv").runs == more.runs
     assert {more.score(scored, seed) for seed in range(5)} == {0.2}
     assert more.rejection(refused) == "zero gradient"
+    assert more.score(Distiller.parse("global: satt, l1 × 4.25"), 0) == 0.15
     assert more.expected(scored)[-1] > table.expected(scored)[-1] + 0.02
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(WrongUse, match=r"other\.csv: no trials; give a file that"):
