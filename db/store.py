@@ -110,18 +110,17 @@ class Store:
         return locked(self._engine, name)
 
     def finish_search(self, search_id: int) -> None:
-        def finish(session: Session) -> None:
-            find(session, Search, search_id).finished = now()
-
-        self._transactions.write(finish)
+        self._set(search_id, "finished", now())
 
     def confirm_search(self, search_id: int, confirmation: dict[str, Any]) -> None:
         """Record which trial is exported and why."""
+        self._set(search_id, "confirmation", confirmation)
 
-        def confirm(session: Session) -> None:
-            find(session, Search, search_id).confirmation = confirmation
+    def _set(self, search_id: int, column: str, value: Any) -> None:
+        def write(session: Session) -> None:
+            setattr(find(session, Search, search_id), column, value)
 
-        self._transactions.write(confirm)
+        self._transactions.write(write)
 
     # Trials
 
@@ -236,14 +235,6 @@ class Store:
             stopped = and_(Trial.status == Status.STOPPED, Trial.early_score < early_bar)
             query = query.where(or_(completed, stopped))
         return self._first(TrialRow, query.order_by(Trial.status != Status.COMPLETED, Trial.id))
-
-    def trial(self, search_id: int, number: int) -> TrialRow:
-        """The trial of this number. Raises LookupError if the search has no such trial."""
-        query = select(Trial).filter_by(search_id=search_id, number=number)
-        found = self._first(TrialRow, query)
-        if found is None:
-            raise LookupError(f"search {search_id} has no trial {number}")
-        return found
 
     def best(self, search_id: int) -> TrialRow | None:
         """The completed trial with the highest score; among equals the trial asked for first."""

@@ -16,7 +16,7 @@ def best_trial(store: Store, search: SearchRow) -> TrialRow | None:
     Before a confirmation, it is the trial of the highest score; None: no trial has completed.
     """
     if search.confirmation is not None:
-        return store.trial(search.id, search.confirmation["trial"])
+        return store.trials(search.id)[search.confirmation["trial"]]
     return store.best(search.id)
 
 

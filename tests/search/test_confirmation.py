@@ -159,7 +159,7 @@ def test_a_search_exports_the_winner_of_the_confirmation(tmp_path: Path) -> None
         assert {"none", "pkd"} <= contenders
         assert {row.seed for row in trainings} == {1, 2}
         assert search.confirmation is not None
-        winner = store.trial(search.id, search.confirmation["trial"])
+        winner = store.trials(search.id)[search.confirmation["trial"]]
         shown = search.confirmation["contenders"]
         scores = {(row.name, row.seed): row.score for row in trainings}
         for one in shown:
