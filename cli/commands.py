@@ -1,78 +1,20 @@
-"""The commands: each parses its options, calls one function and prints what comes out.
+"""The commands that look, and those that make small things: trials, distillers, orders, subsets.
 
-A command imports the other rooms when it needs them: `detkds space` starts without torch, and a
-wrong config is refused before torch is imported.
+A command imports the other rooms when it needs them: `detkds space` starts without torch.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..space import Distiller, SearchSpace, WrongUse
+from .app import ALGORITHM_HELP, MaxTeachers, Options, OutFile, Storage, WorkDir, app
 from .options import naming
 from .places import check_writable, make_display, open_store, work_folder
-
-if TYPE_CHECKING:
-    from ..configs import Row
-
-app = typer.Typer(
-    help="Search distillation losses for object detectors, and train students with them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-WorkDir = Annotated[
-    Path | None, typer.Option("--work-dir", help="Where all files go. [default: runs/<config>]")
-]
-Storage = Annotated[
-    str | None,
-    typer.Option(help="Database URL. [default: sqlite:///<work-dir>/detkds.db]"),
-]
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--cfg-options", help="key=value to change in the config; may be repeated."),
-]
-ConfigArgument = Annotated[str, typer.Argument(help="A search config: a path or a shipped name.")]
-MaxTeachers = Annotated[int | None, typer.Option(help="At most so many. [default: all]")]
-ALGORITHM_HELP = "bgs, shortest-sum, shortest-max or forward."
-OutFile = Annotated[Path, typer.Option("--out", help="The file to write.")]
-
-
-@app.command()
-def search(
-    config: ConfigArgument,
-    name: Annotated[
-        str | None, typer.Option(help="The search's name. [default: the config's]")
-    ] = None,
-    storage: Storage = None,
-    work_dir: WorkDir = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
-    cfg_options: Options = None,
-) -> None:
-    """Search the distiller that trains the student best, then compare it in full trainings."""
-    from ..settings import config_name, load_config
-
-    if name is not None and Path(name).name != name:
-        raise WrongUse(f"--name {name}: a name is no path; say where files go by --work-dir")
-    name = name or config_name(config)
-    folder = work_folder(work_dir, name)
-    settings = load_config(config, cfg_options or [])
-
-    from ..search.plans.plan import make_plan
-    from ..search.plans.start import reads_store
-    from ..search.run import run_search
-    from .results import final_table
-
-    plan = make_plan(settings, folder)
-    must_exist = resume or reads_store(settings.search.start)
-    with open_store(storage, folder, create=not must_exist) as store, make_display() as display:
-        result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
-    final_table(result)
 
 
 @app.command()
@@ -129,89 +71,6 @@ def show(file: Annotated[str, typer.Argument(help="A distiller file or a shipped
     typer.echo(f"{distiller.name or file}\n{distiller}")
     for key, value in (distiller.provenance or {}).items():
         typer.echo(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
-
-
-@app.command()
-def train(
-    config: ConfigArgument,
-    distiller: Annotated[
-        str | None,
-        typer.Option(help="A distiller file, a shipped name, or none. [default: the row's]"),
-    ] = None,
-    teachers: Annotated[
-        str | None,
-        typer.Option(help="auto, or names of the config's `teachers`, first to last: A,B,C."),
-    ] = None,
-    max_teachers: MaxTeachers = None,
-    algorithm: Annotated[
-        str | None, typer.Option("--algorithm", help=f"{ALGORITHM_HELP} [default: bgs]")
-    ] = None,
-    simultaneous: Annotated[
-        bool, typer.Option("--simultaneous", help="All of --teachers at once, not in sequence.")
-    ] = False,
-    work_dir: WorkDir = None,
-    storage: Storage = None,
-    cfg_options: Options = None,
-) -> None:
-    """Train the student in full, with a distiller or alone, into a plain mmdet checkpoint.
-
-    CONFIG may be a row of `detkds papers`, which sets the options that are not given. With
-    --teachers, progressively: from the student that is trained alone (final.off_the_shelf), under
-    one teacher after the other, the epochs shared out. With --simultaneous too, under all of the
-    teachers at once.
-    """
-    from ..configs import PAPER, paper_row
-    from ..search.teachers.order import check_algorithm
-    from ..settings import config_name, load_config
-
-    row = paper_row(config) if config.startswith(PAPER) else None
-    if row is not None and row.run != "train":
-        raise WrongUse(f"{config}: it is no training; run {row.command}")
-    if row is not None and teachers is None and distiller != "none":
-        teachers, simultaneous = row.order, simultaneous or row.simultaneous
-        algorithm, max_teachers = algorithm or row.algorithm, max_teachers or row.max_teachers
-    algorithm = algorithm or "bgs"
-    check_algorithm(algorithm, max_teachers)
-    if teachers is not None and distiller == "none":
-        raise WrongUse("--teachers: nothing is learned from them with --distiller none")
-    if simultaneous and teachers is None:
-        raise WrongUse("--simultaneous: say which teachers teach at once: give --teachers")
-    if simultaneous and max_teachers is not None:
-        raise WrongUse(
-            f"--max-teachers {max_teachers}: it ends a sequence, and --simultaneous has none: name "
-            "the teachers that teach at once in --teachers"
-        )
-    name, chosen = _distiller(distiller, row)
-    folder = work_folder(work_dir, config_name(config))
-    settings = load_config(config, cfg_options or [])
-
-    from ..search.plans.plan import make_plan
-    from ..search.plans.pool import check_sizes
-    from ..search.plans.trainings import check_training, run_training
-    from ..search.teachers.pool import chosen_teachers
-    from ..search.teachers.progressive import run_progressive
-    from ..search.teachers.simultaneous import run_simultaneous
-    from .results import training_table
-
-    plan = make_plan(settings, folder, pool=teachers is not None)
-    names = None if teachers in (None, "auto") else (teachers or "").split(",")
-    order = None if names is None else chosen_teachers(plan, names)
-    check_training(plan, chosen, order or plan.pool[1:])
-    if simultaneous:
-        check_sizes(order or plan.pool[1:])
-    with open_store(storage, folder, create=True) as store, make_display() as display:
-        if teachers is None or chosen is None:
-            results = run_training(plan, store, display, chosen, name)
-        elif simultaneous:
-            together = order or list(plan.pool[1:])
-            results = run_simultaneous(plan, store, display, chosen, name, together)
-        else:
-            results = run_progressive(
-                plan, store, display, chosen, name, order, algorithm, max_teachers
-            )
-    training_table(results)
-    if row is not None and row.published is not None:
-        typer.echo(f"the paper's {row.metric}, {row.reference}: {row.published}")
 
 
 @app.command()
@@ -310,22 +169,3 @@ def space(
         from .tables import space_listing
 
         space_listing(chosen)
-
-
-def _distiller(reference: str | None, row: Row | None) -> tuple[str, Distiller | None]:
-    """The name and the distiller of a training; ``row``: the paper's row that is repeated, if any.
-
-    Without a reference, the distiller is the row's.
-    """
-    from ..configs import distiller_file
-
-    name = Path(reference or "").stem
-    if reference is None:
-        if row is None or row.distiller is None:
-            raise WrongUse("give a distiller file, a shipped name, or none", "distiller")
-        reference, name = row.distiller, row.name
-        if "," in reference:
-            return name, Distiller.parse(reference, name)
-    if reference == "none":
-        return name, None
-    return name, Distiller.from_json(distiller_file(reference))

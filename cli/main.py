@@ -8,8 +8,9 @@ import sys
 import typer
 
 from ..space import SearchFailed, WrongUse
-from .commands import app
-from .options import OPTIONS, naming
+from . import commands, runs  # noqa: F401 (they register the commands)
+from .app import app
+from .options import naming, options_of
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     arguments = sys.argv[1:]
     try:
-        with naming(OPTIONS.get(arguments[0] if arguments else "", {})):
+        with naming(options_of(arguments)):
             # typer turns Ctrl-C into an exit code of 130 and returns the code.
             sys.exit(app(_spread_options(arguments), standalone_mode=False) or 0)
     except WrongUse as error:

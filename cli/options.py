@@ -6,21 +6,39 @@ command has an option for the setting, the user reads the option (``--train``, `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ..space import WrongUse
 
 _STORED = {"storage": "--storage", "work_dir": "--work-dir"}
 _CONFIGURED = {**_STORED, "cfg_options": "--cfg-options"}
+_MODELS = {
+    "student": "--student",
+    "teacher": "--teacher",
+    "teacher.checkpoint": "--teacher-checkpoint",
+}
 _ORDERED = {"max_teachers": "--max-teachers", "order_algorithm": "--algorithm"}
+
+#: The options that name models, which a search config may set as well.
+_MODELS = {
+    "student": "--student",
+    "teacher": "--teacher",
+    "teacher.checkpoint": "--teacher-checkpoint",
+}
 
 #: The options of every command, by the settings that they set.
 OPTIONS: dict[str, dict[str, str]] = {
     "search": {**_CONFIGURED, "name": "--name", "resume": "--resume"},
     "trials": _STORED,
     "export": _STORED,
-    "train": {**_CONFIGURED, **_ORDERED, "distiller": "--distiller", "order": "--teachers"},
+    "train": {
+        **_CONFIGURED,
+        **_ORDERED,
+        "distiller": "--distiller",
+        "order": "--teachers",
+        "export_config": "--export-config",
+    },
     "teachers": {**_CONFIGURED, **_ORDERED, "costs": "--costs"},
     "proxy": {
         "proxy.train_images": "--train",
@@ -28,6 +46,18 @@ OPTIONS: dict[str, dict[str, str]] = {
         "proxy.folder": "--out",
     },
 }
+
+
+def options_of(arguments: Sequence[str]) -> dict[str, str]:
+    """The options of the command in ``arguments``, by the settings that they set.
+
+    A search config may name the models, too: these have options only where a command gives them.
+    """
+    options = OPTIONS.get(arguments[0] if arguments else "", {})
+    given = {argument.partition("=")[0] for argument in arguments}
+    if "--student" not in given or "--costs" in given:
+        return options
+    return {**options, **_MODELS}
 
 
 @contextmanager

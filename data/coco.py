@@ -51,6 +51,56 @@ def read_annotations(path: PathLike) -> Document:
     return document
 
 
+def read_document(split: Split) -> Document:
+    """Read the annotations of a split, of all its parts if it joins some.
+
+    The images of a joined split have their file names relative to the split's folder, new ids, and
+    the number of their ``part``. Raises :class:`WrongUse` as :func:`read_annotations` does, and for
+    parts with other categories than the first's.
+    """
+    if not split.parts:
+        return read_annotations(split.annotations)
+    images: list[Entry] = []
+    annotations: list[Entry] = []
+    documents = [read_annotations(part.annotations) for part in split.parts]
+    categories = documents[0]["categories"]
+    for number, (part, document) in enumerate(zip(split.parts, documents, strict=True)):
+        if class_ids(document) != class_ids(documents[0]):
+            raise WrongUse(
+                f"{part.annotations}: its categories differ from those of "
+                f"{split.parts[0].annotations}; sets that are joined must have the same"
+            )
+        ids = {image["id"]: len(images) + i for i, image in enumerate(document["images"], 1)}
+        for image in document["images"]:
+            file = os.path.relpath(os.path.join(part.images, image["file_name"]), split.images)
+            images.append({**image, "id": ids[image["id"]], "file_name": file, "part": number})
+        for annotation in document["annotations"]:
+            own = {"id": len(annotations) + 1, "image_id": ids[annotation["image_id"]]}
+            annotations.append({**annotation, **own})
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def join(parts: Sequence[Split], file: PathLike) -> Split:
+    """The split that joins ``parts``, if there are several; its annotations will be in ``file``."""
+    if len(parts) == 1:
+        return parts[0]
+    folder = os.path.commonpath([part.images for part in parts])
+    return Split(annotations=str(file), images=folder, parts=list(parts))
+
+
+def part_of(document: Mapping[str, Any], split: Split, number: int) -> Document:
+    """One part of a joined document, its file names relative to the part's own folder."""
+    images = [
+        {**image, "file_name": os.path.relpath(path, split.parts[number].images)}
+        for image in document["images"]
+        if image["part"] == number
+        for path in [os.path.join(split.images, image["file_name"])]
+    ]
+    kept = {image["id"] for image in images}
+    annotations = [a for a in document["annotations"] if a["image_id"] in kept]
+    return {**document, "images": images, "annotations": annotations}
+
+
 def read_split(split: Split) -> Document:
     """Read the annotations of a split that detectors train or are scored on; check its images.
 
@@ -58,7 +108,7 @@ def read_split(split: Split) -> Document:
     an image's file is missing from the split's folder, or if an entry lacks what detectors and
     COCO's metrics need.
     """
-    document = read_annotations(split.annotations)
+    document = read_document(split)
     for kind, keys in (("images", ("width", "height")), ("annotations", ("area", "iscrowd"))):
         fault = _find_lacking(document[kind], kind, keys)
         if fault is not None:
@@ -84,6 +134,11 @@ def class_names(document: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the document's categories, in the order of their ids."""
     categories = sorted(document["categories"], key=lambda category: category["id"])
     return tuple(category["name"] for category in categories)
+
+
+def class_ids(document: Mapping[str, Any]) -> dict[int, str]:
+    """The names of the document's categories by their ids."""
+    return {category["id"]: category["name"] for category in document["categories"]}
 
 
 def write_annotations(path: PathLike, document: Mapping[str, Any]) -> None:

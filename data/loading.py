@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from ..detectors import register  # first: it makes mmcv.ops importable, which m
 import mmcv
 import torch
 from mmcv.transforms import BaseTransform
-from mmdet.datasets import CocoDataset
 from mmdet.datasets.transforms import PackDetInputs
-from mmdet.evaluation import CocoMetric
-from mmdet.registry import TRANSFORMS
+from mmdet.registry import DATASETS, METRICS, TRANSFORMS
+from mmengine.registry import FUNCTIONS
 from torch.utils.data import get_worker_info
 
 from ..settings import Data, Split
+from ..space import WrongUse
 from .coco import class_names
 
 #: The student's image, in the results of transforms and in data samples, if a teacher's is larger.
@@ -43,13 +44,16 @@ class CachedTransforms(BaseTransform):
 
     ``transforms`` load the image; they are deterministic. ``sizes``: (width, height)s; if there are
     several, each has the same probability every time that the image is asked for. The aspect ratio
-    is kept. Up to ``megabytes`` of pixels are kept, each size of an image apart; images beyond the
-    limit are transformed every time. A data loader's worker process keeps nothing, since its memory
-    ends with the epoch.
+    is kept. Without sizes, nothing is resized. Up to ``megabytes`` of pixels are kept, each size of
+    an image apart; images beyond the limit are transformed every time. A data loader's worker
+    process keeps nothing, since its memory ends with the epoch.
     """
 
     def __init__(
-        self, transforms: list[dict[str, Any]], sizes: list[tuple[int, int]], megabytes: int
+        self,
+        transforms: list[dict[str, Any]],
+        sizes: Sequence[tuple[int, int]] = (),
+        megabytes: int = 0,
     ) -> None:
         self.load = [TRANSFORMS.build(transform) for transform in transforms]
         self.resize = [
@@ -59,15 +63,20 @@ class CachedTransforms(BaseTransform):
         self.free = megabytes * 2**20
         self.known: dict[tuple[str, int], dict[str, Any]] = {}
 
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+    def __deepcopy__(self, memo: dict) -> CachedTransforms:
+        return self  # a data set's copy shares the pixels
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         # A single size takes no random number.
         size = np.random.randint(len(self.resize)) if len(self.resize) > 1 else 0
         key = results["img_path"], size
         if key in self.known:
             return _copy(self.known[key])
         loaded = results
-        for transform in (*self.load, self.resize[size]):
+        for transform in (*self.load, *self.resize[size : size + 1]):
             loaded = transform(loaded)
+            if loaded is None:  # no box is left: mmdet takes another image
+                return None
         pixels = sum(loaded[name].nbytes for name in ("img", STUDENT_IMAGE) if name in loaded)
         if pixels <= self.free and get_worker_info() is None:
             self.free -= pixels
@@ -113,8 +122,10 @@ def _copy(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = False) -> CocoDataset:
-    """An mmdet ``CocoDataset`` of a split with all classes of its file, parsed now.
+def dataset_config(
+    split: Split, data: Data, *, training: bool, masks: bool = False
+) -> dict[str, Any]:
+    """The config of mmdet's ``CocoDataset`` of a split with all classes of its file.
 
     A training set has images of ``data.train_sizes``, flips them with probability ``data.flip`` and
     leaves out images without boxes, as mmdet does. Other sets have all images, of
@@ -123,8 +134,8 @@ def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = Fal
     pixel the image that a set for testing has. ``masks``: with the objects' outlines, for detectors
     with a mask head.
     """
-    register()
     document = json.loads(Path(split.annotations).read_text("utf-8"))
+    assert data.image_size is not None
     two_sizes = training and data.train_size != data.image_size
     load: list[dict[str, Any]] = [
         {"type": "LoadImageFromFile"},
@@ -146,22 +157,60 @@ def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = Fal
     else:
         keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
         pipeline.append({"type": "PackDetInputs", "meta_keys": keys})
-    with quiet():
-        return CocoDataset(
-            ann_file=split.annotations,
-            data_prefix={"img": split.images},
-            metainfo={"classes": class_names(document)},
-            filter_cfg={"filter_empty_gt": True, "min_size": 1} if training else None,
-            pipeline=pipeline,
-            test_mode=not training,
-        )
+    return {
+        "type": "CocoDataset",
+        "ann_file": split.annotations,
+        "data_prefix": {"img": split.images},
+        "metainfo": {"classes": class_names(document)},
+        "filter_cfg": {"filter_empty_gt": True, "min_size": 1} if training else None,
+        "pipeline": pipeline,
+        "test_mode": not training,
+    }
 
 
-def build_metric(split: Split, dataset: CocoDataset, *, masks: bool = False) -> CocoMetric:
-    """COCO's box metrics of the split that ``dataset`` was built from; ``masks``: of masks, too."""
+def build_dataset(split: Split, data: Data, *, training: bool, masks: bool = False) -> Any:
+    """An mmdet data set of a split, parsed now: see :func:`dataset_config`."""
+    return built(dataset_config(split, data, training=training, masks=masks))
+
+
+def built(config: Mapping[str, Any]) -> Any:
+    """An mmdet data set by its config, with all its wrappers, parsed now."""
+    register()
     with quiet():
-        metric = CocoMetric(
-            ann_file=split.annotations, metric=["bbox", "segm"] if masks else ["bbox"]
-        )
+        return DATASETS.build(copy.deepcopy(dict(config)))
+
+
+def known_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes of an innermost data set by its config: of its metainfo, or of its type's.
+
+    Raises :class:`WrongUse` for a type that mmdet does not know.
+    """
+    register()
+    kind = DATASETS.get(config["type"])
+    if kind is None:
+        raise WrongUse(f"{config['type']}: mmdet knows no such data set; is its module imported?")
+    of_type = getattr(kind, "METAINFO", None) or {}
+    return tuple((config.get("metainfo") or {}).get("classes") or of_type.get("classes") or ())
+
+
+def metric_config(split: Split, *, masks: bool = False) -> dict[str, Any]:
+    """COCO's box metrics of a split; ``masks``: of masks, too."""
+    kinds = ["bbox", "segm"] if masks else ["bbox"]
+    return {"type": "CocoMetric", "ann_file": split.annotations, "metric": kinds}
+
+
+def build_metric(config: Mapping[str, Any], dataset: Any) -> Any:
+    """mmdet's metric by its config, for the predictions on ``dataset``."""
+    with quiet():
+        metric = METRICS.build(copy.deepcopy(dict(config)))
     metric.dataset_meta = dataset.metainfo
     return metric
+
+
+@FUNCTIONS.register_module()
+def seeds_of_the_loader(worker_id: int) -> None:
+    """A loader's process draws the random numbers that torch has seeded it with.
+
+    Those follow from the training's seed and differ from epoch to epoch; mmengine's own seeds, of
+    loaders whose processes end with the epoch, do not.
+    """

@@ -12,6 +12,7 @@ for training.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from ..settings import Split
 from ..space import WrongUse
-from .coco import SIZES, Document, PathLike, read_annotations, size_class, write_together
+from .coco import (
+    SIZES,
+    Document,
+    PathLike,
+    read_annotations,
+    read_document,
+    size_class,
+    write_together,
+)
 
 CANDIDATES = 64  # images on either side of a round, which compares 64 x 64 swaps
 PATIENCE = 200  # the subset is final after so many rounds without a better swap
@@ -97,15 +107,19 @@ def sample_proxy(
     return _restrict(document, train), _restrict(document, val)
 
 
-def check_disjoint(train_path: PathLike, val_path: PathLike) -> None:
-    """Raise :class:`WrongUse` if two annotation files share an image, by file name."""
-    train_names = {image["file_name"] for image in read_annotations(train_path)["images"]}
-    val_names = [image["file_name"] for image in read_annotations(val_path)["images"]]
-    shared = [name for name in val_names if name in train_names]
+def check_disjoint(train: Split, val: Split) -> None:
+    """Raise :class:`WrongUse` if two splits share an image: a file of the same folder and name."""
+    train_files, val_files = (
+        {os.path.normpath(os.path.join(split.images, image["file_name"])): image["file_name"]
+         for image in read_document(split)["images"]}
+        for split in (train, val)
+    )  # fmt: skip
+    shared = [name for file, name in val_files.items() if file in train_files]
     if shared:
         raise WrongUse(
-            f"{train_path} and {val_path} share {len(shared)} images (first: {shared[0]}): "
-            "train and validation images must be different ones; draw both with `detkds proxy`"
+            f"{train.annotations} and {val.annotations} share {len(shared)} images (first: "
+            f"{shared[0]}): train and validation images must be different ones; draw both with "
+            "`detkds proxy`"
         )
 
 

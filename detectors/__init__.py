@@ -15,6 +15,7 @@ from .build import (  # noqa: E402
     num_classes,
     register,
     signature,
+    whole_config,
     without_pretrained,
 )
 from .checkpoints import load_checkpoint, load_weights  # noqa: E402
@@ -27,7 +28,7 @@ from .memory import TeacherMemory  # noqa: E402
 from .paa import use_float64_in_paa  # noqa: E402
 from .responses import Levels, Regions, Responses, to_float32  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
-from .user_code import user_code  # noqa: E402
+from .user_code import named_code, user_code  # noqa: E402
 
 __all__ = [
     "CrossHead",
@@ -55,6 +56,7 @@ __all__ = [
     "local_file",
     "loss_of_maps",
     "model_config",
+    "named_code",
     "num_classes",
     "register",
     "signature",
@@ -62,5 +64,6 @@ __all__ = [
     "to_float32",
     "use_float64_in_paa",
     "user_code",
+    "whole_config",
     "without_pretrained",
 ]

@@ -87,12 +87,19 @@ def model_config(
     the config names; the option ``model.backbone.init_cfg`` = None leaves the backbone's out.
     Raises :class:`WrongUse` for a config that is missing, can't be read or has no ``model``.
     """
+    return whole_config(reference, options).model
+
+
+def whole_config(
+    reference: str | Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> Config:
+    """The whole of a config that has a ``model``, as :func:`model_config` reads it."""
     config = _whole_config(reference)
     for key, value in (options or {}).items():
         config.merge_from_dict({key: value})  # one at a time: keys "a" and "a.b" may both be there
     if "model" not in config:
         raise WrongUse(f"{reference}: the config has no `model`; give a config of a detector")
-    return config.model
+    return config
 
 
 def configured(model: Model) -> ConfigDict:

@@ -80,9 +80,11 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, trust: bool 
         found = ", ".join(
             f"{len(names)} {fault} (first {names[0]})" for fault, names in faults.items() if names
         )
+        own = model.state_dict()
+        fitting = sum(name in own for name in weights)
         raise WrongUse(
-            f"{path}: the checkpoint fits another model: weights {found}; "
-            "use the checkpoint of this model's config"
+            f"{path}: the checkpoint fits another model: {fitting} of the model's {len(own)} "
+            f"weights fit; weights {found}; use the checkpoint of this model's config"
         )
 
 

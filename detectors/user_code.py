@@ -30,7 +30,17 @@ def user_code(model: Model) -> dict[str, str]:
     installed and has a version, the version stands for the code. Modules that code imports by a
     computed name are missed, and files that code reads.
     """
-    named = {*model.imports, *custom_imports(model.config), *_modules(configured(model).to_dict())}
+    imports = {*model.imports, *custom_imports(model.config)}
+    return _code({*imports, *_modules(configured(model).to_dict())})
+
+
+def named_code(config: Any) -> dict[str, str]:
+    """The code of the classes that a config names by their whole path: see :func:`user_code`."""
+    return _code(set(_modules(config)))
+
+
+def _code(named: set[str]) -> dict[str, str]:
+    """The code of modules, and of what they import, by module."""
     left = sorted(named)
     found: dict[str, str] = {}
     while left:

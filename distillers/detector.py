@@ -26,7 +26,7 @@ from mmdet.models.detectors.base import BaseDetector
 from mmdet.registry import MODELS
 
 from ..space import Distiller, WrongUse
-from .loss import DistillationLoss, TeacherEnsemble
+from .loss import DistillationLoss, TeacherEnsemble, own_numbers
 from .observe import FrozenTeacher, observe, student_view
 from .pairing import Pair
 
@@ -111,7 +111,8 @@ class DistilledDetector(BaseDetector):
         pairs: list[Pair] = []
         memories = memories or [None] * len(teachers)
         for index, (teacher, memory) in enumerate(zip(teachers, memories, strict=True)):
-            built = _built(teacher, "teacher", frozen=True)
+            with own_numbers():
+                built = _built(teacher, "teacher", frozen=True)
             if checkpoints:
                 load_weights(built, checkpoints[index], trust=trust)
             self._teachers.append(FrozenTeacher(built, self.student, memory))

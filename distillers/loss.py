@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,18 @@ from ..space import EXTENDED, STEPWISE, Distiller, Term, WrongUse
 from .kinds import KINDS, check_pair
 from .observe import Needs, Observation
 from .pairing import Pair
+
+
+@contextmanager
+def own_numbers() -> Iterator[None]:
+    """Random numbers of its own for the block, from the seed of the process.
+
+    A part of a loss draws the same first weights whatever else is built, and a student the same
+    whether its teacher is built with it or before it, and whatever its distiller is.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(torch.initial_seed())
+        yield
 
 
 class DistillationLoss(nn.Module):
@@ -33,7 +46,8 @@ class DistillationLoss(nn.Module):
         for kind in self.kinds:
             for name, build in kind.parts().items():
                 if name not in self.parts:
-                    self.parts[name] = build()
+                    with own_numbers():
+                        self.parts[name] = build()
         #: What an observation must hold.
         self.needs = Needs.of(kind.needs for kind in self.kinds)
         self._milestones: int | None = None

@@ -213,7 +213,8 @@ def _training(plan: Plan, contender: Contender, seed: int) -> Training:
         seed=seed,
         folder=str(plan.folder / "confirmed" / f"{title}-seed{seed}-{key[:8]}"),
     )
-    return training.model_copy(update={"train": plan.proxy[0], "test": plan.proxy[1]})
+    on_proxy = {"train": plan.proxy[0], "test": plan.proxy[1], "full": False}
+    return training.model_copy(update=on_proxy)
 
 
 def confirm_schedule(plan: Plan) -> Schedule:

@@ -18,6 +18,9 @@ class Split(Settings):
     annotations: FilePath
     #: The folder that the annotation file's file names are relative to.
     images: FilePath
+    #: The splits that this one joins, whose data sets stand side by side; the annotation file is
+    #: written from theirs. Empty: the annotation file is there.
+    parts: list[Split] = []
 
 
 class Synthetic(Settings):
@@ -51,8 +54,9 @@ class Data(Settings):
     val: Split | None = None
     #: A synthetic set in place of real splits.
     synthetic: Synthetic | None = None
-    #: (width, height) that images are resized into, with their aspect ratio kept.
-    image_size: tuple[int, int]
+    #: (width, height) that images are resized into, with their aspect ratio kept. None: the images
+    #: come as the pipelines of the section ``job`` make them.
+    image_size: tuple[int, int] | None = None
     #: (width, height) of the teacher's images, if the teacher sees larger images than the student.
     teacher_image_size: tuple[int, int] | None = None
     #: (width, height)s that training images are resized into; one of them is drawn each time an
@@ -70,10 +74,16 @@ class Data(Settings):
 
     @model_validator(mode="after")
     def _teacher_sees_more(self) -> Data:
-        fault = self.size_fault(self.train_size)
+        fault = self.teacher_image_size and self.size_fault(self.teacher_image_size)
         if fault:
             raise ValueError(f"data.teacher_image_size {fault}")
         return self
+
+    @property
+    def looks(self) -> list[str]:
+        """The settings given here that say how detectors see the images."""
+        look = ("image_size", "teacher_image_size", "multi_scale", "flip", "num_workers")
+        return [f"data.{name}" for name in look if name in self.model_fields_set]
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
@@ -84,14 +94,14 @@ class Data(Settings):
         return self
 
     @property
-    def train_size(self) -> tuple[int, int]:
-        """(width, height) that training images are resized into."""
+    def train_size(self) -> tuple[int, int] | None:
+        """(width, height) that training images are resized into; None: see ``image_size``."""
         return self.teacher_image_size or self.image_size
 
     @property
     def train_sizes(self) -> list[tuple[int, int]]:
         """The (width, height)s of which every training image is resized into one."""
-        return self.multi_scale or [self.train_size]
+        return self.multi_scale or ([self.train_size] if self.train_size else [])
 
     @property
     def for_teachers(self) -> Data:
@@ -103,7 +113,7 @@ class Data(Settings):
         """The same data for a student that is trained without a teacher."""
         return self.beside(self.image_size)
 
-    def beside(self, size: tuple[int, int]) -> Data:
+    def beside(self, size: tuple[int, int] | None) -> Data:
         """The same data for a student beside a teacher that sees images of this size."""
         own = None if size == self.image_size else size
         return self.model_copy(update={"teacher_image_size": own})
@@ -111,10 +121,14 @@ class Data(Settings):
     @property
     def student_scale(self) -> float:
         """The factor in (0, 1] from a teacher's image to the student's."""
+        if self.image_size is None or self.train_size is None:
+            return 1.0
         return min(self.image_size) / min(self.train_size)
 
     def size_fault(self, size: tuple[int, int]) -> str | None:
         """Why a teacher can't see images of this size beside the student, or None."""
+        if self.image_size is None:
+            return "stands beside no data.image_size; give both, or leave it out"
         (width, height), (own_width, own_height) = size, self.image_size
         if self.multi_scale is not None and size != self.image_size:
             return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,18 +14,28 @@ from ..space import WrongUse, nearest
 from .models import moved
 from .search import SearchConfig
 
+Validated = TypeVar("Validated", bound=BaseModel)
+
 
 def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
     """Read a search config by path or by the name of one that is shipped.
 
+    ``options``: as for :func:`read_sections`. Raises :class:`WrongUse`, naming the file or the
+    option, for a wrong config.
+    """
+    path, _ = search_config(reference)
+    return validated(SearchConfig, read_sections(reference, options), str(path))
+
+
+def read_sections(reference: str, options: Iterable[str] = ()) -> dict[str, Any]:
+    """The sections of a search config as they are written, with the options in them.
+
     ``options``: ``a.b.c=value``, merged into the config as mmengine does; where they change a
-    schedule's ``epochs`` and not its ``param_scheduler``, the milestones move along. Raises
-    :class:`WrongUse`, naming the file or the option, for a wrong config.
+    schedule's ``epochs`` and not its ``param_scheduler``, the milestones move along.
     """
     from mmengine.config import Config  # not above: the sections alone need no mmengine
 
     path, layers = search_config(reference)
-    options = list(options)
     try:
         config = Config.fromfile(path)
         for layer in layers:
@@ -33,20 +43,45 @@ def load_config(reference: str, options: Iterable[str] = ()) -> SearchConfig:
     except (SyntaxError, OSError, NameError, KeyError, TypeError, AttributeError) as error:
         raise WrongUse(f"{path}: can't read the config: {error}") from None
     known = SearchConfig.model_fields
-    for option in options:
-        top = option.split("=", 1)[0].split(".", 1)[0]
+    changes = read_options(options)
+    for key in changes:
+        top = key.partition(".")[0]
         if top not in known:
-            raise WrongUse(f"{option}: no section '{top}': {nearest(top, known)}", "cfg_options")
+            raise WrongUse(f"{key}: no section '{top}': {nearest(top, known)}", "cfg_options")
     try:
-        _merge(config, dict(_option(option) for option in options))
+        _merge(config, changes)
     except (KeyError, TypeError) as error:
         raise WrongUse(str(error), "cfg_options") from None
     # A config may define variables and functions for its own use.
-    given = {k: v for k, v in config.to_dict().items() if k in known}
+    return {k: v for k, v in config.to_dict().items() if k in known}
+
+
+def read_options(options: Iterable[str]) -> dict[str, Any]:
+    """``key=value``s as a dictionary, the values as Python reads them."""
+    return dict(_option(option) for option in options)
+
+
+def merge(sections: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections with changes merged into them; both are nested, or have paths (``a.b.c``) as keys.
+
+    New epochs move the milestones along, unless these are new as well.
+    """
+    from mmengine.config import Config
+
+    config = Config(dict(sections))
     try:
-        return SearchConfig.model_validate(given)
+        _merge(config, dict(changes))
+    except (KeyError, TypeError) as error:
+        raise WrongUse(str(error), "cfg_options") from None
+    return config.to_dict()
+
+
+def validated(kind: type[Validated], given: Any, name: str) -> Validated:
+    """``given`` as a section of this kind. Raises :class:`WrongUse` that begins with ``name``."""
+    try:
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise WrongUse(f"{path}: {_explain(error)}") from None
+        raise WrongUse(f"{name}: {_explain(error)}") from None
 
 
 def _merge(config: Any, options: dict[str, Any]) -> None:
@@ -103,6 +138,8 @@ def _explain(error: ValidationError) -> str:
         return f"unknown option {where}: {nearest(first['loc'][-1], _fields(first['loc'][:-1]))}"
     if "knowledge" in where and first["type"] == "value_error":
         return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    if not where:
+        return first["msg"].removeprefix("Value error, ")
     shown = f" (found {first['input']!r:.60})"
     return f"{where}: {first['msg'].removeprefix('Value error, ')}{shown}"
 

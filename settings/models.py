@@ -51,6 +51,9 @@ class Model(Settings):
     imports: list[str] = []
     #: The weights: a path or a URL.
     checkpoint: FilePath | None = None
+    #: Weights that a student without a checkpoint starts from as far as they fit: mmengine's
+    #: ``load_from``, a path or a URL.
+    load_from: FilePath | None = None
     #: Whether to load the checkpoint even if that runs code from the file.
     trust_checkpoint: bool = False
     #: How a teacher without a checkpoint is trained before the search. Its weights are kept.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -156,6 +156,10 @@ class SearchConfig(Settings):
     teachers: dict[str, Teacher] = {}
     #: Whether a distilled student starts from its teacher's neck and head, as far as they fit.
     inherit: bool = False
+    #: mmengine's config of the trainings, besides models, schedules and what ``data`` says:
+    #: ``custom_hooks``, ``env_cfg``, … With a ``train_dataloader`` of its own, it also says how
+    #: detectors see the images. A search of two mmdet configs has the student's here.
+    job: dict[str, Any] = {}
     #: The data set.
     data: Data
     #: The part of the data set that trials use.
@@ -170,3 +174,22 @@ class SearchConfig(Settings):
     search: Search = Search()
     #: What trials and trainings may use of a machine.
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _one_look(self) -> SearchConfig:
+        """Either ``data`` or the job's own loaders say how detectors see the images."""
+        if "train_dataloader" not in self.job:
+            if self.data.image_size is None:
+                raise ValueError("data.image_size is missing")
+            return self
+        if self.data.synthetic is not None:
+            raise ValueError(
+                "data.synthetic stands beside job.train_dataloader, which has its own data set: "
+                "leave one of them out"
+            )
+        if self.data.looks:
+            raise ValueError(
+                f"{self.data.looks[0]} stands beside job.train_dataloader, whose pipeline says how "
+                "detectors see the images: leave one of them out"
+            )
+        return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import field_validator
 
 from .base import Settings
@@ -16,6 +18,8 @@ class Task(Settings):
     teacher: Model | None
     #: Whether a distilled student starts from the teacher's neck and head.
     inherit: bool = False
+    #: mmengine's config of the training, besides models, schedule and what ``data`` says.
+    job: dict[str, Any] = {}
     data: Data
     #: torch's threads.
     threads: int = 1

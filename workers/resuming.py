@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
+from torch.utils.data import BatchSampler
 
 from ..detectors.checkpoints import load_checkpoint
 from ..space import WrongUse
@@ -28,29 +29,67 @@ EVERY = 500
 _RANDOM = "random_states"
 
 
-class Sampler(DefaultSampler):
-    """mmengine's sampler. ``skip``: images of the next epoch that were seen before a kill."""
+class Batches:
+    """The batches of a sampler. ``skip``: batches of the next epoch that were seen before a kill.
+
+    ``batches``: the config of a sampler of batches, such as mmdet's AspectRatioBatchSampler; None:
+    as many images as a batch holds, one after the other.
+    """
 
     skip = 0
 
-    def __iter__(self) -> Iterator[int]:
-        rest = islice(super().__iter__(), self.skip, None)
+    def __init__(
+        self,
+        sampler: Any,
+        batch_size: int,
+        batches: dict[str, Any] | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        self.sampler, self.batch_size = sampler, batch_size
+        if batches is None:
+            self.inner: Any = BatchSampler(sampler, batch_size, drop_last)
+        else:
+            given = {"sampler": sampler, "batch_size": batch_size}
+            self.inner = DATA_SAMPLERS.build(batches, default_args=given)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rest = islice(iter(self.inner), self.skip, None)
         self.skip = 0
         return rest
 
+    def __len__(self) -> int:
+        return len(self.inner)
+
+
+def in_batches(loader: dict[str, Any], dataset: Any) -> dict[str, Any]:
+    """A loader's config with a built data set, and with batches that can be skipped.
+
+    mmengine copies what it gets: a hook that changes the data set changes this training's alone.
+    """
+    batches = {
+        "type": Batches,
+        "batches": loader.get("batch_sampler"),
+        "drop_last": loader.get("drop_last", False),
+    }
+    return {**loader, "dataset": dataset, "batch_sampler": batches, "drop_last": False}
+
 
 class Loop(EpochBasedTrainLoop):
-    """mmengine's loop over epochs. The first epoch after a kill starts at the next iteration."""
+    """mmengine's loop over epochs. The first epoch after a kill starts at the next iteration.
+
+    A validation that followed the last epoch before the kill is done again: its loader draws
+    numbers, too.
+    """
 
     random_states: dict[str, Any] | None = None
 
     def run_epoch(self) -> None:
         done = self._iter - self._epoch * len(self.dataloader)
+        if not done and self._restore() and self._validates():
+            self.runner.val_loop.run()
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        self.dataloader.sampler.skip = done * self.dataloader.batch_size
-        if not done:
-            self._restore()
+        self.dataloader.batch_sampler.skip = done
         batches = iter(self.dataloader)  # draws the seed of the loader's workers
         self._restore()  # a state from within an epoch was written after that draw
         for index, batch in enumerate(batches, start=done):
@@ -58,10 +97,19 @@ class Loop(EpochBasedTrainLoop):
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
-    def _restore(self) -> None:
-        if self.random_states is not None:
-            set_random_states(self.random_states)
-            self.random_states = None
+    def _validates(self) -> bool:
+        """Whether a validation follows the last epoch."""
+        self._decide_current_val_interval()
+        due = self._epoch >= self.val_begin and self._epoch % self.val_interval == 0
+        return self.runner.val_loop is not None and due
+
+    def _restore(self) -> bool:
+        """Continue with the random numbers from before the kill, if this is the first epoch."""
+        if self.random_states is None:
+            return False
+        set_random_states(self.random_states)
+        self.random_states = None
+        return True
 
 
 class ResumeHook(Hook):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,20 +15,19 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from ..data.loading import CocoDataset, quiet
+from ..data.loading import quiet
 from ..detectors import register
 from ..detectors.checkpoints import allow_runner_resume
 from ..distillers import DistillationHook
-from ..settings import Schedule
-from .resuming import RESUME, Loop, ResumeHook, Sampler
+from .resuming import RESUME, Loop, ResumeHook, in_batches, random_states, set_random_states
 
 
 class HostAndDevice(TypedDict):
@@ -80,62 +79,109 @@ class ProgressHook(Hook):
             self.report(done, runner.max_iters)
 
 
+class _Validated(Hook):
+    """Keeps the metrics of the last validation within a training."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] | None = None
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self.metrics = None  # they are of an older student from now on
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.metrics = metrics
+
+
+#: The parts of a job that mmengine's Runner takes as they are.
+_PASSED = (
+    *("train_cfg", "optim_wrapper", "param_scheduler", "auto_scale_lr", "default_hooks"),
+    *("env_cfg", "log_processor", "default_scope"),
+)
+
+
 def fit(
     model: nn.Module,
-    train_set: CocoDataset,
-    schedule: Schedule,
+    job: dict[str, Any],
+    train_set: Any,
     work_dir: Path,
     *,
     seed: int,
     metric: Any = None,
-    val_set: CocoDataset | None = None,
+    val_set: Any = None,
     hooks: list[Hook] | None = None,
     resumes: bool = False,
-    num_workers: int = 0,
 ) -> dict[str, float]:
-    """Train ``model`` and score it at the end.
+    """Train ``model``, whose student was just built, as the job says, and score it at the end.
+
+    ``job``: as :func:`~detkds.workers.job.scheduled` gives it. ``train_set`` and ``val_set``, both
+    built, take the places of its data sets, ``metric`` that of its evaluator. With a ``val_cfg``,
+    mmengine validates within the training.
 
     With ``resumes``, the training writes a log and its state to ``work_dir``; a state that is there
     already is of a killed training, which goes on from its epoch and iteration. Without
     ``resumes``, nothing is written. Returns the metrics of :func:`score`; without a validation set,
-    no metrics.
+    no metrics. An average of weights (``EMAHook``) stands in the model's place from then on.
     """
     register()
     state = work_dir / RESUME
-    own = [DistillationHook(), *([ResumeHook()] if resumes else [])]
-    log = {
-        "logger": {"type": "LoggerHook", "interval": 50} if resumes else None,
-        "timer": {"type": "IterTimerHook"} if resumes else None,
-    }
+    validated = _Validated()
+    own = [DistillationHook(), validated, *([ResumeHook()] if resumes else [])]
+    name = f"detkds_{os.getpid()}_{time.monotonic_ns()}"
+    options = {part: job[part] for part in _PASSED if job.get(part) is not None}
+    options["train_cfg"] = {**job["train_cfg"], "type": Loop}
+    if job.get("visualizer"):
+        options["visualizer"] = {**job["visualizer"], "name": name}
+    if job.get("val_cfg") is not None:
+        options["val_cfg"] = job["val_cfg"]
+        options["val_dataloader"] = {**job["val_dataloader"], "dataset": val_set}
+        options["val_evaluator"] = Evaluator(metric)
+    # The student's first weights have drawn numbers, as in mmdet's own script.
+    states = random_states()
     with quiet(), allow_runner_resume():
         runner = _Runner(
             model=model,
             work_dir=str(work_dir),
-            train_dataloader=_loader(train_set, schedule.batch_size, num_workers, seed),
-            train_cfg={"type": Loop, "max_epochs": schedule.epochs},
-            optim_wrapper=json.loads(json.dumps(schedule.optim_wrapper)),
-            param_scheduler=json.loads(json.dumps(schedule.param_scheduler)) or None,
-            default_hooks={"checkpoint": None, **log},
-            custom_hooks=[*own, *(hooks or [])],
+            train_dataloader=in_batches(job["train_dataloader"], train_set),
+            custom_hooks=[*own, *(hooks or []), *(job.get("custom_hooks") or ())],
             load_from=str(state) if resumes and state.is_file() else None,
             resume=resumes and state.is_file(),
-            randomness={"seed": seed},
-            log_level="INFO" if resumes else "ERROR",
-            experiment_name=f"detkds_{os.getpid()}_{time.monotonic_ns()}",
-            default_scope="mmdet",
+            randomness={**(job.get("randomness") or {}), "seed": seed},
+            log_level=job.get("log_level", "INFO") if resumes else "ERROR",
+            experiment_name=name,
+            **options,
         )
+        set_random_states(states)
         try:
             runner.train()
         finally:
             _forget(runner)
+        _average(runner)
+    if validated.metrics is not None:
+        return _named(validated.metrics)
     if val_set is None:
         return {}
-    return score(model, val_set, metric, schedule.batch_size, num_workers)
+    loader = job["val_dataloader"]
+    return score(model, val_set, metric, loader["batch_size"], loader["num_workers"])
+
+
+def _average(runner: Runner) -> None:
+    """Put the average of the weights, if a hook keeps one, in the model's place, or back."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            hook.before_val_epoch(runner)
+
+
+@contextmanager
+def averaged(runner: Runner) -> Iterator[None]:
+    """Inside of the ``with``, the model has the average of its weights, if a hook keeps one."""
+    _average(runner)
+    yield
+    _average(runner)
 
 
 def score(
     model: Any,
-    dataset: CocoDataset | Subset,
+    dataset: Any,
     metric: Any,
     batch_size: int = 8,
     num_workers: int = 0,
@@ -149,26 +195,24 @@ def score(
     if not MMLogger.check_instance_created("detkds_score"):
         MMLogger.get_instance("detkds_score", log_level="ERROR")  # the metric's own tables
     evaluator = Evaluator(metric)
-    model = model.to(get_device()).eval()
-    with torch.no_grad(), quiet():
-        for raw in _loader(dataset, batch_size, num_workers):
-            evaluator.process(model.val_step(raw), raw)
-        found = evaluator.evaluate(len(dataset))
-    return {name.removeprefix("coco/"): float(value) for name, value in found.items()}
-
-
-def _loader(
-    dataset: CocoDataset | Subset, batch_size: int, num_workers: int, seed: int | None = None
-) -> DataLoader:
-    """A loader that shuffles the images by ``seed``; without a seed, they come in order."""
-    return DataLoader(
+    loader: DataLoader = DataLoader(
         dataset,
         batch_size,
-        sampler=Sampler(dataset, shuffle=seed is not None, seed=seed),
         collate_fn=pseudo_collate,
         num_workers=num_workers,
         pin_memory=num_workers > 0 and torch.cuda.is_available(),
     )
+    model = model.to(get_device()).eval()
+    with torch.no_grad(), quiet():
+        for raw in loader:
+            evaluator.process(model.val_step(raw), raw)
+        found = evaluator.evaluate(len(dataset))
+    return _named(found)
+
+
+def _named(metrics: dict[str, Any]) -> dict[str, float]:
+    """Metrics by COCO's names, without the prefix that mmdet puts before them."""
+    return {name.removeprefix("coco/"): float(value) for name, value in metrics.items()}
 
 
 def _forget(runner: Runner) -> None:

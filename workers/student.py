@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import set_random_seed
+from mmengine.runner import load_checkpoint, set_random_seed
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 
-from ..data.loading import build_dataset, build_metric
+from ..data.loading import build_metric, built
 from ..detectors import (
     TeacherMemory,
     build_detector,
@@ -21,9 +21,11 @@ from ..detectors import (
     load_weights,
     without_pretrained,
 )
+from ..detectors.checkpoints import allow_runner_resume
 from ..distillers import DistilledDetector
 from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller
+from .job import make_job, remembered_sizes, scheduled
 from .runner import fit
 
 #: The metric that a student is scored by: COCO's box AP, in [0, 1].
@@ -34,7 +36,8 @@ def build_student(model: Model, seed: int, weights: str | Path | None = None) ->
     """The student with the weights that it starts from.
 
     The student starts from ``weights`` if they are given, else from its checkpoint, else from the
-    random weights of ``seed``, whatever the student is distilled with.
+    random weights of ``seed``, whatever the student is distilled with; as far as the weights of
+    its ``load_from`` fit, they take the place of random ones.
     """
     import_modules_from_strings(model.imports)
     set_random_seed(seed)
@@ -42,6 +45,9 @@ def build_student(model: Model, seed: int, weights: str | Path | None = None) ->
     start = weights or model.checkpoint
     if start is None:
         student.init_weights()
+        if model.load_from is not None:
+            with allow_runner_resume(trust=model.trust_checkpoint):
+                load_checkpoint(student, model.load_from, map_location="cpu")
     else:
         load_weights(student, start, trust=model.trust_checkpoint)
         student._is_init = True
@@ -61,34 +67,54 @@ def build_teacher(model: Model) -> Any:
 class Inputs:
     """What a student learns from and is scored on.
 
-    ``val_set`` and ``metric`` are None for a student that is not scored. ``memories`` keep what
-    each teacher knows of the training images.
+    ``job``: the training's config, without models and schedule. ``val_set`` and ``metric`` are None
+    for a student that is not scored; several evaluators of a job are a list in ``metric``.
+    ``memories`` keep what each teacher knows of the training images, or are None.
     """
 
+    job: dict[str, Any]
     train_set: Any
     val_set: Any
     metric: Any
     teachers: list[nn.Module]
-    memories: list[TeacherMemory]
+    memories: list[TeacherMemory | None]
 
 
 def build_inputs(
-    student: Model, teachers: Sequence[Model], data: Data, train: Split, val: Split | None
+    student: Model,
+    teachers: Sequence[Model],
+    data: Data,
+    train: Split,
+    val: Split | None,
+    own: Mapping[str, Any] | None = None,
+    *,
+    full: bool = False,
 ) -> Inputs:
     """Parse the splits, and build the teachers with their weights.
 
-    Data and metric have masks if the student has a mask head.
+    ``own``: the section ``job``; ``full``: see :func:`make_job`. Data and metric have masks if the
+    student has a mask head.
     """
-    masks = has_masks(configured(student))
-    train_set = build_dataset(train, data, training=True, masks=masks)
+    import_modules_from_strings(student.imports)
+    config = configured(student)
+    job = make_job(own or {}, data, train, val, masks=has_masks(config), full=full)
+    train_set = built(job["train_dataloader"]["dataset"])
     val_set = metric = None
     if val is not None:
-        val_set = build_dataset(val, data, training=False)
-        metric = build_metric(val, val_set, masks=masks)
-    built = [build_teacher(teacher) for teacher in teachers]
-    limits = {"megabytes": data.cache_megabytes, "sizes": len(data.train_sizes)}
-    memories = [TeacherMemory(one, images=len(train_set), **limits) for one in built]
-    return Inputs(train_set, val_set, metric, built, memories)
+        val_set = built(job["val_dataloader"]["dataset"])
+        asked = job["val_evaluator"]
+        several = isinstance(asked, list | tuple)
+        metrics = [build_metric(one, val_set) for one in (asked if several else [asked])]
+        metric = metrics if several else metrics[0]
+    models = [build_teacher(teacher) for teacher in teachers]
+    sizes = remembered_sizes(job, config)
+    memories = [
+        None
+        if sizes is None
+        else TeacherMemory(one, images=len(train_set), megabytes=data.cache_megabytes, sizes=sizes)
+        for one in models
+    ]
+    return Inputs(job, train_set, val_set, metric, models, memories)
 
 
 def train_student(
@@ -119,13 +145,12 @@ def train_student(
     )
     return fit(
         model,
+        scheduled(inputs.job, schedule),
         inputs.train_set,
-        schedule,
         folder,
         seed=seed,
         metric=inputs.metric,
         val_set=inputs.val_set,
         hooks=hooks,
         resumes=resumes,
-        num_workers=data.num_workers,
     )

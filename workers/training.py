@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -16,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
 from ..space.writing import find_json, replace_file, replacing
+from .job import scheduled
 from .resuming import DAMAGED, RESUME, set_aside_if_damaged
 from .runner import ProgressHook, host_and_device, score
-from .student import SCORE, build_inputs, build_student, train_student
+from .student import SCORE, Inputs, build_inputs, build_student, train_student
 
 CHECKPOINT = "student.pth"
 _OUTCOME = "outcome.json"
@@ -44,6 +46,11 @@ class Training(BaseModel):
     train: Split
     #: The split that the model is scored on at the end. None: the model is not scored.
     test: Split | None = None
+    #: mmengine's config of the training, besides models, schedule and what ``data`` says.
+    job: dict[str, Any] = {}
+    #: Whether the training shows and validates what its job asks for. False, on the proxy: it goes
+    #: as a trial does.
+    full: bool = True
     data: Data
     seed: int
     #: torch's threads.
@@ -134,18 +141,24 @@ def _score(training: Training) -> dict[str, float]:
     """The metrics of the student in the checkpoint."""
     (Path(training.folder) / RESUME).unlink(missing_ok=True)
     student = build_student(training.model, training.seed, training.checkpoint)
-    inputs = build_inputs(training.model, [], training.data, training.train, training.test)
+    inputs = _inputs(training, [])
     if inputs.val_set is None:
         return {}
-    batch_size, num_workers = training.schedule.batch_size, training.data.num_workers
-    return score(student, inputs.val_set, inputs.metric, batch_size, num_workers)
+    loader = scheduled(inputs.job, training.schedule)["val_dataloader"]
+    sizes = loader["batch_size"], loader["num_workers"]
+    return score(student, inputs.val_set, inputs.metric, *sizes)
+
+
+def _inputs(training: Training, teachers: list[Model]) -> Inputs:
+    splits = training.train, training.test
+    return build_inputs(
+        training.model, teachers, training.data, *splits, training.job, full=training.full
+    )
 
 
 def _train(training: Training) -> dict[str, float]:
     folder = Path(training.folder)
-    inputs = build_inputs(
-        training.model, training.teachers, training.data, training.train, training.test
-    )
+    inputs = _inputs(training, training.teachers)
     distiller = None
     if training.distiller is not None:
         distiller = Distiller.from_dict(training.distiller, training.name)

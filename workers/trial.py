@@ -21,9 +21,10 @@ from torch.utils.data import Subset
 from ..settings import Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
 from .filter import measure
+from .job import scheduled
 from .rejection import Rejected, RejectionHook
 from .resuming import random_states, set_random_states
-from .runner import host_and_device, score
+from .runner import averaged, host_and_device, score
 from .stored_batch import StoredBatch, store_batch
 from .student import SCORE, Inputs, build_inputs, build_student, train_student
 
@@ -54,7 +55,8 @@ class EarlyCheck(Hook):
         if not runner.iter + 1 == math.ceil(runner.max_iters / 2) < runner.max_iters:
             return
         states = random_states()
-        self.score = self._measured(runner.model)
+        with averaged(runner):
+            self.score = self._measured(runner.model)
         if self.score < self.bar:
             raise Stopped(
                 f"stopped halfway with an AP of {self.score:.4f}, below {self.bar:.4f}, from which "
@@ -66,15 +68,15 @@ class EarlyCheck(Hook):
     def _measured(self, model: nn.Module) -> float:
         """The AP on a part of the validation images, the same for all trials."""
         context = self.context
+        loader = scheduled(context.job, context.schedule)["val_dataloader"]
         part = range(0, len(context.val_set), EARLY_EVERY)
         metric = copy(context.metric)
         metric.results, metric.img_ids = (
             [],
             [context.val_set.get_data_info(i)["img_id"] for i in part],
         )
-        workers = context.task.data.num_workers
         images = Subset(context.val_set, part)
-        found = score(model, images, metric, context.schedule.batch_size, workers)
+        found = score(model, images, metric, loader["batch_size"], loader["num_workers"])
         return found.get(SCORE, 0.0)
 
 
@@ -107,7 +109,7 @@ class TrialContext(Inputs):
         """The context of all trials with one task. ``proxy``: training and validation split."""
         torch.set_num_threads(task.threads)
         inputs = build_inputs(
-            task.student, [task.teacher] if task.teacher else [], task.data, *proxy
+            task.student, [task.teacher] if task.teacher else [], task.data, *proxy, task.job
         )
         return cls(
             **vars(inputs),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...configs import distiller_file
-from ...data import CLASSES, class_names, read_annotations, read_split, shapes_files
+from ...data import CLASSES, class_names, read_document, read_split, shapes_files
 from ...data.proxy import check_disjoint, check_sizes
 from ...detectors import (
     Signature,
@@ -25,6 +25,7 @@ from ...distillers import available_knowledge, check_pair, excluded, mismatch
 from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Model, Schedule, SearchConfig, Split
 from ...space import SHARE, STEPWISE, Distiller, SearchSpace, WrongUse
 from . import keys
+from .jobs import check_pipeline, check_val_classes, job_classes
 
 #: The signatures of a student and of its teacher, if it has one.
 Pair = tuple[Signature, Signature | None]
@@ -57,23 +58,28 @@ def read_data(config: SearchConfig, folder: Path) -> Splits:
     document = read_split(data.train)
     if not document["annotations"]:
         raise WrongUse(f"{data.train.annotations}: no image has a box: there is nothing to learn")
-    classes = class_names(document)
+    own = "train_dataloader" in config.job
+    classes = job_classes(config.job, data.train, document) if own else class_names(document)
+    if own:
+        check_pipeline(config.job, document, data.train, classes)
     train_key, test_key = keys.split_key(data.train, document), None
     for split in (data.val, data.test):
         if split is None:
             continue
         document = read_split(split)
         there = class_names(document)
-        if there != classes:
+        if own:
+            check_val_classes(config.job, split, document, classes)
+        elif there != classes:
             raise WrongUse(
                 f"{split.annotations}: its classes {list(there)} differ from {list(classes)} "
                 f"of {data.train.annotations}"
             )
-        check_disjoint(data.train.annotations, split.annotations)
+        check_disjoint(data.train, split)
         if split is data.test:
             test_key = keys.split_key(split, document)
     if data.val is not None and data.test is not None:
-        check_disjoint(data.val.annotations, data.test.annotations)
+        check_disjoint(data.val, data.test)
     return Splits(
         classes=classes,
         train=data.train,
@@ -129,7 +135,7 @@ def check_outlines(config: SearchConfig, splits: Iterable[Split | None]) -> None
     for split in splits:
         if split is None:
             continue
-        for annotation in read_annotations(split.annotations)["annotations"]:
+        for annotation in read_document(split)["annotations"]:
             if not annotation.get("segmentation"):
                 raise WrongUse(
                     f"{split.annotations}: annotation {annotation['id']} has no segmentation, "
@@ -228,12 +234,12 @@ def proxy_splits(
     if proxy.train is not None and proxy.val is not None:
         given = (proxy.train, proxy.val)
         key = keys.fingerprint([keys.split_key(split, read_split(split)) for split in given])
-        check_disjoint(proxy.train.annotations, proxy.val.annotations)
+        check_disjoint(proxy.train, proxy.val)
         return given, key
     if config.data.synthetic is not None:
         images = config.data.synthetic.train
     else:
-        images = len(read_annotations(train.annotations)["images"])
+        images = len(read_document(train)["images"])
     check_sizes(proxy.train_images, proxy.val_images, images)
     key = keys.proxy_key(proxy, data_key)
     drawn = folder / f"proxy-{key}"
@@ -241,6 +247,10 @@ def proxy_splits(
         Split(annotations=str(drawn / f"{name}.json"), images=train.images)
         for name in ("train", "val")
     )
+    first.parts = [
+        Split(annotations=str(drawn / f"train-{number}.json"), images=part.images)
+        for number, part in enumerate(train.parts)
+    ]
     return (first, second), key
 
 

@@ -19,9 +19,11 @@ import torch
 
 from ... import __version__
 from ...data import VERSION, Document, pixels_hash
-from ...detectors import configured, local_file, user_code
+from ...data.datasets import without_files
+from ...detectors import configured, local_file, named_code, user_code
 from ...settings import Data, Model, Proxy, Schedule, SearchConfig, Split, Synthetic, TrialSchedule
 from ...space import Distiller
+from ...workers.job import SHOWING
 
 
 def minor(version: str) -> str:
@@ -56,7 +58,8 @@ def model_key(model: Model) -> str:
 
     The code is the user's own: see :func:`~detkds.detectors.user_code`.
     """
-    start = file_fingerprint(model.checkpoint) if model.checkpoint else None
+    weights = model.checkpoint or model.load_from
+    start = file_fingerprint(weights) if weights else None
     return fingerprint([configured(model).to_dict(), user_code(model), start])
 
 
@@ -71,7 +74,9 @@ def split_key(split: Split, document: Document) -> str:
     See :func:`~detkds.data.pixels_hash` for what the key may miss.
     """
     names = [image["file_name"] for image in document["images"]]
-    return fingerprint([file_fingerprint(split.annotations), pixels_hash(split.images, names)])
+    files = [file_fingerprint(one.annotations) for one in split.parts or [split]]
+    labels = files if split.parts else files[0]
+    return fingerprint([labels, pixels_hash(split.images, names)])
 
 
 def proxy_key(proxy: Proxy, train: str) -> str:
@@ -79,16 +84,40 @@ def proxy_key(proxy: Proxy, train: str) -> str:
     return fingerprint([train, proxy.train_images, proxy.val_images, proxy.seed])
 
 
-def view(data: Data) -> list:
-    """What student and teacher see of an image: its sizes and the probability of a flip."""
+def view(data: Data, job: Mapping[str, Any] | None = None) -> list:
+    """What student and teacher see of an image: its sizes and the probability of a flip.
+
+    A ``job`` says more, or all of it.
+    """
     scales = [data.multi_scale] if data.multi_scale else []
-    return [data.image_size, data.teacher_image_size, data.flip, *scales]
+    more = [job_content(job)] if job else []
+    return [data.image_size, data.teacher_image_size, data.flip, *scales, *more]
+
+
+#: What of a job changes neither a weight nor a score.
+_SILENT = ("visualizer", "log_processor", "log_level", "val_evaluator")
+
+
+def job_content(job: Mapping[str, Any]) -> list:
+    """What results depend on of a job: its content, and the user's own code that it names.
+
+    Where the files of its data sets lie is left out, which the keys of the splits stand for, and
+    what only looks on.
+    """
+    content: dict[str, Any] = {name: job[name] for name in job if name not in _SILENT}
+    hooks = dict(content.pop("default_hooks", None) or {})
+    content["default_hooks"] = {name: hooks[name] for name in hooks if name not in SHOWING}
+    for loader in ("train_dataloader", "val_dataloader"):
+        if loader in content:
+            dataset = without_files(content[loader]["dataset"])
+            content[loader] = {**content[loader], "dataset": dataset}
+    return [content, named_code(content)]
 
 
 # Trainings
 
 
-def teacher_key(model: Model, data: Data, train: str) -> str:
+def teacher_key(model: Model, data: Data, train: str, job: Mapping[str, Any] | None = None) -> str:
     """The key of a teacher with its weights, or of the training that gives it weights.
 
     ``train``: the key of the split that the teacher would be trained on.
@@ -98,23 +127,29 @@ def teacher_key(model: Model, data: Data, train: str) -> str:
     assert model.schedule is not None
     own = data.for_teachers
     look = [own.flip, own.image_size, *([own.multi_scale] if own.multi_scale else [])]
+    look += [job_content(job)] if job else []
     return fingerprint([model_key(model), train, model.schedule.model_dump(), *look])
 
 
 def warmup_key(config: SearchConfig, schedule: Schedule, student: str, proxy: str) -> str:
     """The key of the warm-up, from the keys of the student's model and of the proxy."""
     return fingerprint(
-        [student, proxy, *view(config.data.for_student), schedule.model_dump(), config.search.seed]
+        [
+            *(student, proxy, *view(config.data.for_student, config.job)),
+            *(schedule.model_dump(), config.search.seed),
+        ]
     )
 
 
-def student_key(data: Data, model: str, train: str, test: str | None) -> str:
+def student_key(
+    data: Data, model: str, train: str, test: str | None, job: Mapping[str, Any] | None = None
+) -> str:
     """The key of what full trainings of the student on the same images have in common.
 
     ``data``: the images as the student, and a teacher beside it, see them. The other keys are those
     of the student's model, of the training split and of the test split, if there is one.
     """
-    return fingerprint([model, train, test, *view(data)])
+    return fingerprint([model, train, test, *view(data, job)])
 
 
 def training_key(
@@ -222,6 +257,11 @@ CONDITIONS: dict[str, Condition] = {
     "look": Condition(
         lambda config, keys: view(config.data),
         ("data.image_size", "data.teacher_image_size", "data.flip", "data.multi_scale"),
+    ),
+    "job": Condition(
+        lambda config, keys: job_content(config.job) if config.job else None,
+        ("job",),
+        "the code that job names",
     ),
     "inherit": Condition(lambda config, keys: config.inherit, ("inherit",)),
     "trial": Condition(

@@ -45,18 +45,19 @@ def plan_teacher(
     if model is None:
         return None, None, "none"
     if model.checkpoint is not None:
-        return model, None, teacher_key(model, config.data, data_key)
+        return model, None, teacher_key(model, config.data, data_key, config.job)
     if model.schedule is None:
         raise WrongUse(
             f"the teacher has no weights; give a checkpoint, or {name}.schedule to train it first",
             f"{name}.checkpoint",
         )
-    key = teacher_key(model, config.data, data_key)
+    key = teacher_key(model, config.data, data_key, config.job)
     training = Training(
         name=name.rpartition(".")[2],
         model=model.model_copy(update={"schedule": None}),
         schedule=model.schedule,
         train=train,
+        job=config.job,
         data=config.data.for_teachers,
         seed=0,
         threads=config.resources.threads,
@@ -84,9 +85,11 @@ def plan_warmup(
     key = warmup_key(config, schedule, student_key, proxy_key)
     return Training(
         name="warm-up",
+        full=False,
         model=config.student,
         schedule=schedule,
         train=train,
+        job=config.job,
         data=config.data.for_student,
         seed=config.search.seed,
         threads=config.resources.threads,

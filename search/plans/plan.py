@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...data import make_shapes
+from ...data import make_shapes, part_of, read_annotations, read_document, write_annotations
 from ...data.proxy import write_proxy
 from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Data, Final, SearchConfig, Split, Task
 from ...space import NONE, Distiller, SearchSpace, WrongUse
@@ -80,7 +80,8 @@ class Plan:
 
     def student_key(self, data: Data) -> str:
         """The key of what the full trainings of the student on ``data`` have in common."""
-        return keys.student_key(data, self.trial_keys.student, self.train_key, self.test_key)
+        own = self.trial_keys.student, self.train_key, self.test_key
+        return keys.student_key(data, *own, self.config.job)
 
     @property
     def conditions(self) -> str:
@@ -106,8 +107,9 @@ class Plan:
         return {**self.config.model_dump(mode="json"), keys.VALUES: values}
 
     def training(self, **own: Any) -> Training:
-        """A full training with the plan's splits and threads; ``own``: its other fields."""
-        return Training(train=self.train, test=self.test, threads=self.task.threads, **own)
+        """A full training with the plan's splits, job and threads; ``own``: its other fields."""
+        job, threads = self.task.job, self.task.threads
+        return Training(train=self.train, test=self.test, job=job, threads=threads, **own)
 
     @property
     def preliminary(self) -> list[Training]:
@@ -155,6 +157,7 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
             student=whole.student,
             teacher=teacher,
             inherit=config.inherit,
+            job=config.job,
             data=config.data,
             threads=config.resources.threads,
         ),
@@ -165,6 +168,12 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
     )
     if not (PROGRESSIVE in compare if pool is None else pool):
         return plan
+    if config.data.image_size is None:
+        raise WrongUse(
+            "an order of teachers is measured on images of data.image_size, which this config "
+            "leaves to the student's pipeline; give the section data",
+            "teachers",
+        )
     check_pool_names(config)
     models = [_pool_student(plan), *pool_teachers(config, data.classes, train, folder, data_key)]
     check_levels(models)
@@ -187,6 +196,7 @@ def _pool_student(plan: Plan) -> PoolModel:
     else:
         training, key = trained_alone(plan, plan.config.final.seeds[0])
         model = trained(model, training)
+    assert plan.config.data.image_size is not None
     return PoolModel(
         name=STUDENT,
         model=model,
@@ -203,10 +213,19 @@ def make_data(plan: Plan) -> None:
     data, proxy = plan.config.data, plan.config.proxy
     if data.synthetic is not None:
         make_shapes(plan.folder / "data", **data.synthetic.model_dump())
-    if proxy.train is None and not all(Path(split.annotations).is_file() for split in plan.proxy):
-        folder = Path(plan.proxy[0].annotations).parent
+    if plan.train.parts:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        write_annotations(plan.train.annotations, read_document(plan.train))
+    first, second = plan.proxy
+    if proxy.train is None and not all(
+        Path(split.annotations).is_file() for split in (*first.parts, first, second)
+    ):
+        folder = Path(first.annotations).parent
         sizes = proxy.train_images, proxy.val_images
         write_proxy(plan.train.annotations, *sizes, folder, proxy.seed)
+        drawn = read_annotations(first.annotations) if first.parts else {}
+        for number, part in enumerate(first.parts):
+            write_annotations(part.annotations, part_of(drawn, first, number))
 
 
 def final_section(plan: Plan) -> Final:

@@ -68,6 +68,7 @@ def pool_teachers(
         section = f"teachers.{name}"
         teacher = resolved(teacher)
         size = teacher.image_size or config.data.train_size
+        assert size is not None
         fault = config.data.size_fault(size)
         if fault:
             raise WrongUse(f"{size} {fault}", f"{section}.image_size")

@@ -13,7 +13,7 @@ from mmengine.device import get_device
 from torch.utils.data import DataLoader, Subset
 
 from ...data import read_annotations
-from ...data.loading import build_dataset, build_metric
+from ...data.loading import build_dataset, build_metric, metric_config
 from ...db import CostRow, Store
 from ...settings import Data, Model, Split
 from ...space import WrongUse, nearest
@@ -171,7 +171,7 @@ def score_job(model: Model, split: Split, data: Data, threads: int) -> dict[str,
     """Build a teacher on a worker and score it on images of its size: COCO's metrics on a split."""
     torch.set_num_threads(threads)
     dataset = build_dataset(split, data.for_teachers, training=False)
-    return score(build_teacher(model), dataset, build_metric(split, dataset))
+    return score(build_teacher(model), dataset, build_metric(metric_config(split), dataset))
 
 
 def make_pool(plan: Plan, costs: list[CostRow], run: Runner) -> Pool:

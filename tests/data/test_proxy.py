@@ -16,6 +16,7 @@ from detkds.data.proxy import (
     sample_proxy,
     write_proxy,
 )
+from detkds.settings import Split
 from detkds.space import WrongUse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -238,7 +239,7 @@ def test_the_files_and_the_report_say_the_same(tmp_path: Path) -> None:
             counts.sum(axis=1) / counts.sum()
         )
         assert list(report.size_shares.values()) == pytest.approx(counts.sum(axis=0) / counts.sum())
-    check_disjoint(files.train_path, files.val_path)
+    check_disjoint(split(files.train_path), split(files.val_path))
 
 
 def test_a_proxy_is_not_written_beside_its_set(tmp_path: Path) -> None:
@@ -253,6 +254,10 @@ def test_a_proxy_is_not_written_beside_its_set(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def split(file: Path, images: str = "images") -> Split:
+    return Split(annotations=str(file), images=images)
+
+
 def test_shared_images_are_told(tmp_path: Path) -> None:
     document = make_document(10, 2)
     halves = {}
@@ -260,6 +265,7 @@ def test_shared_images_are_told(tmp_path: Path) -> None:
         halves[name] = tmp_path / f"{name}.json"
         write_annotations(halves[name], {**document, "images": images, "annotations": []})
     with pytest.raises(WrongUse) as caught:
-        check_disjoint(halves["a"], halves["b"])
+        check_disjoint(split(halves["a"]), split(halves["b"]))
     said = str(caught.value)
     assert said.startswith(f"{halves['a']} and {halves['b']} share 2 images (first: 4.jpg)")
+    check_disjoint(split(halves["a"]), split(halves["b"], "other/images"))

@@ -224,7 +224,7 @@ def test_the_error_names_the_first_weight_of_each_fault(tmp_path: Path) -> None:
     with pytest.raises(WrongUse) as caught:
         load_weights(detector(), path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: the checkpoint fits another model")
+    assert message.startswith(f"{path}: the checkpoint fits another model: ")
     assert "2 missing (first norm.weight)" in message
     assert "1 left over (first bbox_head.weight)" in message
     assert "1 of another shape (first conv.weight, 8x3x1x1 instead of 4x3x1x1)" in message

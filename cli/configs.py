@@ -1,0 +1,112 @@
+"""The search config of a command: read from a file, or made of two mmdet configs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..space import WrongUse, nearest
+from .places import work_folder
+
+if TYPE_CHECKING:
+    from ..settings import SearchConfig
+
+
+@dataclass(frozen=True)
+class Models:
+    """The student and the teacher that a command names, None where it doesn't."""
+
+    student: str | None
+    teacher: str | None
+    checkpoint: str | None
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """The settings that these options set."""
+        given = {
+            "student.config": self.student,
+            "teacher.config": self.teacher,
+            "teacher.checkpoint": self.checkpoint,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A command's config, its work folder, and in words what was derived for it."""
+
+    settings: SearchConfig
+    name: str
+    folder: Path
+    derived: list[str]
+
+    def say(self) -> None:
+        """Print what was derived."""
+        for line in self.derived:
+            typer.echo(f"derived  {line}")
+
+    def show(self) -> None:
+        """Print the whole config, as a search config that may be kept in a file."""
+        from mmengine.config import Config
+
+        for line in self.derived:
+            typer.echo(f"# derived  {line}")
+        typer.echo(Config(self.settings.model_dump(exclude_defaults=True)).pretty_text)
+
+
+def read_configured(
+    config: str | None,
+    models: Models,
+    cfg_options: list[str],
+    work_dir: Path | None,
+    name: str | None = None,
+) -> Configured:
+    """The config of a command.
+
+    Without ``config``, or where that has no section ``data``, the student's mmdet config says what
+    no section does. Without ``config``, options that name no section change the student's config.
+    """
+    from ..settings import SearchConfig, config_name
+    from ..settings.load import merge, read_options, read_sections, validated
+
+    if config is None and models.student is None:
+        raise WrongUse("give a search config, or --student with --teacher and --teacher-checkpoint")
+    name = name or config_name(config or models.student or "")
+    folder = work_folder(work_dir, name)
+    if config is not None:
+        given = merge(read_sections(config, cfg_options), models.sections)
+    else:
+        changes = read_options(cfg_options)
+        known = SearchConfig.model_fields
+        own = {key: value for key, value in changes.items() if key.partition(".")[0] not in known}
+        given = merge({"student": {"cfg_options": own}}, models.sections)
+        given = merge(given, {key: changes[key] for key in changes if key not in own})
+        _check_known(own, given["student"])
+    derived: list[str] = []
+    if config is None or not {"train", "synthetic"} & set(given.get("data") or ()):
+        from ..search.plans.jobs import completed
+
+        given, derived = completed(given, folder)
+    settings = validated(SearchConfig, given, config or "the config")
+    return Configured(settings, name, folder, derived)
+
+
+def _check_known(own: dict[str, Any], student: dict[str, Any]) -> None:
+    """Raise :class:`WrongUse` for an option that is neither of a section nor of the student's."""
+    from ..detectors import whole_config
+    from ..settings import SearchConfig
+
+    if not own:
+        return
+    parts = set(whole_config(student["config"]).to_dict()) | {"custom_hooks", "randomness"}
+    for key in own:
+        top = key.partition(".")[0]
+        if top not in parts:
+            known = nearest(top, [*SearchConfig.model_fields, *sorted(parts)])
+            raise WrongUse(
+                f"{key}: neither a section nor a part of {student['config']}: {known}",
+                "cfg_options",
+            )
