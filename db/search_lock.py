@@ -1,4 +1,4 @@
-"""The lock of a search: one process at a time runs a search, and the lock ends with the process."""
+"""One process at a time runs a search: its lock, which ends with the process, and its checks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from hashlib import sha256
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from ..space import WrongUse
 from .database import file_of
+from .models import Search, Trial, find
 
 
 @contextmanager
@@ -33,6 +36,23 @@ def another_process(name: str) -> WrongUse:
     return WrongUse(
         f"another process runs the search '{name}': let it finish or stop it", setting="resume"
     )
+
+
+def find_untold(session: Session, trial_id: int) -> Trial:
+    """A trial without an outcome. Raises :class:`WrongUse` if another process told its outcome."""
+    trial = find(session, Trial, trial_id)
+    if trial.tell_order is not None:
+        raise another_process(find(session, Search, trial.search_id).name)
+    return trial
+
+
+def flush(session: Session, search: Search) -> None:
+    """Write. Raises :class:`WrongUse` when another process has taken the number or the place."""
+    name = search.name
+    try:
+        session.flush()
+    except IntegrityError:
+        raise another_process(name) from None
 
 
 def _acquire_file(engine: Engine, key: bytes, stack: ExitStack) -> bool:

@@ -19,7 +19,7 @@ from .database import hide_password, open_database
 from .models import AdaptationCost, Search, Training, Trial, find, now
 from .requeue import requeue_failures, requeue_running
 from .rows import CostRow, Row, SearchRow, TrainingRow, TrialRow, flatten, to_row
-from .search_lock import another_process, locked
+from .search_lock import find_untold, flush, locked
 from .transactions import Transactions
 
 #: Earlier versions stored NaN as a completed score: SQLite holds NULL for it, and PostgreSQL sorts
@@ -156,14 +156,14 @@ class Store:
                 queued=now(),
             )
             session.add(trial)
-            _flush(session, search)
+            flush(session, search)
             return trial.id
 
         return self._transactions.write_once(add)
 
     def start_trial(self, trial_id: int, host: str, device: str) -> None:
         def start(session: Session) -> None:
-            trial = _find_untold(session, trial_id)
+            trial = find_untold(session, trial_id)
             trial.status, trial.started = Status.RUNNING, now()
             trial.host, trial.device = host, device
 
@@ -182,13 +182,13 @@ class Store:
         def tell(session: Session, repeated: bool) -> None:
             if repeated and find(session, Trial, trial_id).tell_order == tell_order:
                 return
-            trial = _find_untold(session, trial_id)
+            trial = find_untold(session, trial_id)
             search = find(session, Search, trial.search_id)
             source = None if reused_from is None else find(session, Trial, reused_from)
             trial.reused_from = None if source is None else source.id
             trial.tell_order = tell_order
             trial.finish(outcome)
-            _flush(session, search)
+            flush(session, search)
 
         self._transactions.write_once(tell)
 
@@ -336,20 +336,3 @@ class Store:
 
 def _add_cost(row: CostRow, session: Session) -> None:
     session.add(AdaptationCost(**vars(row)))
-
-
-def _find_untold(session: Session, trial_id: int) -> Trial:
-    """A trial without an outcome. Raises :class:`WrongUse` if another process told its outcome."""
-    trial = find(session, Trial, trial_id)
-    if trial.tell_order is not None:
-        raise another_process(find(session, Search, trial.search_id).name)
-    return trial
-
-
-def _flush(session: Session, search: Search) -> None:
-    """Write. Raises :class:`WrongUse` when another process has taken the number or the place."""
-    name = search.name
-    try:
-        session.flush()
-    except IntegrityError:
-        raise another_process(name) from None
