@@ -104,6 +104,8 @@ def expected(table: str) -> list[dict]:
         if table == "trials":
             read |= {"tell_order": read.pop("told"), "reused_from": REUSED_FROM[number]}
             read["early_score"] = None
+        if table == "searches":
+            read["confirmation"] = None
         rows.append(read)
     return rows
 
