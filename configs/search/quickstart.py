@@ -27,4 +27,5 @@ data = dict(
 proxy = dict(train_images=360, val_images=140)
 trial = dict(epochs=6)
 final = dict(epochs=7, seeds=[0, 1])
+confirm = dict(candidates=3, epochs=8)
 search = dict(trials=40)
