@@ -125,6 +125,7 @@ def test_the_proxy_takes_the_place_of_the_innermost_files(
     assert all(Path(name).is_file() for name in names)
 
 
+@pytest.mark.slow
 def test_keys_follow_the_jobs_content_and_not_its_place(
     student: Path, weights: Path, files: ShapesFiles, tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_keys_follow_the_jobs_content_and_not_its_place(
     assert other.conditions == plan.conditions, "the same content at another place"
 
 
+@pytest.mark.slow
 def test_the_users_own_transform_is_imported_and_counts(
     weights: Path, files: ShapesFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +205,7 @@ def test_a_loop_over_iterations_is_told(files: ShapesFiles, weights: Path, tmp_p
     assert "its train_cfg is a IterBasedTrainLoop that doesn't count epochs" in said
 
 
+@pytest.mark.slow
 def test_classes_that_differ_are_told(
     student: Path, files: ShapesFiles, weights: Path, tmp_path: Path
 ) -> None:

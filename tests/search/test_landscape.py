@@ -9,6 +9,8 @@ import pytest
 from detkds.search.algorithms import ALGORITHMS
 from landscape import search
 
+pytestmark = pytest.mark.slow
+
 #: By algorithm: the number of searches, their candidates, and the least mean lead over random
 #: search in true score, of which :data:`landscape.MOST`, 0.15, is the most that a distiller gains.
 LEADS = {

@@ -12,6 +12,8 @@ from detkds.search.controller import Controller, Event, replay
 from detkds.settings import Search
 from detkds.space import Candidate, Distiller, Outcome, SearchSpace, Status
 
+pytestmark = pytest.mark.slow
+
 SPACE = SearchSpace.preset("extended").only(["global", "logits", "mgd"])
 START = tuple(
     map(Distiller.parse, ("none", "global: identity, pearson × 3; mgd: hide_65, l2 × 23"))

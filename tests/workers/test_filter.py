@@ -18,6 +18,8 @@ from detkds.workers.rejection import Rejected
 from detkds.workers.stored_batch import StoredBatch
 from detkds.workers.trial import TrialContext, evaluate
 
+pytestmark = pytest.mark.slow
+
 ALL_FIVE = Distiller.parse(
     """global: catt → scale_2 → norm_n, l1 × 5
     fgbg: local_4 → norm_hw, l1 × 1

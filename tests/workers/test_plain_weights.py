@@ -19,6 +19,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import set_random_seed
 from thin_detectors import thin_config, total
 
+pytestmark = pytest.mark.slow
+
 FORMS = (
     "global: catt → scale_2 → norm_n, l1",
     "fgbg: identity, pearson",
