@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contexts import build_context
 from detkds.cli.display import SearchDisplay
 from detkds.db import Store, TrialRow
-from detkds.detectors import register
 from detkds.search.controller import Controller
-from detkds.search.plans.plan import Plan, make_data, make_plan
+from detkds.search.plans.plan import Plan, make_plan
 from detkds.search.session import Session
 from detkds.settings import Search, load_config
 from detkds.space import Candidate, Outcome, Status
 from detkds.workers import runner, trial
 from detkds.workers.runner import host_and_device
-from detkds.workers.training import train
 from detkds.workers.trial import TrialContext, evaluate
 from rich.console import Console
 from rich.table import Table
@@ -48,20 +47,6 @@ SMALL = ["search.knowledge=['global','logits']", "search.weights=6", "trial.epoc
 
 
 # The search
-
-
-def build_context(plan: Plan) -> TrialContext:
-    """The context of the trials, after the trainings that they wait for."""
-    make_data(plan)
-    register()
-    for training in plan.preliminary:
-        outcome = train(training)
-        if outcome.error:
-            raise RuntimeError(outcome.error)
-    warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
-    return TrialContext.build(
-        plan.task, plan.config.trial, plan.proxy, seed=plan.seed, warmup=warmup
-    )
 
 
 @contextmanager

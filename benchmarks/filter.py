@@ -16,32 +16,18 @@ import time
 from pathlib import Path
 
 import torch
-from detkds.detectors import register
-from detkds.search.plans.plan import Plan, make_data, make_plan
+from contexts import build_context
+from detkds.search.plans.plan import Plan, make_plan
 from detkds.settings import load_config
 from detkds.space import Distiller
 from detkds.workers.filter import measure
 from detkds.workers.rejection import Rejected
-from detkds.workers.training import train
 from detkds.workers.trial import TrialContext, evaluate
 from rich.console import Console
 from rich.table import Table
 from spread import QUICK, spread
 
 FORM = Distiller.parse("global: identity, pearson × 5; logits: norm_n, pearson × 2")
-
-
-def build_context(plan: Plan) -> TrialContext:
-    make_data(plan)
-    register()
-    for training in plan.preliminary:
-        outcome = train(training)
-        if outcome.error:
-            raise RuntimeError(outcome.error)
-    warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
-    return TrialContext.build(
-        plan.task, plan.config.trial, plan.proxy, seed=plan.seed, warmup=warmup
-    )
 
 
 def timed_filter(plan: Plan, context: TrialContext, candidates: int) -> tuple[list[float], float]:

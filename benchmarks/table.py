@@ -21,13 +21,13 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 import torch
+from contexts import build_context
 from detkds import __version__
 from detkds.detectors import register
 from detkds.search.plans.keys import fingerprint
 from detkds.search.plans.plan import Plan, final_section, make_data
 from detkds.space import Distiller, Status, WrongUse
 from detkds.workers.student import Inputs, build_inputs
-from detkds.workers.training import train
 from detkds.workers.trial import TrialContext
 from filelock import FileLock
 from measuring import gradient_sizes, rejection, run
@@ -76,15 +76,7 @@ class Bench:
     def context(self, variant: str) -> TrialContext:
         """The context of a proxy's trials, after the trainings that they wait for."""
         if variant not in self.contexts:
-            plan = self.plan(variant)
-            for training in plan.preliminary:
-                outcome = train(training)
-                if outcome.error:
-                    raise RuntimeError(outcome.error)
-            warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
-            self.contexts[variant] = TrialContext.build(
-                plan.task, plan.config.trial, plan.proxy, seed=plan.seed, warmup=warmup
-            )
+            self.contexts[variant] = build_context(self.plan(variant))
         return self.contexts[variant]
 
     @cached_property

@@ -8,6 +8,7 @@ round, and spends the remaining trainings on the rest.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,9 @@ from .plans import keys
 from .plans.models import trained
 from .plans.plan import Plan, taught
 from .plans.trainings import Display, train_all
+
+#: Characters of the name of a distiller that the search started from.
+MAX_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -226,5 +230,14 @@ def confirm_schedule(plan: Plan) -> Schedule:
 
 
 def started_from(start: Sequence[Distiller]) -> dict[str, str]:
-    """The names of the distillers that a search started from, by key."""
-    return {one.key: one.name or str(one).replace("\n", "; ") for one in start}
+    """The names of the distillers that a search started from, by key.
+
+    Trainings, and so their folders, have these names: they are short, without spaces and slashes,
+    and each is another.
+    """
+    names: dict[str, str] = {}
+    for number, one in enumerate(start):
+        name = re.sub(r"[^\w.+-]+", "_", one.name or "start")[:MAX_NAME]
+        taken = one.name is None or name in names.values()
+        names[one.key] = f"{name}_{number}" if taken else name
+    return names

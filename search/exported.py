@@ -16,7 +16,8 @@ def best_trial(store: Store, search: SearchRow) -> TrialRow | None:
     Before a confirmation, it is the trial of the highest score; None: no trial has completed.
     """
     if search.confirmation is not None:
-        return store.trials(search.id)[search.confirmation["trial"]]
+        number = search.confirmation["trial"]
+        return next(trial for trial in store.trials(search.id) if trial.number == number)
     return store.best(search.id)
 
 

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detkds.space import Distiller
+
 if TYPE_CHECKING:
     import torch
-    from detkds.space import Candidate, Distiller
+    from detkds.space import Candidate
     from detkds.workers.trial import TrialContext
 
 OPTIONS = (
@@ -37,6 +39,14 @@ OPTIONS = (
     "search.iterations=1",
     "search.weights=4",
     "resources.dashboard=False",
+)
+#: A distiller of all kinds of DetKDS.
+ALL_FIVE = Distiller.parse(
+    """global: catt → scale_2 → norm_n, l1 × 5
+    fgbg: local_4 → norm_hw, l1 × 1
+    instance: mask → scale_1 → norm_c, smooth_l1 × 1
+    logits: norm_n, pearson × 2
+    localization: sigmoid, ciou × 0.5"""
 )
 #: 2 stages x (P + 2T) and the weights, if nothing is rejected.
 TRIALS = 2 * (2 + 2 * 1) + 4

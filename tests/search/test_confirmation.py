@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 import tiny
 from detkds.db import Store, TrialRow
-from detkds.search.confirmation import Confirmation, Contender, better_half, contenders
+from detkds.search.confirmation import (
+    Confirmation,
+    Contender,
+    better_half,
+    contenders,
+    started_from,
+)
 from detkds.settings import Confirm
 from detkds.space import Distiller, Status
 from scipy import stats
@@ -129,6 +136,20 @@ def test_one_seed_gives_no_probability_and_no_preset_no_rival() -> None:
     assert Confirmation((own, preset)).probability is None
     lonely = Confirmation((own,))
     assert (lonely.rival, lonely.leads, lonely.probability) == (None, None, None)
+
+
+def test_names_of_start_distillers_are_fit_for_folders() -> None:
+    long = Distiller.parse("; ".join(f"{kind}: identity, l2 × 1" for kind in ("global", "mgd")))
+    start = [
+        replace(PKD, name="pkd"),
+        long,
+        replace(found(1), name="../my cells/" + 300 * "x"),
+        replace(found(2), name="pkd"),
+    ]
+    names = list(started_from(start).values())
+    assert names[:2] == ["pkd", "start_1"]
+    assert names[3] == "pkd_3"
+    assert all(len(name) < 70 and "/" not in name and " " not in name for name in names)
 
 
 CONFIRMED = (

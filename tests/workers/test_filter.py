@@ -20,14 +20,6 @@ from detkds.workers.trial import TrialContext, evaluate
 
 pytestmark = pytest.mark.slow
 
-ALL_FIVE = Distiller.parse(
-    """global: catt → scale_2 → norm_n, l1 × 5
-    fgbg: local_4 → norm_hw, l1 × 1
-    instance: mask → scale_1 → norm_c, smooth_l1 × 1
-    logits: norm_n, pearson × 2
-    localization: sigmoid, ciou × 0.5"""
-)
-
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory) -> TrialContext:
@@ -72,7 +64,7 @@ def reason(batch, form: Distiller | str) -> str | None:
 
 
 def test_the_filter_passes_a_sound_distiller(batch):
-    assert reason(batch, ALL_FIVE) is None
+    assert reason(batch, tiny.ALL_FIVE) is None
 
 
 def test_the_student_alone_passes(batch):
@@ -125,7 +117,7 @@ def test_the_filter_sees_what_the_head_loses_on_enhanced_maps(batch):
     said = reason(changed(batch, larger), "label: identity, jensen_shannon × 1")
     assert said.startswith("label_loss_cls is ")
     assert said.endswith("above 100")
-    assert reason(changed(batch, larger), ALL_FIVE) is None
+    assert reason(changed(batch, larger), tiny.ALL_FIVE) is None
 
 
 def test_the_filter_asks_the_distance_itself_for_a_gradient(batch):
@@ -217,7 +209,7 @@ def test_a_score_is_the_same_with_and_without_the_filter(context):
 
 def test_the_filters_rejection_is_the_trials(context, monkeypatch):
     monkeypatch.setattr("detkds.workers.rejection.MAX_LOSS", 1e-3)
-    outcome = evaluate(context, ALL_FIVE)
+    outcome = evaluate(context, tiny.ALL_FIVE)
     assert outcome.status is Status.REJECTED
     assert outcome.reason.endswith("above 0.001")
     assert outcome.seconds > 0
@@ -242,7 +234,7 @@ def raising(error: Exception):
 )
 def test_an_error_of_the_device_or_of_the_filter_fails_the_candidate(context, monkeypatch, error):
     monkeypatch.setattr(distiller_filter.DistillationLoss, "forward", raising(error))
-    outcome = evaluate(context, ALL_FIVE)
+    outcome = evaluate(context, tiny.ALL_FIVE)
     assert (outcome.status, outcome.reason) == (Status.FAILED, None)
     assert str(error) in outcome.error
 
@@ -253,7 +245,7 @@ def test_memory_that_a_real_allocation_lacks_is_no_shape_error(context, monkeypa
         "forward",
         lambda *_: torch.empty(2**60, dtype=torch.uint8),
     )
-    outcome = evaluate(context, ALL_FIVE)
+    outcome = evaluate(context, tiny.ALL_FIVE)
     assert outcome.status is Status.FAILED
     assert "allocate" in outcome.error
 
@@ -262,6 +254,6 @@ def test_a_shape_error_rejects(context, monkeypatch):
     monkeypatch.setattr(
         distiller_filter.DistillationLoss, "forward", lambda *_: torch.zeros(2) + torch.zeros(3)
     )
-    outcome = evaluate(context, ALL_FIVE)
+    outcome = evaluate(context, tiny.ALL_FIVE)
     assert outcome.status is Status.REJECTED
     assert outcome.reason.startswith("shape error: The size of tensor a (2) must match")

@@ -17,14 +17,6 @@ from detkds.space import Candidate, Distiller, Status
 from detkds.workers import rejection, trial
 from detkds.workers.trial import TrialContext, evaluate
 
-ALL_FIVE = Distiller.parse(
-    """global: catt → scale_2 → norm_n, l1 × 5
-    fgbg: local_4 → norm_hw, l1 × 1
-    instance: mask → scale_1 → norm_c, smooth_l1 × 1
-    logits: norm_n, pearson × 2
-    localization: sigmoid, ciou × 0.5"""
-)
-
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory) -> TrialContext:
@@ -32,7 +24,7 @@ def context(tmp_path_factory) -> TrialContext:
 
 
 def test_the_same_seed_gives_the_same_score_to_the_last_digit(context):
-    first, second = evaluate(context, ALL_FIVE), evaluate(context, ALL_FIVE)
+    first, second = evaluate(context, tiny.ALL_FIVE), evaluate(context, tiny.ALL_FIVE)
     assert first.status is Status.COMPLETED, first.error
     assert first.score == second.score
     assert first.metrics == second.metrics
@@ -41,9 +33,9 @@ def test_the_same_seed_gives_the_same_score_to_the_last_digit(context):
 
 def test_the_same_seed_gives_the_same_weights_and_the_distiller_changes_them(context):
     alone = tiny.weights_after(context, None)
-    distilled = tiny.weights_after(context, ALL_FIVE)
+    distilled = tiny.weights_after(context, tiny.ALL_FIVE)
     assert torch.equal(alone, tiny.weights_after(context, None))
-    assert torch.equal(distilled, tiny.weights_after(context, ALL_FIVE))
+    assert torch.equal(distilled, tiny.weights_after(context, tiny.ALL_FIVE))
     assert not torch.equal(alone, distilled)
 
 
@@ -54,7 +46,7 @@ def test_the_student_alone_is_a_candidate(context):
 
 
 def all_five(early_bar: float | None) -> Candidate:
-    return Candidate(0, "weights", ALL_FIVE, early_bar)
+    return Candidate(0, "weights", tiny.ALL_FIVE, early_bar)
 
 
 def test_a_check_halfway_changes_nothing_in_the_training(context):
@@ -63,7 +55,7 @@ def test_a_check_halfway_changes_nothing_in_the_training(context):
     assert (checked.score, checked.metrics) == (alone.score, alone.metrics)
     assert (alone.early_score, type(checked.early_score)) == (None, float)
     assert torch.equal(
-        tiny.weights_after(context, ALL_FIVE), tiny.weights_after(context, all_five(0.0))
+        tiny.weights_after(context, tiny.ALL_FIVE), tiny.weights_after(context, all_five(0.0))
     )
 
 
@@ -135,7 +127,7 @@ def test_a_loss_above_100_or_nan_ends_the_trial_with_a_reason(context, monkeypat
     assert "above 100" in rejection.excessive("loss", 101.0)
     assert rejection.excessive("loss", 99.0) is None
     monkeypatch.setattr(rejection, "MAX_LOSS", 1e-3)
-    outcome = evaluate(replace(context, filtered=False), ALL_FIVE)
+    outcome = evaluate(replace(context, filtered=False), tiny.ALL_FIVE)
     assert outcome.status is Status.REJECTED
     assert "above 0.001 at iteration 1" in outcome.reason
 
@@ -144,7 +136,7 @@ def test_an_exception_is_a_failed_outcome_with_its_traceback(context, monkeypatc
     monkeypatch.setattr(context, "schedule", context.schedule.model_copy(
         update={"optim_wrapper": {"type": "OptimWrapper", "optimizer": {"type": "NoSuch"}}}
     ))  # fmt: skip
-    outcome = evaluate(context, ALL_FIVE)
+    outcome = evaluate(context, tiny.ALL_FIVE)
     assert outcome.status is Status.FAILED
     assert outcome.error.startswith("Traceback")
     assert outcome.score is None
@@ -158,7 +150,7 @@ def test_an_ap_that_is_no_number_is_a_failed_outcome(context, value):
 
     metric = copy(context.metric)
     metric.__class__ = Faulty
-    outcome = evaluate(replace(context, metric=metric), ALL_FIVE)
+    outcome = evaluate(replace(context, metric=metric), tiny.ALL_FIVE)
     assert outcome.status is Status.FAILED
     assert outcome.score is None
     assert outcome.error == f"the score is {value}: an AP is a number from 0 to 1"
