@@ -28,13 +28,12 @@ from table_rows import Run, Scores, form_of
 from torch.utils.data import DataLoader
 
 
-def rejection(context: TrialContext, distiller: Distiller) -> str | None:
-    """Why the filter rejects a distiller, or None."""
+def filtered(context: TrialContext, distiller: Distiller) -> Run:
+    """What the filter finds: why it rejects a distiller, or its scores without a training."""
     try:
-        measure(context.batch, distiller)
+        return Run(Status.COMPLETED, metrics=measure(context.batch, distiller).metrics)
     except Rejected as rejected:
-        return str(rejected)
-    return None
+        return Run(Status.REJECTED, reason=str(rejected))
 
 
 def gradient_sizes(context: TrialContext, space: SearchSpace) -> dict[str, float]:

@@ -20,7 +20,7 @@ from detkds.space import WrongUse, nearest
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
-from table_rows import FINAL, TABLE, Job, Run, Scores, read_table
+from table_rows import FILTER, FINAL, TABLE, Job, Run, Scores, read_table
 
 #: Samples of the bootstrap, and the percentiles that bound the band.
 RESAMPLES, BAND = 1000, (5, 95)
@@ -52,11 +52,14 @@ class Study:
     trials: dict[str, dict[str, dict[int, list[Scores]]]]
     #: By the distiller's key, the kinds of its knowledge.
     kinds: dict[str, tuple[str, ...]]
+    #: By name, the filter's scores of the distillers that have any, by their keys.
+    untrained: dict[str, dict[str, float]]
 
     @classmethod
     def of(cls, rows: list[tuple[Job, Run]], problem: str) -> Study:
-        study = cls({}, {}, {})
-        own = [(job, run) for job, run in rows if job.problem == problem and run.epochs]
+        study = cls({}, {}, {}, {})
+        ours = [(job, run) for job, run in rows if job.problem == problem]
+        own = [(job, run) for job, run in ours if run.epochs]
         for job, run in own:
             if job.kind == FINAL:
                 study.final.setdefault(job.key, []).append(run.epochs[-1].ap)
@@ -65,6 +68,10 @@ class Study:
             if job.kind != FINAL and job.key in study.final:
                 seeds = study.trials.setdefault(job.kind, {}).setdefault(job.key, {})
                 seeds[job.seed] = run.epochs
+        for job, run in ours:
+            if job.kind == FILTER and job.key in study.final:
+                for name, value in run.metrics.items():
+                    study.untrained.setdefault(name, {})[job.key] = value
         return study
 
     def pairs(
@@ -222,6 +229,17 @@ def by_knowledge(study: Study, rng: np.random.Generator) -> Table:
     return table
 
 
+def without_training(study: Study, rng: np.random.Generator) -> Table:
+    """A row for each score that the filter gives before any training."""
+    table = Table("score", "distillers", "tau", title="scores without a training")
+    for name, values in sorted(study.untrained.items()):
+        known = {key: value for key, value in values.items() if np.isfinite(value)}
+        if len(known) >= LEAST:
+            means = [np.mean(study.final[key]) for key in known]
+            table.add_row(name, *shown([np.array([list(known.values()), means])], rng))
+    return table
+
+
 def ceilings(study: Study, rng: np.random.Generator) -> Table:
     """What the seeds' noise allows; without a row before there are several seeds."""
     table = Table("no error but", "tau", title="the ceilings that noise sets")
@@ -274,6 +292,8 @@ def show(arguments: argparse.Namespace) -> None:
         if arguments.epochs_of in study.trials:
             console.print(by_epoch(study, arguments.epochs_of, rng))
         console.print(by_knowledge(study, rng))
+        if study.untrained:
+            console.print(without_training(study, rng))
         noise_table = ceilings(study, rng)
         if noise_table.rows:
             console.print(noise_table)

@@ -1,7 +1,7 @@
 """The distillers of the tabular benchmark: a stratified sample of what a pair can share.
 
-The list is a function of the pair's space and a seed. Every beginning of the list is a stratified
-sample itself, so that a collection may stop anywhere.
+The list is a function of the pair's space and a seed. It begins with the student alone and then has
+presets and a stratified sample in turn, so that a collection may stop anywhere.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ def sampled(plan: Plan, seed: int = 0) -> list[Distiller]:
     random = [_random_combination(space, rng) for _ in range(COMBINATIONS)]
     terms = [single.terms[0] for strata in singles.values() for single in strata]
     made = [_made_combination(presets, terms, rng) for _ in range(COMBINATIONS)]
-    strata: list[list[Distiller]] = [scaled, *singles.values(), random, made]
+    drawn = interleaved([scaled, *singles.values(), random, made], rng)
+    by_others = [*by_hand, *presets]
     known: dict[str, Distiller] = {}
-    for one in [Distiller(()), *presets, *by_hand, *interleaved(strata, rng)]:
+    for one in [Distiller(()), *_in_turn(by_others, drawn), *drawn[len(by_others) :]]:
         known.setdefault(key_of(one), one)
     return list(known.values())
 
@@ -64,6 +65,11 @@ def interleaved(strata: Iterable[Sequence[Item]], rng: Random) -> list[Item]:
         shuffled = rng.sample(list(stratum), len(stratum))
         placed += [((i + rng.random()) / len(shuffled), one) for i, one in enumerate(shuffled)]
     return [one for _, one in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _in_turn(first: Sequence[Item], second: Sequence[Item]) -> list[Item]:
+    """The items of both in turn, to the end of the shorter."""
+    return [one for pair in zip(first, second, strict=False) for one in pair]
 
 
 def _presets() -> list[Distiller]:

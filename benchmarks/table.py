@@ -5,7 +5,8 @@
     python benchmarks/table.py status
     python benchmarks/table.py export
 
-``collect`` may be killed and started again at any time; no more than the run at hand is lost.
+``collect`` may be killed and started again at any time; no more than the run at hand is lost. It
+begins with the runs of the table that is shipped, where they were made under the same conditions.
 Several processes may collect in one ``--work-dir``: each takes the next run that no other has.
 The stage ``study`` measures the first distillers that the filter passes on every proxy and in full
 trainings; the stage ``trials`` measures all distillers on one proxy.
@@ -14,10 +15,10 @@ trainings; the stage ``trials`` measures all distillers on one proxy.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 import torch
@@ -30,24 +31,25 @@ from detkds.space import Distiller, Status, WrongUse
 from detkds.workers.student import Inputs, build_inputs
 from detkds.workers.trial import TrialContext
 from filelock import FileLock
-from measuring import gradient_sizes, rejection, run
+from measuring import filtered, gradient_sizes, run
 from problems import PROBLEMS, VARIANTS, plan_of, space_of
 from rich.console import Console
 from rich.table import Table
 from sampled import sampled
 from table_log import Log
-from table_rows import FILTER, FINAL, TABLE, Job, Run, Shared, write_table
+from table_rows import FILTER, FINAL, TABLE, Job, Run, Shared, read_table, write_table
 
 #: Distillers of the study.
 STUDY = 60
 #: The seeds of trials. Full trainings have one more.
 SEEDS = (0, 1)
+#: The proxies whose trials are scored after every epoch. Others are scored at their end.
+CURVES = ("scratch", "warm")
 _OTHERS = tuple(name for name in VARIANTS if name != "scratch")
 #: The runs of each distiller of the study, in the order of the collection: all distillers have the
 #: runs of one round before any has those of the next.
 ROUNDS: list[list[tuple[str, int]]] = [
-    [("scratch", 0), (FINAL, 0)],
-    [(FINAL, 1), *((name, 0) for name in _OTHERS)],
+    [("scratch", 0), (FINAL, 0), *((name, 0) for name in _OTHERS), (FINAL, 1)],
     [(FINAL, 2), ("scratch", 1), *((name, 1) for name in _OTHERS)],
 ]
 
@@ -88,10 +90,9 @@ class Bench:
         return build_inputs(plan.task.student, teachers, plan.config.data, plan.train, plan.test)
 
     @cached_property
-    def distillers(self) -> list[tuple[Distiller, str | None]]:
-        """The distillers of the table, and why the filter rejects them, or None."""
-        context = self.context("scratch")
-        return [(one, rejection(context, one)) for one in sampled(self.plan("scratch"))]
+    def distillers(self) -> Sequence[Distiller]:
+        """The distillers of the table."""
+        return sampled(self.plan("scratch"))
 
     def conditions(self, kind: str) -> str:
         """The key of what the scores of runs of a kind depend on."""
@@ -104,23 +105,49 @@ class Bench:
         return self._conditions[kind]
 
     def measure(self, job: Job) -> Run:
+        if job.kind == FILTER:
+            return filtered(self.context("scratch"), job.distiller)
         if job.kind != FINAL:
-            one = self.context(job.kind)
-            return run(one.task, one, job.distiller, one.schedule, job.seed, one.warmup)
+            one, whole = self.context(job.kind), job.kind in CURVES
+            return run(one.task, one, job.distiller, one.schedule, job.seed, one.warmup, whole)
         plan = self.plan("scratch")
         schedule = final_section(plan).schedule
         return run(plan.task, self.whole, job.distiller, schedule, job.seed, every_epoch=False)
 
 
-def runs_of(bench: Bench, stage: str, proxy: str) -> Iterator[Job]:
+def passed(bench: Bench, log: Log) -> Iterator[Distiller]:
+    """The distillers that the filter passes. What the filter finds is in the log."""
+    for one in bench.distillers:
+        job = Job(bench.problem, one, FILTER, 0)
+        if not log.has(job):
+            log.add(job, bench.measure(job))
+        if log.status(job) is Status.COMPLETED:
+            yield one
+
+
+def runs_of(bench: Bench, log: Log, stage: str, proxy: str) -> Iterator[Job]:
     """The runs of a stage, in an order of which every beginning is of use."""
-    passed = [one for one, reason in bench.distillers if reason is None]
-    rounds, chosen = ROUNDS, passed[:STUDY]
+    rounds, chosen = ROUNDS, list(islice(passed(bench, log), STUDY))
     if stage == "trials":
-        rounds, chosen = [[(proxy, seed) for seed in SEEDS]], passed
+        rounds, chosen = [[(proxy, seed) for seed in SEEDS]], list(passed(bench, log))
     for kinds in rounds:
         for one in chosen:
             yield from (Job(bench.problem, one, kind, seed) for kind, seed in kinds)
+
+
+def take_known(
+    log: Log, bench: Bench, shared: dict[str, Shared], rows: list[tuple[Job, Run]]
+) -> None:
+    """Add a table's runs that were made under the conditions of the collection."""
+    ours = shared.get(bench.problem)
+    if ours is None:
+        return
+    same = {kind for kind, key in ours.conditions.items() if key == bench.conditions(kind)}
+    for job, found in rows:
+        if job.problem == bench.problem and job.kind in same and not log.has(job):
+            log.add(job, found)
+    if FILTER in same and not log.sizes(bench.problem):
+        log.add_sizes(bench.problem, ours.sizes)
 
 
 def collect(arguments: argparse.Namespace, console: Console) -> None:
@@ -129,15 +156,13 @@ def collect(arguments: argparse.Namespace, console: Console) -> None:
     log = Log(arguments.work_dir)
     folder = arguments.work_dir
     benches = {name: Bench(name, folder / name, arguments.data) for name in arguments.problems}
+    known = read_table(arguments.known) if arguments.known.is_file() else ({}, [])
     for bench in benches.values():
+        take_known(log, bench, *known)
         log.check(bench.problem, FILTER, bench.conditions(FILTER))
-        for one, reason in bench.distillers:
-            rejected = Job(bench.problem, one, FILTER, 0)
-            if reason is not None and not log.has(rejected):
-                log.add(rejected, Run(Status.REJECTED, reason=reason))
     made = 0
     for stage in arguments.stages:
-        jobs = zip_longest(*(runs_of(one, stage, arguments.proxy) for one in benches.values()))
+        jobs = zip_longest(*(runs_of(one, log, stage, arguments.proxy) for one in benches.values()))
         for job in filter(None, chain.from_iterable(jobs)):
             if log.has(job):
                 continue
@@ -165,10 +190,10 @@ def export(arguments: argparse.Namespace, console: Console) -> None:
     shared = {}
     for name in sorted({job.problem for job, _ in runs}):
         bench = Bench(name, arguments.work_dir / name, arguments.data)
+        space = space_of(bench.plan("scratch"))
         if not log.sizes(name):
-            space = space_of(bench.plan("scratch"))
             log.add_sizes(name, gradient_sizes(bench.context("scratch"), space))
-        shared[name] = Shared(space_of(bench.plan("scratch")), log.sizes(name))
+        shared[name] = Shared(space, log.sizes(name), log.conditions(name))
     write_table(arguments.out, runs, shared, __version__)
     size = arguments.out.stat().st_size / 1024
     console.print(f"{len(runs)} runs, {size:.0f} KiB, in {arguments.out}", highlight=False)
@@ -208,6 +233,9 @@ def main() -> None:
         "--stages", nargs="+", choices=["study", "trials"], default=["study", "trials"]
     )
     parser.add_argument("--proxy", choices=list(VARIANTS), default="scratch", help="of `trials`")
+    parser.add_argument(
+        "--known", type=Path, default=TABLE, help="a table whose runs `collect` need not make again"
+    )
     parser.add_argument("--out", type=Path, default=TABLE, help="the file of `export`")
     parser.add_argument("--limit", type=int, help="stop after so many runs")
     arguments = parser.parse_args()

@@ -24,7 +24,8 @@ create table if not exists sizes (
 create table if not exists runs (
     problem text not null, key text not null, distiller text not null, kind text not null,
     seed integer not null, status text not null, reason text, epochs text not null,
-    cpu real not null, seconds real not null, primary key (problem, key, kind, seed)
+    cpu real not null, seconds real not null, metrics text not null,
+    primary key (problem, key, kind, seed)
 );
 """
 
@@ -58,27 +59,38 @@ class Log:
 
     def has(self, job: Job) -> bool:
         """Whether the run is done. A run that failed is not, and is tried again."""
+        return self.status(job) not in (None, Status.FAILED)
+
+    def status(self, job: Job) -> Status | None:
+        """What became of a run; None: it was not made."""
         found = self.database.execute(
             "select status from runs where problem = ? and key = ? and kind = ? and seed = ?",
             (job.problem, job.key, job.kind, job.seed),
         ).fetchone()
-        return found is not None and found[0] != Status.FAILED.value
+        return None if found is None else Status(found[0])
 
     def add(self, job: Job, run: Run) -> None:
         epochs = json.dumps([asdict(one) for one in run.epochs])
         values = (job.problem, job.key, job.text, job.kind, job.seed, run.status.value)
         self.database.execute(
-            "insert or replace into runs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*values, run.reason, epochs, run.cpu, run.seconds),
+            "insert or replace into runs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*values, run.reason, epochs, run.cpu, run.seconds, json.dumps(run.metrics)),
         )
 
     def runs(self) -> Iterator[tuple[Job, Run]]:
         """All runs, in the order of problem, distiller, kind and seed."""
         rows = self.database.execute("select * from runs order by problem, key, kind, seed")
-        for problem, _, text, kind, seed, status, reason, epochs, cpu, seconds in rows:
+        for problem, _, text, kind, seed, status, reason, epochs, cpu, seconds, metrics in rows:
             scores = [Scores(**one) for one in json.loads(epochs)]
-            run = Run(Status(status), scores, reason, cpu, seconds)
+            run = Run(Status(status), scores, reason, cpu, seconds, json.loads(metrics))
             yield Job(problem, Distiller.parse(text), kind, seed), run
+
+    def conditions(self, problem: str) -> dict[str, str]:
+        """By kind, the key of what the scores of the problem's runs depend on."""
+        rows = self.database.execute(
+            "select kind, conditions from conditions where problem = ? order by kind", (problem,)
+        )
+        return dict(rows.fetchall())
 
     def sizes(self, problem: str) -> dict[str, float]:
         """The sizes of the problem's gradients; empty before they are added."""

@@ -25,7 +25,7 @@ TABLE = Path(__file__).parent / "tables" / "extended.csv.gz"
 #: The kinds of runs besides the proxies: the rejection filter, and a full training.
 FILTER, FINAL = "filter", "final"
 
-_RUN = ("problem", "distiller", "kind", "seed", "status", "reason", "cpu", "seconds")
+_RUN = ("problem", "distiller", "kind", "seed", "status", "reason", "cpu", "seconds", "metrics")
 _ADVICE = "collect the table again with benchmarks/table.py, or use the version that it came with"
 
 
@@ -47,7 +47,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Run:
-    """What became of a training: ``epochs`` is empty unless it completed."""
+    """What became of a training: ``epochs`` is empty unless it completed.
+
+    ``metrics``: the filter's scores of a distiller, by name.
+    """
 
     status: Status
     epochs: list[Scores] = field(default_factory=list)
@@ -55,6 +58,7 @@ class Run:
     #: Seconds in all: of the process's CPU time, and on the clock.
     cpu: float = 0.0
     seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,13 @@ class Shared:
     """What a problem's pair shares of the extended space.
 
     ``sizes``: by :func:`form_of`, the size of a term's gradient at weight 1, in shares of the
-    detection loss's. Empty: not measured.
+    detection loss's. Empty: not measured. ``conditions``: by kind, the key of what the scores of
+    the problem's runs depend on.
     """
 
     space: SearchSpace
     sizes: dict[str, float] = field(default_factory=dict)
+    conditions: dict[str, str] = field(default_factory=dict)
 
 
 def write_table(
@@ -112,6 +118,7 @@ def write_table(
         name: {
             "space": one.space.to_dict(),
             "sizes": {k: float(_digits(v)) for k, v in one.sizes.items()},
+            "conditions": one.conditions,
         }
         for name, one in shared.items()
     }
@@ -124,7 +131,8 @@ def write_table(
         if run.status is Status.FAILED:
             continue
         values = [job.problem, job.text, job.kind, job.seed, run.status.value, run.reason or ""]
-        values += [f"{run.cpu:.1f}", f"{run.seconds:.1f}"]
+        metrics = {name: float(_digits(value)) for name, value in run.metrics.items()}
+        values += [f"{run.cpu:.1f}", f"{run.seconds:.1f}", json.dumps(metrics) if metrics else ""]
         for epoch, scores in enumerate(run.epochs or [None], start=1):
             found = [] if scores is None else [epoch, *map(_digits, asdict(scores).values())]
             writer.writerow([*values, *found])
@@ -159,14 +167,17 @@ def read_table(path: Path) -> tuple[dict[str, Shared], list[tuple[Job, Run]]]:
             f"from this version's in {changed}; {_ADVICE}"
         )
     shared = {
-        name: Shared(_space(one["space"]), one["sizes"]) for name, one in known["problems"].items()
+        name: Shared(_space(one["space"]), one["sizes"], one["conditions"])
+        for name, one in known["problems"].items()
     }
     found: dict[Job, Run] = {}
     for row in csv.DictReader(io.StringIO(rows)):
         distiller = Distiller.parse(row["distiller"])
         job = Job(row["problem"], distiller, row["kind"], int(row["seed"]))
-        spent = {"cpu": float(row["cpu"]), "seconds": float(row["seconds"])}
-        run = found.setdefault(job, Run(Status(row["status"]), [], row["reason"] or None, **spent))
+        spent = float(row["cpu"]), float(row["seconds"])
+        metrics = json.loads(row["metrics"] or "{}")
+        run = Run(Status(row["status"]), [], row["reason"] or None, *spent, metrics)
+        run = found.setdefault(job, run)
         if row["epoch"]:
             run.epochs.append(Scores(**{one.name: float(row[one.name]) for one in fields(Scores)}))
     return shared, list(found.items())

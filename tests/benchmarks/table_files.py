@@ -70,6 +70,9 @@ def written(
             run = Run(Status.REJECTED, reason="loss_global is 123.4, above 100")
             found.runs.append((Job(PROBLEM, one, FILTER, 0), run))
             continue
+        metrics = {"filter/drop": worth(one), "filter/share": rng.random()}
+        run = Run(Status.COMPLETED, metrics=metrics)
+        found.runs.append((Job(PROBLEM, one, FILTER, 0), run))
         for proxy, sign in (proxies or {"scratch": 1.0}).items():
             for seed in (0, 1):
                 last = 0.3 * (sign < 0) + sign * worth(one) + rng.gauss(0, TRIAL_NOISE)

@@ -16,6 +16,7 @@ from proxy import (
     resampled_tau,
     tau,
     variances,
+    without_training,
 )
 from scipy.stats import kendalltau
 from table_files import FINAL_NOISE, PROBLEM, Written, scores, space, written
@@ -93,6 +94,13 @@ def test_variances() -> None:
     assert noise == pytest.approx(4, rel=0.1)
 
 
+def test_scores_without_a_training(study: Study) -> None:
+    assert {*study.untrained} == {"filter/drop", "filter/share"}
+    table = without_training(study, np.random.default_rng(0))
+    drop, share = (float(cell.split()[0]) for cell in table.columns[2].cells)
+    assert drop > 0.6 > abs(share)
+
+
 def test_ceilings(study: Study) -> None:
     """The tau of a proxy whose only error is noise lies at its ceiling."""
     rng = np.random.default_rng(0)
@@ -103,7 +111,7 @@ def test_ceilings(study: Study) -> None:
     most, with_noise = ceiling(study, 0.0, rng), ceiling(study, own / spread, rng)
     assert with_noise < most < 1
     assert tau(study.pairs("scratch", "AP", 4)) == pytest.approx(with_noise, abs=0.12)
-    exact = Study({key: [one[0]] * 2 for key, one in study.final.items()}, {}, {})
+    exact = Study({key: [one[0]] * 2 for key, one in study.final.items()}, {}, {}, {})
     assert ceiling(exact, 0.0, rng) == pytest.approx(1)
 
 
@@ -126,7 +134,8 @@ def test_command(
 ) -> None:
     output = printed(file.path, monkeypatch, capsys)
     assert f"{PROBLEM}: " in output
-    for title in ("scratch, by epoch", "AP, by knowledge", "the ceilings that noise sets"):
+    titles = ("scratch, by epoch", "AP, by knowledge", "scores without a training")
+    for title in (*titles, "the ceilings that noise sets"):
         assert title in output
     assert "that and the noise of a trial on reverse" in output
 

@@ -25,7 +25,7 @@ from problems import VARIANTS, plan_of, space_of
 from sampled import SINGLES, interleaved, sampled
 from table import ROUNDS, SEEDS, STUDY, Bench, main, runs_of
 from table_log import Log
-from table_rows import FINAL, Job, Run, Scores, form_of, key_of, read_table
+from table_rows import FILTER, FINAL, Job, Run, Scores, form_of, key_of, read_table
 
 ONE = Distiller.parse("global: identity, pearson × 5")
 
@@ -156,24 +156,30 @@ def test_own_data_need_a_folder(tmp_path: Path) -> None:
 
 
 class _Listed(Bench):
-    """A bench that knows its distillers without a teacher."""
+    """A bench that knows what the filter finds without a teacher."""
 
-    distillers = (
-        (Distiller(()), None),
-        (ONE, None),
-        (Distiller.parse("logits: identity, l1"), "zero"),
-    )
+    distillers = (Distiller(()), ONE, Distiller.parse("logits: identity, l1"))
+
+    def measure(self, job: Job) -> Run:
+        assert job.kind == FILTER
+        if job.distiller == self.distillers[-1]:
+            return Run(Status.REJECTED, reason="zero")
+        return Run(Status.COMPLETED, metrics={"filter/share": 0.5})
 
 
 def test_order_of_the_runs(tmp_path: Path) -> None:
-    bench = _Listed("quick", tmp_path, None)
-    study = [(job.kind, job.seed, job.text) for job in runs_of(bench, "study", "scratch")]
+    bench, log = _Listed("quick", tmp_path, None), Log(tmp_path)
+    study = [(job.kind, job.seed, job.text) for job in runs_of(bench, log, "study", "scratch")]
     texts = ["none", "global: identity, pearson × 5"]
-    assert study[:4] == [(k, 0, t) for t in texts for k in ("scratch", FINAL)]
+    first = [(*run, text) for text in texts for run in ROUNDS[0]]
+    assert study[: len(first)] == first
     assert len({*study}) == len(study) == 2 * sum(map(len, ROUNDS))
     assert Counter(kind for kind, _, _ in study)[FINAL] == 2 * 3
-    trials = [(job.kind, job.seed, job.text) for job in runs_of(bench, "trials", "warm")]
+    trials = [(job.kind, job.seed, job.text) for job in runs_of(bench, log, "trials", "warm")]
     assert trials == [("warm", seed, text) for text in texts for seed in SEEDS]
+    found = {job.text: run for job, run in log.runs()}
+    assert found["logits: identity, l1 × 1"].reason == "zero"
+    assert found[texts[1]].metrics == {"filter/share": 0.5}
 
 
 def test_a_run_is_for_one_process(tmp_path: Path) -> None:
@@ -291,3 +297,8 @@ def test_a_killed_collection_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     shared, rows = read_table(out)
     assert shared["quick"].sizes == {"mgd: hide_45, l2": 0.5}
     assert {job.name for job, _ in rows} == {*after}
+    known = ["--known", str(out), "--limit", "1"]
+    subprocess.run(collect(tmp_path / "other", "collect", *known), check=True, timeout=600)
+    names = [job.name for job, _ in Log(tmp_path / "other").runs()]
+    assert {*after} < {*names}
+    assert len(names) == len(after) + 1
