@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..space import WrongUse
+from ..space.errors import hide_password
 
 if TYPE_CHECKING:
     from ..db import Store
     from .display import SearchDisplay
+
+#: The commands that go on when they are given again after an interruption.
+LONG = (["search"], ["train"], ["teachers"])
 
 
 def work_folder(work_dir: Path | None, name: str | None) -> Path:
@@ -34,18 +38,21 @@ def open_store(storage: str | None, folder: Path, create: bool = False) -> Store
 
 
 def make_display() -> SearchDisplay:
+    """The display of a long command, which says how to go on when it is interrupted.
+
+    Only a search that the store knows goes on with ``--resume``.
+    """
     from .display import SearchDisplay
 
-    return SearchDisplay(_continue_command())
-
-
-def _continue_command() -> str:
-    """The command that continues this command, without its password."""
-    from ..db import hide_password
-
     arguments = sys.argv[1:]
+    begun = list(arguments)
     if arguments[:1] == ["search"] and "--resume" not in arguments:
-        arguments.append("--resume")
+        begun.append("--resume")
+    return SearchDisplay(shown_command(begun), before=shown_command(arguments))
+
+
+def shown_command(arguments: list[str]) -> str:
+    """A command as the user would type it, without its password."""
     return shlex.join(["detkds", *map(hide_password, arguments)])
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ..space import WrongUse
+from ..space.errors import hide_password
 from .models import Base
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -90,12 +91,6 @@ def reason_of(error: Exception) -> str:
 
 
 # The URL
-
-
-def hide_password(url: str) -> str:
-    """The URL with ``***`` for the password. The URL may be malformed."""
-    without_login = re.sub(r"://([^:/@]*):.*@", r"://\1:***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", without_login)
 
 
 def file_of(url: URL) -> Path | None:

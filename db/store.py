@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from .. import __version__
 from ..space import Candidate, Distiller, Outcome, Status, WrongUse, nearest
-from .database import hide_password, open_database
+from ..space.errors import hide_password
+from .database import open_database
 from .models import AdaptationCost, Search, Training, Trial, find, now
 from .requeue import requeue_failures, requeue_running
 from .rows import CostRow, Row, SearchRow, TrainingRow, TrialRow, flatten, to_row

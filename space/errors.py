@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -36,3 +37,13 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     options = list(choices)
     close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(options)}"
+
+
+def hide_password(url: str) -> str:
+    """The URL with ``***`` for the password. The URL may be malformed.
+
+    >>> hide_password("postgresql+psycopg://me:s3cret@host/trials")
+    'postgresql+psycopg://me:***@host/trials'
+    """
+    without_login = re.sub(r"://([^:/@]*):.*@", r"://\1:***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", without_login)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Without a limit, Ray would restart a task that runs out of memory for ever.
     "RAY_task_oom_retries": "3",
+    # Ray's library would answer SIGTERM with pages of native trace.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
 }
 #: A cluster's head must answer within this time.
 CONNECT_SECONDS = 10
@@ -42,7 +46,8 @@ def cluster(resources: Resources, folder: Path | None = None) -> Iterator[str]:
         options["include_dashboard"] = resources.dashboard
     try:
         # Without an address, Ray would join the cluster of RAY_ADDRESS or a Ray that runs here.
-        context = ray.init(address=resources.address or "local", **options)
+        with _own_signal_handlers():
+            context = ray.init(address=resources.address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise WrongUse(f"can't join '{resources.address}': {error}", "resources.address") from None
     try:
@@ -54,6 +59,28 @@ def cluster(resources: Resources, folder: Path | None = None) -> Iterator[str]:
         yield context.dashboard_url or ""
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep this process's handlers of signals, which ``ray.init`` replaces.
+
+    Ray's handler of SIGTERM raises SystemExit; the signal then goes to our handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    terminated = False
+    try:
+        yield
+    except SystemExit:
+        terminated = True
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def check_machine(resources: Resources) -> None:

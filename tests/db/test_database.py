@@ -21,13 +21,13 @@ from detkds.db.database import (
     MIGRATIONS,
     configuration,
     create_sqlite_engine,
-    hide_password,
     open_database,
     use_write_ahead_log,
 )
 from detkds.db.migrations.__main__ import write_revision
 from detkds.db.models import Base
 from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse
+from detkds.space.errors import hide_password
 from sqlalchemy import MetaData, create_engine, inspect, make_url, text
 
 GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
