@@ -130,7 +130,8 @@ def teachers(
         from ..search.teachers.pool import run_order
 
         plan = make_plan(settings, folder, pool=True)
-        with open_store(storage, folder, create=True) as store, make_display() as display:
+        opened = open_store(storage, folder, True, settings.resources.patience)
+        with opened as store, make_display() as display:
             pool = run_order(plan, store, display, images)
     order = teacher_order(pool, algorithm, max_teachers)
     if as_json:

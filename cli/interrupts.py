@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 #: SIGTERM comes from SLURM, Kubernetes and spot machines, SIGHUP from a terminal that closes.
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
+SIGNALS = [one for one in signal.Signals if one.name in {"SIGINT", "SIGTERM", "SIGHUP"}]
 #: The process ends so many seconds after the first signal, whatever hangs. Kubernetes and SLURM
 #: kill after 30.
 LAST_SECONDS = 20.0

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from ..space import SearchFailed, WrongUse
-from . import commands, runs  # noqa: F401 (they register the commands)
+from . import commands, databases, runs  # noqa: F401 (they register the commands)
 from .app import app
 from .interrupts import Interrupts, ended_by_signals, flush_output
 from .options import naming, options_of

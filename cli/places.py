@@ -22,10 +22,13 @@ def work_folder(work_dir: Path | None, name: str | None) -> Path:
     return work_dir or Path("runs") / Path(name or "").name
 
 
-def open_store(storage: str | None, folder: Path, create: bool = False) -> Store:
+def open_store(
+    storage: str | None, folder: Path, create: bool = False, patience: float | None = None
+) -> Store:
     """Open the database of ``--storage``, by default ``detkds.db`` in the work folder.
 
-    ``create``: make the work folder and the database if they do not exist.
+    ``create``: make the work folder and the database if they do not exist. ``patience``: seconds
+    that the store waits for a database that does not answer.
     """
     from ..db import Store
 
@@ -34,7 +37,11 @@ def open_store(storage: str | None, folder: Path, create: bool = False) -> Store
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WrongUse(f"--work-dir {folder}: can't make it: {error.strerror}") from None
-    return Store(storage or f"sqlite:///{folder / 'detkds.db'}", create=create)
+    return Store(storage_url(storage, folder), create, patience)
+
+
+def storage_url(storage: str | None, folder: Path) -> str:
+    return storage or f"sqlite:///{folder / 'detkds.db'}"
 
 
 def make_display() -> SearchDisplay:

@@ -69,7 +69,9 @@ def search(
         return found.show()
     found.say()
     must_exist = resume or reads_store(settings.search.start)
-    with open_store(storage, folder, create=not must_exist) as store, make_display() as display:
+    patience = settings.resources.patience
+    opened = open_store(storage, folder, not must_exist, patience)
+    with opened as store, make_display() as display:
         result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
     final_table(result)
 
@@ -159,7 +161,8 @@ def train(
     if export_config is not None:
         return _export_config(plan, name, chosen, export_config, order if simultaneous else None)
     found.say()
-    with open_store(storage, folder, create=True) as store, make_display() as display:
+    opened = open_store(storage, folder, True, settings.resources.patience)
+    with opened as store, make_display() as display:
         if teachers is None or chosen is None:
             results = run_training(plan, store, display, chosen, name)
         elif simultaneous:

@@ -175,12 +175,12 @@ def _stopped_by_interrupt(session: Session) -> Iterator[None]:
         before[number](number, frame)
 
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            handler = number and signal.getsignal(number)
+        names = {"SIGINT", "SIGTERM", "SIGHUP"}
+        for one in (one for one in signal.Signals if one.name in names):
+            handler = signal.getsignal(one)
             if callable(handler):
-                before[number] = handler
-                signal.signal(number, interrupt)
+                before[one] = handler
+                signal.signal(one, interrupt)
     try:
         yield
     finally:
