@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ..space import Distiller, SearchSpace, WrongUse
+from ..space.errors import shown
 from .app import ALGORITHM_HELP, MaxTeachers, Options, OutFile, Storage, WorkDir, app
 from .options import naming
 from .places import check_writable, make_display, open_store, work_folder
@@ -68,9 +69,9 @@ def show(file: Annotated[str, typer.Argument(help="A distiller file or a shipped
     from ..configs import distiller_file
 
     distiller = Distiller.from_json(distiller_file(file))
-    typer.echo(f"{distiller.name or file}\n{distiller}")
+    typer.echo(shown(f"{distiller.name or file}\n{distiller}"))
     for key, value in (distiller.provenance or {}).items():
-        typer.echo(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+        typer.echo(shown(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}"))
 
 
 @app.command()

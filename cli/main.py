@@ -8,10 +8,12 @@ import sys
 import typer
 
 from ..space import SearchFailed, WrongUse
+from ..space.errors import shown
 from . import commands, databases, runs  # noqa: F401 (they register the commands)
 from .app import app
 from .interrupts import Interrupts, ended_by_signals, flush_output
 from .options import naming, options_of
+from .passwords import hide_passwords
 from .places import LONG, shown_command
 
 
@@ -22,6 +24,7 @@ def main() -> None:
     shells give (143, 129 and 130).
     """
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    hide_passwords()
     arguments = sys.argv[1:]
     again = shown_command(arguments) if arguments[:1] in LONG else ""
     with ended_by_signals(again) as interrupts:
@@ -56,7 +59,7 @@ def _run(arguments: list[str], interrupts: Interrupts) -> int:
             raise
         message, code = f"{' '.join(error.format_message().split())} (see --help)", 2
     if interrupts.number is None:
-        print(f"detkds: {message}", file=sys.stderr)
+        print(shown(f"detkds: {message}"), file=sys.stderr)
     return code
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..space import WrongUse
-from ..space.errors import hide_password
+from ..space.errors import check_name, hide_password
 
 if TYPE_CHECKING:
     from ..db import Store
@@ -19,6 +19,9 @@ LONG = (["search"], ["train"], ["teachers"])
 
 
 def work_folder(work_dir: Path | None, name: str | None) -> Path:
+    """``--work-dir``, or the folder of a search of this name."""
+    if work_dir is None and name is not None:
+        check_name(Path(name).name, "name")
     return work_dir or Path("runs") / Path(name or "").name
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..space import Distiller, WrongUse
+from ..space.errors import check_name
 from .app import (
     ALGORITHM_HELP,
     ConfigArgument,
@@ -53,8 +54,8 @@ def search(
 
     Either by a search config, or by two mmdet configs: --student, --teacher, --teacher-checkpoint.
     """
-    if name is not None and Path(name).name != name:
-        raise WrongUse(f"--name {name}: a name is no path; say where files go by --work-dir")
+    if name is not None:
+        check_name(name, "name")
     models = Models(student, teacher, teacher_checkpoint)
     found = read_configured(config, models, cfg_options or [], work_dir, name)
     settings, name, folder = found.settings, found.name, found.folder

@@ -157,12 +157,25 @@ def _create_postgresql_engine(url: URL) -> Engine:
     settings: dict[str, Any] = {
         name: value for name, value in _POSTGRESQL_SETTINGS.items() if name not in url.query
     }
+    password_file = url.query.get("password_file")
+    if isinstance(password_file, str):
+        url = url.difference_update_query(["password_file"])
+        url = url.set(password=_read_password(password_file))
     # PgBouncer may give each transaction another connection, which knows no prepared statement.
     settings["prepare_threshold"] = None
     # Hours may pass between two trials, and the server may drop the connection meanwhile.
     engine = create_engine(url, connect_args=settings, pool_pre_ping=True)
     event.listen(engine, "begin", _limit_lock_waits)
     return engine
+
+
+def _read_password(file: str) -> str:
+    """The password in a file, such as a container's secret. Raises ValueError if there is none."""
+    try:
+        return Path(file).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ValueError(f"can't read password_file={file}: {reason}") from None
 
 
 def _limit_lock_waits(connection: Connection) -> None:

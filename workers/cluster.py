@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import secrets
 import signal
 import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ def cluster(resources: Resources, folder: Path | None = None) -> Iterator[str]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if resources.address is None:
         options["include_dashboard"] = resources.dashboard
+        use_token()
     try:
         # Without an address, Ray would join the cluster of RAY_ADDRESS or a Ray that runs here.
         with _own_signal_handlers():
@@ -59,6 +62,31 @@ def cluster(resources: Resources, folder: Path | None = None) -> Iterator[str]:
         yield context.dashboard_url or ""
     finally:
         ray.shutdown()
+
+
+def use_token() -> None:
+    """Only who has the user's token can use the Ray that starts here, and only the user reads it.
+
+    Ray has tokens since 2.52, and makes their file readable for all. The user's own RAY_AUTH_MODE,
+    RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH stay as they are.
+    """
+    if importlib.util.find_spec("ray._private.authentication") is None:
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    with suppress(AttributeError):
+        ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # Ray read the variable when it was imported
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        return
+    file = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # Ray says what is wrong with the home folder
+        file.parent.mkdir(exist_ok=True)
+        try:
+            opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            file.chmod(0o600)
+            return
+        with os.fdopen(opened, "w") as token:
+            token.write(secrets.token_hex(32))
 
 
 @contextmanager
