@@ -87,8 +87,9 @@ class Search(Settings):
     #: Whether a worker tries a candidate on a stored batch before it trains a student: DetKDS's
     #: distiller filter. A trial whose loss is NaN or above 100 ends in either case.
     filter: bool = True
-    #: Whether a trial is stopped halfway that, to be a parent or the best, would have to rise
-    #: further above its early score than any trial of the search has risen.
+    #: Whether trials are stopped halfway. With algorithm1 and random, a trial is stopped that, to
+    #: be a parent or the best, would have to rise further above its early score than any trial of
+    #: the search has risen. With other algorithms, the best third of early scores goes on.
     early_stop: bool = True
     #: The seed of the search, and of every trial.
     seed: int = 0
