@@ -16,7 +16,7 @@ from .distances import quality_focal
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
-from .processes import mean_over_processes
+from .processes import mean_over_processes, moments_over_processes
 from .responses import classification, count_positives, counted
 
 EPSILON = 1e-6
@@ -49,9 +49,9 @@ def _after(name: str) -> int:
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
 
-    Mean and deviation are over H, W and the N images of one process, as in the authors' release; no
-    formula of the paper says so. They are computed in float32 or wider; the result has the
-    teacher's type, which the teacher's layers read.
+    Mean and deviation are over H, W and the images of all processes: in the authors' release, of
+    one process; no formula of the paper says anything of it. They are computed in float32 or wider;
+    the result has the teacher's type, which the teacher's layers read.
 
     A channel and its gradient are multiplied by the ratio of the teacher's deviation to the
     student's. For a dead channel, whose deviation is about 0, the ratio is a thousand (a million in
@@ -62,8 +62,7 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     channel that is small in both maps.
     """
     own, known = to_float32(student), to_float32(teacher)
-    ours, ours_mean = torch.var_mean(own, (0, 2, 3), correction=0, keepdim=True)
-    theirs, theirs_mean = torch.var_mean(known, (0, 2, 3), correction=0, keepdim=True)
+    (ours, ours_mean), (theirs, theirs_mean) = moments_over_processes(own, known)
     scale = ((theirs + EPSILON) / (ours + EPSILON)).sqrt()
     of_maps = ((theirs.mean() + EPSILON) / (ours.detach().mean() + EPSILON)).sqrt()
     scale = scale.clamp(max=MOST * of_maps)

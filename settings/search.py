@@ -176,6 +176,30 @@ class SearchConfig(Settings):
     #: What trials and trainings may use of a machine.
     resources: Resources = Resources()
 
+    @property
+    def shared(self) -> dict[str, int]:
+        """How many processes share a training, by the setting that says so, where several do."""
+        schedules = {
+            "final": self.final,
+            "trial.warmup": self.trial.warmup,
+            "teacher.schedule": self.teacher and self.teacher.schedule,
+            **{f"teachers.{name}.schedule": one.schedule for name, one in self.teachers.items()},
+        }
+        found = {f"{name}.processes": one.processes for name, one in schedules.items() if one}
+        return {name: processes for name, processes in found.items() if processes > 1}
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> SearchConfig:
+        """Processes that share a training can't share a GPU."""
+        gpus = self.resources.gpus
+        for name, processes in self.shared.items():
+            if gpus is not None and 0 < gpus < 1:
+                raise ValueError(
+                    f"resources.gpus={gpus:g} gives {processes} processes of one training "
+                    f"({name}) a part of a GPU, and they can't share one: give each 1, or 0"
+                )
+        return self
+
     @model_validator(mode="after")
     def _one_look(self) -> SearchConfig:
         """Either ``data`` or the job's own loaders say how detectors see the images."""
