@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -70,10 +71,11 @@ class TeacherMemory:
             _batch([image.features for image in found]),
             _batch([image.logits for image in found]) if responses else (),
             _batch([image.localization for image in found]) if responses else (),
-        )
+        )  # what is remembered has been read: ``read`` stays None
 
     def _see(self, images: Tensor, samples: list) -> Knowledge:
-        return teacher_knowledge(self.teacher, images, samples, responses=self._dense)
+        known = teacher_knowledge(self.teacher, images, samples, responses=self._dense)
+        return replace(known, localization=known.boxes, read=None)  # 4 numbers, not 4 distributions
 
 
 def _key(image: Tensor, sample: Any) -> tuple:

@@ -33,6 +33,8 @@ class Needs:
     responses: bool = False
     #: Where the student's own assignment has positives.
     positives: bool = False
+    #: The same as a list of places.
+    places: bool = False
     #: Layers of the student's dense head, as CrossKD counts them, whose maps are kept.
     positions: frozenset[int] = frozenset()
     #: A second loss of the student's head, on other maps than the neck's.
@@ -43,6 +45,7 @@ class Needs:
         return Needs(
             self.responses or other.responses,
             self.positives or other.positives,
+            self.places or other.places,
             self.positions | other.positions,
             self.second_loss or other.second_loss,
         )
@@ -129,7 +132,13 @@ def observe(
     unused = copy_samples(own_samples) if needs.second_loss else []
     responses = needs.responses or needs.positives
     shapes = [tuple(sample.img_shape) for sample in own_samples]
-    with Tap(student, responses=responses, positions=needs.positions, shapes=shapes) as tap:
+    with Tap(
+        student,
+        responses=responses,
+        places=needs.places,
+        positions=needs.positions,
+        shapes=shapes,
+    ) as tap:
         losses = dict(student.loss(own_inputs, own_samples))
     knowledge = tap.knowledge
 
