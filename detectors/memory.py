@@ -75,7 +75,10 @@ class TeacherMemory:
 
     def _see(self, images: Tensor, samples: list) -> Knowledge:
         known = teacher_knowledge(self.teacher, images, samples, responses=self._dense)
-        return replace(known, localization=known.boxes, read=None)  # 4 numbers, not 4 distributions
+        # Of each prior four numbers, not four distributions.
+        pairs = zip(known.boxes, known.localization, strict=True)
+        boxes = tuple(box.unflatten(2, level.shape[2:]) for box, level in pairs)
+        return replace(known, localization=boxes, read=None)
 
 
 def _key(image: Tensor, sample: Any) -> tuple:

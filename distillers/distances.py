@@ -253,7 +253,12 @@ def _band(length: int, like: Tensor) -> Tensor:
 
 
 def ssim(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-    """(1 - SSIM) / 2, in [0, 1], of each channel map under an 11 x 11 Gaussian window (SKD).
+    """(1 - SSIM) / 2, in [0, 1], of each channel map under an 11 x 11 Gaussian window (SKD)."""
+    return _mean(ssim_values(student, teacher), weight)
+
+
+def ssim_values(student: Tensor, teacher: Tensor) -> Tensor:
+    """(1 - SSIM) / 2 of each element, (N, C, H, W).
 
     A window that leaves the map is renormalised, so a map may be smaller than the window. L, the
     dynamic range, is that of the teacher's sample.
@@ -271,7 +276,7 @@ def ssim(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tens
     c1, c2 = ((factor * ranges).square().view(-1, 1, 1) for factor in (SSIM_K1, SSIM_K2))
     luminance = (2 * mu_s * mu_t + c1) / (mu_s**2 + mu_t**2 + c1)
     structure = (2 * covariance + c2) / (variances + c2)
-    return _mean(((1 - luminance * structure) / 2).view_as(student), weight)
+    return ((1 - luminance * structure) / 2).view_as(student)
 
 
 #: Of student, teacher and, optionally, weights.

@@ -74,6 +74,11 @@ class Observation:
     losses: dict[str, Any] = field(default_factory=dict)
     #: The losses of the student's head on other maps than the neck's, if they were asked for.
     second_loss: Callable[[Levels], dict[str, Any]] | None = None
+    #: (height, width) of each of the teachers' images in pixels, without its padding. Empty: no
+    #: image is padded.
+    shapes: Sequence[tuple[int, int]] = ()
+    #: The same of the student's images.
+    student_shapes: Sequence[tuple[int, int]] = ()
 
     @property
     def teacher(self) -> Knowledge:
@@ -131,7 +136,7 @@ def observe(
     # Some heads write into the samples of their loss.
     unused = copy_samples(own_samples) if needs.second_loss else []
     responses = needs.responses or needs.positives
-    shapes = [tuple(sample.img_shape) for sample in own_samples]
+    shapes = shapes_of(own_samples)
     with Tap(
         student,
         responses=responses,
@@ -153,7 +158,14 @@ def observe(
         [sample.gt_instances.labels for sample in own_samples],
         losses,
         second_loss if needs.second_loss else None,
+        shapes_of(samples),
+        shapes,
     )
+
+
+def shapes_of(samples: list) -> list[tuple[int, int]]:
+    """(height, width) of the samples' images in pixels, without their padding."""
+    return [(sample.img_shape[0], sample.img_shape[1]) for sample in samples]
 
 
 def student_view(student: Any, inputs: Tensor, samples: list, scale: float) -> tuple[Tensor, list]:
