@@ -11,9 +11,6 @@ Each term is compared with an alternative in the same run: response terms with t
 afterwards), feature terms with maps whose padding counts. Each row is measured in a process of its
 own, the two ways in turns. Batch 16 is the line through the two largest batches, where it was not
 measured itself.
-
-With ``--steps``, also whole training steps (RetinaNet R50 under R50, weights random): a distilled
-step against the student's own step and the teacher's forward.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +36,7 @@ from detkds.detectors import (
     signature,
     without_pretrained,
 )
-from detkds.detectors.cross_head import CrossHead
+from detkds.detectors.cross_head import Branches, CrossHead
 from detkds.detectors.responses import dense_responses, priors_of, reading
 from detkds.distillers import BOX_DISTANCES, DistillationLoss, Observation, Pair, pieces
 from detkds.distillers.response_transforms import RESPONSE_TRANSFORMS
@@ -128,35 +125,35 @@ def observed(row: Row) -> tuple[Observation, Pair]:
     known = []
     for model in (student, teacher):
         maps = random_maps(sizes, row.images, row.device)
-        responses: tuple[Levels, ...] = ()
-        if row.term not in FEATURES:
-            head = model.bbox_head
-            responses = dense_responses(head, head(maps))
-        known.append(Knowledge(maps, *responses, read=reading(model.bbox_head)))
+        head = model.bbox_head
+        logits, boxes = ((), ()) if row.term in FEATURES else dense_responses(head, head(maps))
+        known.append(Knowledge(maps, logits, boxes, read=reading(head)))
     ours, theirs = known
-    hidden = {}
+    hidden: dict[int, Branches] = {}
     if row.term in CROSS:
         (position,) = DistillationLoss(Distiller.parse(row.term), pair).needs.positions
-        maps = CrossHead(student.bbox_head, position).before(ours.features)
-        hidden = {position: maps}
+        first, second = CrossHead(student.bbox_head, position).before(ours.features)
+        hidden = {position: (learning(first), learning(second))}
     positives = tuple(
         torch.rand(row.images, priors_of(level), device=row.device) < POSITIVES
         for level in ours.logits
     )
     leaves = Knowledge(
-        tuple(m.detach().requires_grad_() for m in ours.features),
-        tuple(m.detach().requires_grad_() for m in ours.logits),
-        tuple(m.detach().requires_grad_() for m in ours.localization),
+        learning(ours.features),
+        learning(ours.logits),
+        learning(ours.localization),
         positives,
         tuple(torch.ones_like(p) for p in positives),
-        hidden={
-            i: tuple(tuple(m.detach().requires_grad_() for m in b) for b in branches)
-            for i, branches in hidden.items()
-        },
+        hidden=hidden,
         read=ours.read,
         places=places_of(positives) if positives else (),
     )
-    return Observation(leaves, (theirs,), random_boxes(row.images, row.device)), pair
+    shapes = [(HEIGHT, WIDTH)] * row.images
+    return Observation(leaves, (theirs,), random_boxes(row.images, row.device), shapes=shapes), pair
+
+
+def learning(levels: Levels) -> Levels:
+    return tuple(level.detach().requires_grad_() for level in levels)
 
 
 def random_boxes(images: int, device: str) -> list[Tensor]:
@@ -195,8 +192,8 @@ def ways(row: Row) -> tuple[list[Tensor], dict[str, Callable[[], None]]]:
     branches = [b for pair_ in student.hidden.values() for b in pair_]
     leaves = [leaf for levels in (*known, *branches) for leaf in levels]
 
-    def ours() -> Tensor:
-        (value,) = loss(observation).values()
+    def ours(seen: Observation = observation) -> Tensor:
+        (value,) = loss(seen).values()
         return value
 
     def whole() -> Tensor:
@@ -204,7 +201,7 @@ def ways(row: Row) -> tuple[list[Tensor], dict[str, Callable[[], None]]]:
         try:
             if term.knowledge == "localization":
                 return masked_localization(observation, term)
-            return ours()
+            return ours(replace(observation, shapes=()))
         finally:
             pieces.PIECE = before
 
@@ -329,7 +326,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="append the table to this Markdown file")
-    parser.add_argument("--quick", action="store_true", help="one image, three terms, one round")
+    parser.add_argument("--quick", action="store_true", help="one image, few terms, one round")
     parser.add_argument("--need-gpu", action="store_true", help="without a GPU, do nothing")
     arguments = parser.parse_args()
     if arguments.need_gpu and not cuda:
@@ -338,7 +335,8 @@ def main() -> None:
     device = "cuda" if cuda else "cpu"
     if arguments.quick:
         arguments.batches, arguments.rounds = [1], 1
-        arguments.terms = [RESPONSES[0], RESPONSES[-1], FEATURES[0]]
+        if arguments.terms == parser.get_default("terms"):
+            arguments.terms = [RESPONSES[0], RESPONSES[-1], FEATURES[0]]
     where = torch.cuda.get_device_name() if cuda else f"{arguments.threads} threads"
     print(f"torch {torch.__version__}, {where}, {arguments.rounds} rounds")
     table(

@@ -52,8 +52,10 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
 
     Mean and deviation are over H, W and the N images of one process, as in the authors' release; no
-    formula of the paper says so. They are computed in float32 or wider; the result has the
-    teacher's type, which the teacher's layers read.
+    formula of the paper says so. So gradients that are accumulated over batches, or averaged over
+    processes, are not those of one larger batch, and padding counts in both statistics. They are
+    computed in float32 or wider; the result has the teacher's type, which the teacher's layers
+    read.
 
     A channel and its gradient are multiplied by the ratio of the teacher's deviation to the
     student's. For a dead channel, whose deviation is about 0, the ratio is a thousand (a million in

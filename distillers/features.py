@@ -236,15 +236,19 @@ def in_a_row(pairs: list[TensorPair]) -> TensorPair:
 
 
 def filled_up(parts: list[Weighted]) -> Weighted:
-    """Maps of unlike sizes as one batch; the weight of what fills a map up is 0."""
+    """Weighted maps of unlike sizes as one batch; the weight of what fills a map up is 0."""
     rows, columns = (max(part[0].shape[axis] for part in parts) for axis in (-2, -1))
 
-    def fill(tensors: Iterable[Tensor]) -> Tensor:
+    def fill(tensors: Iterable[Tensor | None]) -> Tensor:
         return torch.cat(
-            [F.pad(x, (0, columns - x.shape[-1], 0, rows - x.shape[-2])) for x in tensors]
+            [
+                F.pad(x, (0, columns - x.shape[-1], 0, rows - x.shape[-2]))
+                for x in tensors
+                if x is not None
+            ]
         )
 
-    student, teacher, weight = (fill([part[i] for part in parts]) for i in range(3))
+    student, teacher, weight = (fill(side) for side in zip(*parts, strict=True))
     return student, teacher, weight
 
 
