@@ -285,6 +285,7 @@ def table(rows: list[Row], out: Path | None) -> None:
         ratios = [a / b for a, b in zip(ours.seconds, other.seconds, strict=True)]
         cells = [row.term, str(row.images), *(f"{peak:,.0f}" for peak in peaks)]
         cells += [f"{statistics.median(ours.seconds):.3f}", spread(ratios, ".2f")]
+        print("  ".join(cells), flush=True)  # a row takes a while
         lines.append(cells)
         more = at_sixteen(measured[row.term])
         if more and row.images == max(r.images for r in rows):
