@@ -19,7 +19,10 @@ WorkDir = Annotated[
 ]
 Storage = Annotated[
     str | None,
-    typer.Option(help="Database URL. [default: sqlite:///<work-dir>/detkds.db]"),
+    typer.Option(
+        envvar="DETKDS_STORAGE",
+        help="Database URL. [default: sqlite:///<work-dir>/detkds.db]",
+    ),
 ]
 Options = Annotated[
     list[str] | None,

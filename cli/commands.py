@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ..space import Distiller, SearchSpace, WrongUse
+from ..space.errors import shown
 from .app import ALGORITHM_HELP, MaxTeachers, Options, OutFile, Storage, WorkDir, app
 from .options import naming
 from .places import check_writable, make_display, open_store, work_folder
@@ -68,9 +69,9 @@ def show(file: Annotated[str, typer.Argument(help="A distiller file or a shipped
     from ..configs import distiller_file
 
     distiller = Distiller.from_json(distiller_file(file))
-    typer.echo(f"{distiller.name or file}\n{distiller}")
+    typer.echo(shown(f"{distiller.name or file}\n{distiller}"))
     for key, value in (distiller.provenance or {}).items():
-        typer.echo(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}")
+        typer.echo(shown(f"  {key}: {value if isinstance(value, str) else json.dumps(value)}"))
 
 
 @app.command()
@@ -130,7 +131,8 @@ def teachers(
         from ..search.teachers.pool import run_order
 
         plan = make_plan(settings, folder, pool=True)
-        with open_store(storage, folder, create=True) as store, make_display() as display:
+        opened = open_store(storage, folder, True, settings.resources.patience)
+        with opened as store, make_display() as display:
             pool = run_order(plan, store, display, images)
     order = teacher_order(pool, algorithm, max_teachers)
     if as_json:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from ..space import Status
 from .console import console, in_one_line
+from .interrupts import interrupts
 
 if TYPE_CHECKING:
     from ..search.session import Session
@@ -27,11 +30,13 @@ class SearchDisplay:
 
     On a terminal the display redraws in place; elsewhere it prints a line now and then.
     ``continue_command``: the command that continues an interrupted search or training, which the
-    display then prints; "" prints nothing.
+    display then prints; "" prints nothing. ``before`` is printed instead until the cluster is
+    there: nothing is stored before.
     """
 
-    def __init__(self, continue_command: str) -> None:
-        self._continue_command = continue_command
+    def __init__(self, continue_command: str, before: str | None = None) -> None:
+        self._later = continue_command
+        self._continue_command = continue_command if before is None else before
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
         self._last_time, self._last_line = 0.0, ""
         self._started: float | None = None
@@ -49,12 +54,18 @@ class SearchDisplay:
         trace: TracebackType | None,
     ) -> None:
         if self._live:
-            self._live.stop()
-        if isinstance(error, KeyboardInterrupt) and self._continue_command:
-            console.print(f"interrupted; go on with: {self._continue_command}", soft_wrap=True)
+            with suppress(OSError):  # the terminal may be closed
+                self._live.stop()
+        signalled = isinstance(error, KeyboardInterrupt) or interrupts.number is not None
+        if error is not None and signalled and self._continue_command:
+            interrupts.tell(self._continue_command, partial(console.print, soft_wrap=True))
 
     def dashboard(self, address: str) -> None:
-        """Say where Ray's dashboard is; ``address`` is "" if Ray runs without a dashboard."""
+        """Say where Ray's dashboard is; ``address`` is "" if Ray runs without a dashboard.
+
+        From now on, what is interrupted is in the store.
+        """
+        interrupts.command = self._continue_command = self._later
         if address:
             self.say(f"Ray dashboard: http://{address} (its token: ray get-auth-token)")
 

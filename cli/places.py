@@ -8,20 +8,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..space import WrongUse
+from ..space.errors import check_name, hide_password
 
 if TYPE_CHECKING:
     from ..db import Store
     from .display import SearchDisplay
 
+#: The commands that go on when they are given again after an interruption.
+LONG = (["search"], ["train"], ["teachers"])
+
 
 def work_folder(work_dir: Path | None, name: str | None) -> Path:
+    """``--work-dir``, or the folder of a search of this name."""
+    if work_dir is None and name is not None:
+        check_name(Path(name).name, "name")
     return work_dir or Path("runs") / Path(name or "").name
 
 
-def open_store(storage: str | None, folder: Path, create: bool = False) -> Store:
+def open_store(
+    storage: str | None, folder: Path, create: bool = False, patience: float | None = None
+) -> Store:
     """Open the database of ``--storage``, by default ``detkds.db`` in the work folder.
 
-    ``create``: make the work folder and the database if they do not exist.
+    ``create``: make the work folder and the database if they do not exist. ``patience``: seconds
+    that the store waits for a database that does not answer.
     """
     from ..db import Store
 
@@ -30,22 +40,29 @@ def open_store(storage: str | None, folder: Path, create: bool = False) -> Store
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WrongUse(f"--work-dir {folder}: can't make it: {error.strerror}") from None
-    return Store(storage or f"sqlite:///{folder / 'detkds.db'}", create=create)
+    return Store(storage_url(storage, folder), create, patience)
+
+
+def storage_url(storage: str | None, folder: Path) -> str:
+    return storage or f"sqlite:///{folder / 'detkds.db'}"
 
 
 def make_display() -> SearchDisplay:
+    """The display of a long command, which says how to go on when it is interrupted.
+
+    Only a search that the store knows goes on with ``--resume``.
+    """
     from .display import SearchDisplay
 
-    return SearchDisplay(_continue_command())
-
-
-def _continue_command() -> str:
-    """The command that continues this command, without its password."""
-    from ..db import hide_password
-
     arguments = sys.argv[1:]
+    begun = list(arguments)
     if arguments[:1] == ["search"] and "--resume" not in arguments:
-        arguments.append("--resume")
+        begun.append("--resume")
+    return SearchDisplay(shown_command(begun), before=shown_command(arguments))
+
+
+def shown_command(arguments: list[str]) -> str:
+    """A command as the user would type it, without its password."""
     return shlex.join(["detkds", *map(hide_password, arguments)])
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..space import Distiller, WrongUse
+from ..space.errors import check_name
 from .app import (
     ALGORITHM_HELP,
     ConfigArgument,
@@ -53,8 +54,8 @@ def search(
 
     Either by a search config, or by two mmdet configs: --student, --teacher, --teacher-checkpoint.
     """
-    if name is not None and Path(name).name != name:
-        raise WrongUse(f"--name {name}: a name is no path; say where files go by --work-dir")
+    if name is not None:
+        check_name(name, "name")
     options = Given(student, teacher, teacher_checkpoint)
     found = read_configured(config, options, cfg_options or [], work_dir, name)
     settings, name, folder = found.settings, found.name, found.folder
@@ -69,7 +70,9 @@ def search(
         return found.show()
     found.say()
     must_exist = resume or reads_store(settings.search.start)
-    with open_store(storage, folder, create=not must_exist) as store, make_display() as display:
+    patience = settings.resources.patience
+    opened = open_store(storage, folder, not must_exist, patience)
+    with opened as store, make_display() as display:
         result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
     final_table(result)
 
@@ -168,7 +171,8 @@ def train(
     if export_config is not None:
         return _export_config(plan, name, chosen, export_config, order if simultaneous else None)
     found.say()
-    with open_store(storage, folder, create=True) as store, make_display() as display:
+    opened = open_store(storage, folder, True, settings.resources.patience)
+    with opened as store, make_display() as display:
         if teachers is None or chosen is None:
             results = run_training(plan, store, display, chosen, name)
         elif simultaneous:

@@ -1,7 +1,6 @@
 """What is remembered: searches, trials, trainings and adaptation costs, in SQLite or PostgreSQL."""
 
-from .database import hide_password
 from .rows import CostRow, SearchRow, TrainingRow, TrialRow
 from .store import Store
 
-__all__ = ["CostRow", "SearchRow", "Store", "TrainingRow", "TrialRow", "hide_password"]
+__all__ = ["CostRow", "SearchRow", "Store", "TrainingRow", "TrialRow"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ..space import WrongUse
+from ..space.errors import hide_password
 from .models import Base
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -49,8 +49,31 @@ _RETRY_SECONDS = 0.05
 def open_database(url: str, create: bool = True) -> Engine:
     """Connect to a database and bring its schema up to date; ``create`` makes a new SQLite file.
 
+    A PostgreSQL database, which other versions may use, is set up if it is empty, and otherwise
+    upgraded by nobody but :func:`upgrade_database`.
+
     Raises :class:`WrongUse` with the URL and the reason when the database cannot be used. A new
     SQLite file that could not be set up is removed.
+    """
+    engine, file, is_new = connect(url, create)
+    try:
+        if file is None and engine.dialect.name == "postgresql" and revision_of(engine):
+            _check_newest(engine, url)
+        upgrade(engine)
+        if file is not None:
+            use_write_ahead_log(engine)
+    except (CommandError, DBAPIError, sqlite3.Error) as error:
+        engine.dispose()
+        if file is not None and is_new:
+            _remove_if_empty(file, error)
+        raise unusable(url, reason_of(error)) from None
+    return engine
+
+
+def connect(url: str, create: bool) -> tuple[Engine, Path | None, bool]:
+    """The engine of a database, its file if it is one, and whether that is still to be made.
+
+    Raises :class:`WrongUse` for a wrong URL; nothing is opened yet.
     """
     parsed = _parse(url)
     file = file_of(parsed)
@@ -61,17 +84,7 @@ def open_database(url: str, create: bool = True) -> Engine:
         )
     if file is not None:
         _check_place(url, file)
-    engine = _create_engine(url, parsed)
-    try:
-        upgrade(engine)
-        if file is not None:
-            use_write_ahead_log(engine)
-    except (CommandError, DBAPIError, sqlite3.Error) as error:
-        engine.dispose()
-        if file is not None and is_new:
-            _remove_if_empty(file, error)
-        raise unusable(url, reason_of(error)) from None
-    return engine
+    return _create_engine(url, parsed), file, is_new
 
 
 def unusable(url: str, reason: str) -> WrongUse:
@@ -90,12 +103,6 @@ def reason_of(error: Exception) -> str:
 
 
 # The URL
-
-
-def hide_password(url: str) -> str:
-    """The URL with ``***`` for the password. The URL may be malformed."""
-    without_login = re.sub(r"://([^:/@]*):.*@", r"://\1:***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", without_login)
 
 
 def file_of(url: URL) -> Path | None:
@@ -147,11 +154,34 @@ def _create_engine(url: str, parsed: URL) -> Engine:
 
 
 def _create_postgresql_engine(url: URL) -> Engine:
-    settings = {
+    settings: dict[str, Any] = {
         name: value for name, value in _POSTGRESQL_SETTINGS.items() if name not in url.query
     }
+    password_file = url.query.get("password_file")
+    if isinstance(password_file, str):
+        url = url.difference_update_query(["password_file"])
+        url = url.set(password=_read_password(password_file))
+    # PgBouncer may give each transaction another connection, which knows no prepared statement.
+    settings["prepare_threshold"] = None
     # Hours may pass between two trials, and the server may drop the connection meanwhile.
-    return create_engine(url, connect_args=settings, pool_pre_ping=True)
+    engine = create_engine(url, connect_args=settings, pool_pre_ping=True)
+    event.listen(engine, "begin", _limit_lock_waits)
+    return engine
+
+
+def _read_password(file: str) -> str:
+    """The password in a file, such as a container's secret. Raises ValueError if there is none."""
+    try:
+        return Path(file).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ValueError(f"can't read password_file={file}: {reason}") from None
+
+
+def _limit_lock_waits(connection: Connection) -> None:
+    """Let a statement that waits for another client's lock fail, so that it is said and retried."""
+    # SET LOCAL ends with the transaction: PgBouncer keeps no settings of a session.
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_SECONDS}s'")
 
 
 def create_sqlite_engine(url: URL) -> Engine:
@@ -231,11 +261,36 @@ def upgrade(engine: Engine) -> None:
         command.upgrade(configuration(connection), "head")
 
 
+def revision_of(engine: Engine) -> str | None:
+    """The revision of a database's schema; None: it has none yet."""
+    with engine.execution_options(**READING).connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def newest_revision(connection: Connection) -> str | None:
+    """The revision that this version of detkds reads and writes."""
+    return ScriptDirectory.from_config(configuration(connection)).get_current_head()
+
+
+def _check_newest(engine: Engine, url: str) -> None:
+    """Raise :class:`WrongUse` for an earlier schema, alembic's ``CommandError`` for a newer one."""
+    with engine.execution_options(**READING).connect() as connection:
+        if _is_newest(connection):
+            return
+        script = ScriptDirectory.from_config(configuration(connection))
+        script.get_revision(revision_of(engine) or "base")
+    engine.dispose()
+    raise unusable(
+        url,
+        "its schema is of an earlier version of detkds, which others may still run: `detkds db "
+        "backup`, then `detkds db upgrade`, both with this --storage, bring it up to date",
+    )
+
+
 def _is_newest(connection: Connection) -> bool:
-    script = ScriptDirectory.from_config(configuration(connection))
-    return set(MigrationContext.configure(connection).get_current_heads()) == {
-        script.get_current_head()
-    }
+    return MigrationContext.configure(connection).get_current_revision() == newest_revision(
+        connection
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The tables (searches, trials, full trainings, adaptation costs) and their column types."""
+"""The tables (searches, leases, trials, trainings, adaptation costs) and their column types."""
 
 from __future__ import annotations
 
@@ -138,6 +138,7 @@ class Search(Base):
     """A search. Scores are comparable between trials of equal ``conditions``, which is a hash.
 
     ``confirmation`` says which trial is exported and why, once the best trials are confirmed.
+    ``holder`` is the user and the host that the search was started by and on.
     """
 
     __tablename__ = "searches"
@@ -152,10 +153,33 @@ class Search(Base):
     finished: Mapped[datetime | None]
     host: Mapped[str]
     confirmation: Mapped[dict[str, Any] | None]
+    holder: Mapped[str | None]
+
+
+class Lease(Base):
+    """Which driver runs the search of a name, by its ``token``; see :mod:`detkds.db.lease`.
+
+    ``heartbeat`` is the driver's last sign of life, or None when it has ended. ``process_key``
+    tells ``process`` from others of the same number.
+    """
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(16))
+    holder: Mapped[str]
+    host: Mapped[str]
+    process: Mapped[int]
+    process_key: Mapped[str | None]
+    since: Mapped[datetime]
+    heartbeat: Mapped[datetime | None]
 
 
 class Run:
-    """The columns that trials and trainings share: where a run worked and what came out."""
+    """The columns that trials and trainings share: where a run worked and what came out.
+
+    ``holder`` is the user and the host of the driver that wrote the row last.
+    """
 
     status: Mapped[Status]
     score: Mapped[float | None]
@@ -168,6 +192,7 @@ class Run:
     started: Mapped[datetime | None]
     finished: Mapped[datetime | None]
     seconds: Mapped[float | None]
+    holder: Mapped[str | None]
 
     def finish(self, outcome: Outcome) -> None:
         """Copy an outcome into the row. Raises ValueError for the states queued and running.

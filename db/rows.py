@@ -18,6 +18,7 @@ class SearchRow:
     """One search. ``finished`` is None until the search ends; times are UTC.
 
     ``confirmation``: which trial is exported and why, or None as long as no trial is confirmed.
+    ``holder``: user@host of who started it; None in rows of earlier versions.
     """
 
     id: int
@@ -30,11 +31,16 @@ class SearchRow:
     finished: datetime | None
     host: str
     confirmation: dict[str, Any] | None
+    holder: str | None
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """The fields that trials and trainings share. Times are UTC; ``seconds`` is working time."""
+    """The fields that trials and trainings share. Times are UTC; ``seconds`` is working time.
+
+    ``holder``: user@host of the driver that wrote the row last; None in rows of earlier
+    versions.
+    """
 
     id: int
     status: Status
@@ -48,6 +54,7 @@ class RunRow:
     started: datetime | None
     finished: datetime | None
     seconds: float | None
+    holder: str | None
     conditions: str
 
     @property
@@ -157,6 +164,7 @@ _RECORD_FIELDS = (
     "finished",
     "seconds",
     "reused_from",
+    "holder",
 )
 
 

@@ -15,11 +15,13 @@ from sqlalchemy.orm import Session
 
 from .. import __version__
 from ..space import Candidate, Distiller, Outcome, Status, WrongUse, nearest
-from .database import hide_password, open_database
+from ..space.errors import hide_password
+from .conflicts import find_untold, flush
+from .database import open_database
+from .lease import holder, leased
 from .models import AdaptationCost, Search, Training, Trial, find, now
 from .requeue import requeue_failures, requeue_running
 from .rows import CostRow, Row, SearchRow, TrainingRow, TrialRow, flatten, to_row
-from .search_lock import find_untold, flush, locked
 from .transactions import Transactions
 
 #: Earlier versions stored NaN as a completed score: SQLite holds NULL for it, and PostgreSQL sorts
@@ -32,17 +34,17 @@ class Store:
 
     ``url`` is ``sqlite:///path/to/file.db`` or ``postgresql+psycopg://user:password@host/database``;
     ``create`` makes a SQLite file that does not exist. Opening brings the schema up to date.
-    Several processes may write at the same time. A method waits up to ten minutes for a database
-    that does not answer (see :class:`Transactions`).
+    Several processes may write at the same time. A method waits for a database that does not
+    answer, up to ``patience`` seconds, ten minutes by default (see :class:`Transactions`).
 
     Raises :class:`WrongUse` for a database that cannot be opened, or whose schema is newer than
     this version. A method raises LookupError for an id that the store does not hold.
     """
 
-    def __init__(self, url: str, create: bool = True) -> None:
+    def __init__(self, url: str, create: bool = True, patience: float | None = None) -> None:
         self.url = hide_password(url)
         self._engine = open_database(url, create)
-        self._transactions = Transactions(self._engine, self.url)
+        self._transactions = Transactions(self._engine, self.url, patience)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -72,6 +74,7 @@ class Store:
                 version=__version__,
                 created=created,
                 host=platform.node(),
+                holder=holder(),
             )
             session.add(search)
             session.flush()
@@ -104,10 +107,10 @@ class Store:
     def held(self, name: str) -> AbstractContextManager[None]:
         """A context in which this process alone runs the search of this name.
 
-        Entering it raises :class:`WrongUse` when another process runs the search. The search is
-        free again after the context, or when the process ends.
+        See :func:`~detkds.db.lease.leased`. Entering it raises :class:`WrongUse` when another
+        process runs the search, with who, where and since when.
         """
-        return locked(self._engine, name)
+        return leased(self._transactions, name)
 
     def finish_search(self, search_id: int) -> None:
         self._set(search_id, "finished", now())
@@ -154,6 +157,7 @@ class Store:
                 conditions=conditions,
                 seed=seed,
                 queued=now(),
+                holder=holder(),
             )
             session.add(trial)
             flush(session, search)
@@ -164,7 +168,7 @@ class Store:
     def start_trial(self, trial_id: int, host: str, device: str) -> None:
         def start(session: Session) -> None:
             trial = find_untold(session, trial_id)
-            trial.status, trial.started = Status.RUNNING, now()
+            trial.status, trial.started, trial.holder = Status.RUNNING, now(), holder()
             trial.host, trial.device = host, device
 
         self._transactions.write(start)
@@ -186,7 +190,7 @@ class Store:
             search = find(session, Search, trial.search_id)
             source = None if reused_from is None else find(session, Trial, reused_from)
             trial.reused_from = None if source is None else source.id
-            trial.tell_order = tell_order
+            trial.tell_order, trial.holder = tell_order, holder()
             trial.finish(outcome)
             flush(session, search)
 
@@ -285,7 +289,7 @@ class Store:
                 status=Status.RUNNING, split=split, **what
             )
             training.distiller, training.started = distiller, now()
-            training.host, training.device = host, device
+            training.host, training.device, training.holder = host, device, holder()
             session.add(training)
             session.flush()
             return training.id
@@ -298,7 +302,7 @@ class Store:
         def finish(session: Session) -> None:
             training = find(session, Training, training_id)
             training.finish(outcome)
-            training.checkpoint = checkpoint
+            training.checkpoint, training.holder = checkpoint, holder()
 
         self._transactions.write(finish)
 

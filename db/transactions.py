@@ -6,18 +6,24 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from ..space import SearchFailed
 from .database import READING, reason_of, unusable
 
-#: A transaction is tried again for this many seconds.
-RETRY_SECONDS = 600.0
+#: By default, a transaction is tried again for this many seconds; see ``resources.patience``.
+PATIENCE_SECONDS = 600.0
 #: Seconds between two tries: the pause doubles from the first to the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+#: PostgreSQL's code of a write to a server that is a standby, as after a failover.
+_READ_ONLY = "25006"
+#: What SQLite says of a lock that another client holds, of a full disk and of a file system that
+#: is away or read-only for a while.
+_TEMPORARY = ("locked", "is full", "disk I/O error", "readonly database", "unable to open database")
 
 Result = TypeVar("Result")
 
@@ -25,15 +31,20 @@ Result = TypeVar("Result")
 class Transactions:
     """Calls functions, each in a database transaction of its own.
 
-    When the connection is lost or the database is locked, the transaction is rolled back and the
-    function is called again in a new transaction, for up to :data:`RETRY_SECONDS`; after that,
-    :class:`WrongUse` is raised. Any other error is raised at once.
+    When the connection is lost, the database is locked or read-only, or its disk is full, the
+    transaction is rolled back and the function is called again in a new transaction, for up to
+    ``patience`` seconds; after that, :class:`SearchFailed` is raised. The first try says that it
+    waits, and why. Any other error is raised at once.
+
+    ``guard``, if there is one, is called first in each transaction that writes.
     """
 
-    def __init__(self, engine: Engine, url: str) -> None:
+    def __init__(self, engine: Engine, url: str, patience: float | None = None) -> None:
         self._url = url
+        self._patience = patience
         self._writing = sessionmaker(engine)
         self._reading = sessionmaker(engine.execution_options(**READING))
+        self.guard: Callable[[Session], Any] | None = None
 
     def read(self, function: Callable[[Session], Result]) -> Result:
         """Return ``function(session)``, which only reads."""
@@ -46,7 +57,7 @@ class Transactions:
         ``function`` is called again although its changes are in the database; writing the same
         changes twice must do no harm. Otherwise use :meth:`write_once`.
         """
-        return self._run(self._writing, lambda session, _: function(session))
+        return self.write_once(lambda session, _: function(session))
 
     def write_once(self, function: Callable[[Session, bool], Result]) -> Result:
         """Commit the changes of ``function(session, repeated)`` and return its result.
@@ -54,11 +65,23 @@ class Transactions:
         ``repeated`` is True in every try but the first: the changes may be in the database already
         (see :meth:`write`), and ``function`` has to look for them before it writes.
         """
-        return self._run(self._writing, function)
+
+        def guarded(session: Session, repeated: bool) -> Result:
+            if self.guard is not None:
+                self.guard(session)
+            return function(session, repeated)
+
+        return self._run(self._writing, guarded)
+
+    def once(self, function: Callable[[Session], Result]) -> Result:
+        """Commit the changes of ``function(session)`` in one try, without the guard."""
+        with self._writing.begin() as session:
+            return function(session)
 
     def _run(
         self, sessions: sessionmaker[Session], function: Callable[[Session, bool], Result]
     ) -> Result:
+        patience = PATIENCE_SECONDS if self._patience is None else self._patience
         deadline, pause, repeated = None, FIRST_PAUSE, False
         while True:
             try:
@@ -69,23 +92,28 @@ class Transactions:
                     raise
                 reason = reason_of(error)
                 if deadline is None:
-                    deadline = time.monotonic() + RETRY_SECONDS
-                    _print(f"{self._url} does not answer ({reason})")
+                    deadline = time.monotonic() + patience
+                    _print(f"{self._url}: {reason}: trying again for {_minutes(patience)}")
                 elif time.monotonic() > deadline:
-                    silence = f"no answer for {RETRY_SECONDS / 60:.0f} minutes ({reason})"
-                    raise unusable(self._url, silence) from None
-            time.sleep(pause)
+                    silence = f"no answer for {_minutes(patience)} ({reason})"
+                    raise SearchFailed(str(unusable(self._url, silence))) from None
+            time.sleep(min(pause, max(deadline - time.monotonic(), FIRST_PAUSE)))
             pause = min(2 * pause, LONGEST_PAUSE)
             repeated = True
 
 
 def _is_temporary(error: DBAPIError) -> bool:
-    """Whether the error is a lost connection or a lock."""
+    """Whether the database may take the same transaction a while later."""
     if isinstance(error.orig, sqlite3.Error):
-        return "locked" in str(error.orig)
+        return any(text in str(error.orig) for text in _TEMPORARY)
+    if getattr(error.orig, "sqlstate", None) == _READ_ONLY:
+        return True
     return error.connection_invalidated or isinstance(error, OperationalError)
 
 
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+
+
 def _print(text: str) -> None:
-    minutes = f"{RETRY_SECONDS / 60:.0f} minutes"
-    print(f"detkds: {text}: trying for {minutes}", file=sys.stderr, flush=True)
+    print(f"detkds: {text}", file=sys.stderr, flush=True)

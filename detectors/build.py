@@ -17,8 +17,10 @@ from torch import nn
 
 from ..configs import FOLDER
 from ..settings import Model
+from ..settings.load import read_config
 from ..space import WrongUse, nearest
 from . import operators
+from .checkpoints import load_safely_from_now_on
 from .cross_head import HeadLayers, head_layers
 from .families import NO_HEAD, Unreadable, fixed_image_size, has_encoder_maps, head_strides
 from .maps import feature_maps
@@ -36,9 +38,11 @@ def register() -> None:
 
     Operators that mmcv has not compiled come from torchvision. mmengine's logger prints warnings
     only: at its own level it prints every parameter that is initialised.
-    PAA's heads fit their mixture in float64 (:func:`use_float64_in_paa`).
+    PAA's heads fit their mixture in float64 (:func:`use_float64_in_paa`). What configs name as
+    pre-trained weights is loaded without running code in it.
     """
     operators.install()
+    load_safely_from_now_on()
     if not MMLogger.check_instance_created("mmengine"):
         MMLogger.get_instance("mmengine", log_level="WARNING")
     from mmdet.utils import register_all_modules
@@ -128,12 +132,9 @@ def _shipped(path: Path) -> Config:
 
 
 def _read(path: Path) -> Config:
-    try:
-        with warnings.catch_warnings():  # mmengine looks up mmdet:: bases with pkg_resources
-            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-            return Config.fromfile(path)
-    except (SyntaxError, OSError, KeyError, AttributeError, ImportError) as error:
-        raise WrongUse(f"{path}: can't read the config: {error}") from None
+    with warnings.catch_warnings():  # mmengine looks up mmdet:: bases with pkg_resources
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+        return read_config(path)
 
 
 def build_detector(config: Mapping[str, Any], name: str = "model") -> Any:

@@ -13,13 +13,14 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
@@ -29,6 +30,8 @@ from .downloads import local_file
 
 #: How messages say what a checkpoint file must be.
 SAVED = "a file as torch.save writes it, downloaded to its end"
+#: Schemes of mmengine whose loaders call :func:`torch.load` themselves.
+_CLIENTS = ["pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://"]
 MapLocation = str | torch.device | Callable[..., Any] | dict[str, str] | None
 
 
@@ -96,16 +99,27 @@ def allow_runner_resume(*, trust: bool = False) -> Iterator[None]:
     code that a checkpoint contains.
     """
 
-    schemes = CheckpointLoader._schemes.copy()
+    schemes, load_from_http = CheckpointLoader._schemes.copy(), mmengine_checkpoint.load_from_http
     use_safe_loading(trust=trust)
     try:
         yield
     finally:
         CheckpointLoader._schemes = schemes
+        mmengine_checkpoint.load_from_http = load_from_http
+
+
+@cache
+def load_safely_from_now_on() -> None:
+    """Call :func:`use_safe_loading` once; inside of :func:`allow_runner_resume`, that stays."""
+    use_safe_loading()
 
 
 def use_safe_loading(*, trust: bool = False) -> None:
-    """Make mmengine load every checkpoint of this process by :func:`load_checkpoint`."""
+    """Make mmengine load every checkpoint of this process by :func:`load_checkpoint`.
+
+    The names of model zoos (``torchvision://resnet50``) stand for addresses. What needs a client of
+    its own (``s3://``, ``petrel://``, ``pavi://``) is refused: the clients read it by themselves.
+    """
 
     def load_from_local(filename: str, map_location: MapLocation = None) -> dict[str, Any]:
         checkpoint = load_checkpoint(filename, trust=trust, map_location=map_location)
@@ -114,7 +128,17 @@ def use_safe_loading(*, trust: bool = False) -> None:
             (checkpoint.get("meta") or {}).pop("config", None)
         return checkpoint
 
+    def load_from_http(filename: str, map_location: MapLocation = None, **_: Any) -> dict[str, Any]:
+        return load_from_local(filename, map_location)
+
+    def refuse(filename: str, map_location: MapLocation = None) -> dict[str, Any]:
+        raise WrongUse(
+            f"{filename}: a checkpoint is a file or an http(s) address; give one of these"
+        )
+
     CheckpointLoader.register_scheme(["", "http://", "https://"], load_from_local, force=True)
+    CheckpointLoader.register_scheme(_CLIENTS, refuse, force=True)
+    mmengine_checkpoint.load_from_http = load_from_http  # what the loaders of model zoos call
 
 
 def _reshaped(weights: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:

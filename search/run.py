@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
@@ -91,8 +92,8 @@ def run_search(
         store.held(name),
         cluster(config.resources, plan.folder, config.shared) as dashboard,
     ):
-        display.dashboard(dashboard)
         search = store.find_search(name) or _create(plan, store, name, start)
+        display.dashboard(dashboard)
         make_data(plan)
         register()
         train_all(plan.preliminary, plan, display, store, search)
@@ -167,19 +168,27 @@ def _run_trials(
 
 @contextmanager
 def _stopped_by_interrupt(session: Session) -> Iterator[None]:
-    """Ctrl-C ends the search, even if a library's callback swallows the exception."""
+    """Ctrl-C ends the search, even if a library's callback swallows the exception.
+
+    So does each signal that whoever runs the search handles as Ctrl-C.
+    """
+    before: dict[int, Callable[[int, Any], Any]] = {}
 
     def interrupt(number: int, frame: object) -> None:
         session.stopped = True
-        raise KeyboardInterrupt
+        before[number](number, frame)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, interrupt)
+    if threading.current_thread() is threading.main_thread():
+        names = {"SIGINT", "SIGTERM", "SIGHUP"}
+        for one in (one for one in signal.Signals if one.name in names):
+            handler = signal.getsignal(one)
+            if callable(handler):
+                before[one] = handler
+                signal.signal(one, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if session.stopped:
         raise KeyboardInterrupt

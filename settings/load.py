@@ -33,15 +33,10 @@ def read_sections(reference: str, options: Iterable[str] = ()) -> dict[str, Any]
     ``options``: ``a.b.c=value``, merged into the config as mmengine does; where they change a
     schedule's ``epochs`` and not its ``param_scheduler``, the milestones move along.
     """
-    from mmengine.config import Config  # not above: the sections alone need no mmengine
-
     path, layers = search_config(reference)
-    try:
-        config = Config.fromfile(path)
-        for layer in layers:
-            _merge(config, layer)
-    except (SyntaxError, OSError, NameError, KeyError, TypeError, AttributeError) as error:
-        raise WrongUse(f"{path}: can't read the config: {error}") from None
+    config = read_config(path)
+    for layer in layers:
+        _merge(config, layer)
     known = SearchConfig.model_fields
     changes = read_options(options)
     for key in changes:
@@ -54,6 +49,27 @@ def read_sections(reference: str, options: Iterable[str] = ()) -> dict[str, Any]
         raise WrongUse(str(error), "cfg_options") from None
     # A config may define variables and functions for its own use.
     return {k: v for k, v in config.to_dict().items() if k in known}
+
+
+def read_config(path: Path) -> Any:
+    """The mmengine ``Config`` of a file, ``.py`` or ``.json``.
+
+    A config is a program: reading it runs it, and the configs that it builds on. YAML looks like
+    data, and mmengine would run commands in it: it is refused, and a YAML file that a config builds
+    on is read as data. Raises :class:`WrongUse` for a config that can't be read.
+    """
+    from mmengine.config import Config  # not above: the sections alone need no mmengine
+    from mmengine.fileio.handlers import yaml_handler
+    from yaml import SafeLoader
+
+    if path.suffix not in (".py", ".json"):
+        raise WrongUse(f"{path}: a config is a .py or .json file: write it as one of these")
+    yaml_handler.Loader = SafeLoader
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config may raise anything
+        reason = f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise WrongUse(f"{path}: can't read the config: {reason}") from None
 
 
 def read_options(options: Iterable[str]) -> dict[str, Any]:

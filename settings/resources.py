@@ -22,6 +22,9 @@ class Resources(Settings):
     address: str | None = None
     #: Whether Ray's dashboard is started.
     dashboard: bool = True
+    #: Seconds that a search or training waits for a database that does not answer, is read-only,
+    #: has a full disk or is locked by another program. Then it ends, to be resumed.
+    patience: float = Field(default=600, ge=0)
 
     @field_validator("gpus")
     @classmethod

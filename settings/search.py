@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ..space import KNOWLEDGE, NONE, nearest
+from ..space.errors import check_name
 from .base import Settings
 from .data import Data, Split
 from .models import Model, Schedule, TrialSchedule
@@ -46,6 +47,12 @@ class Proxy(Settings):
 def _known_knowledge(name: str) -> str:
     if name not in KNOWLEDGE:
         raise ValueError(f"unknown knowledge '{name}': {nearest(name, KNOWLEDGE)}")
+    return name
+
+
+def _folder_name(name: str) -> str:
+    """A teacher's name, which its trainings' folders have as well."""
+    check_name(name, "teachers")
     return name
 
 
@@ -154,7 +161,7 @@ class SearchConfig(Settings):
     #: distillers learn from the labels.
     teacher: Model | None = None
     #: The teachers of a teacher order, by name.
-    teachers: dict[str, Teacher] = {}
+    teachers: dict[Annotated[str, AfterValidator(_folder_name)], Teacher] = {}
     #: Whether a distilled student starts from its teacher's neck and head, as far as they fit.
     inherit: bool = False
     #: mmengine's config of the trainings, besides models, schedules and what ``data`` says:

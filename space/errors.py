@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -36,3 +37,35 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     options = list(choices)
     close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(options)}"
+
+
+def hide_password(url: str) -> str:
+    """The URL with ``***`` for the password. The URL may be malformed.
+
+    >>> hide_password("postgresql+psycopg://me:s3cret@host/trials")
+    'postgresql+psycopg://me:***@host/trials'
+    """
+    without_login = re.sub(r"://([^:/@]*):.*@", r"://\1:***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", without_login)
+
+
+def shown(text: str) -> str:
+    """A text as a terminal may show it: what would move the cursor or hide a part is escaped.
+
+    >>> shown("pkd\\x1b[2J")
+    'pkd\\\\x1b[2J'
+    """
+    return "".join(
+        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
+def check_name(name: str, setting: str) -> None:
+    """Raise :class:`WrongUse` for a name that is no plain name of a file or folder."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        raise WrongUse(
+            f"{name!r}: a name is no path, and has no characters that can't be printed; say where "
+            "files go by --work-dir",
+            setting,
+        )

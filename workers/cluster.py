@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +27,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Without a limit, Ray would restart a task that runs out of memory for ever.
     "RAY_task_oom_retries": "3",
+    # Ray's library would answer SIGTERM with pages of native trace.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
 }
 #: A cluster's head must answer within this time.
 CONNECT_SECONDS = 10
@@ -47,9 +53,11 @@ def cluster(
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if resources.address is None:
         options["include_dashboard"] = resources.dashboard
+        use_token()
     try:
         # Without an address, Ray would join the cluster of RAY_ADDRESS or a Ray that runs here.
-        context = ray.init(address=resources.address or "local", **options)
+        with _own_signal_handlers():
+            context = ray.init(address=resources.address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise WrongUse(f"can't join '{resources.address}': {error}", "resources.address") from None
     try:
@@ -61,6 +69,53 @@ def cluster(
         yield context.dashboard_url or ""
     finally:
         ray.shutdown()
+
+
+def use_token() -> None:
+    """Only who has the user's token can use the Ray that starts here, and only the user reads it.
+
+    Ray has tokens since 2.52, and makes their file readable for all. The user's own RAY_AUTH_MODE,
+    RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH stay as they are.
+    """
+    if importlib.util.find_spec("ray._private.authentication") is None:
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    with suppress(AttributeError):
+        ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # Ray read the variable when it was imported
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        return
+    file = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # Ray says what is wrong with the home folder
+        file.parent.mkdir(exist_ok=True)
+        try:
+            opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            file.chmod(0o600)
+            return
+        with os.fdopen(opened, "w") as token:
+            token.write(secrets.token_hex(32))
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep this process's handlers of signals, which ``ray.init`` replaces.
+
+    Ray's handler of SIGTERM raises SystemExit; the signal then goes to our handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    terminated = False
+    try:
+        yield
+    except SystemExit:
+        terminated = True
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def check_machine(resources: Resources, shared: Mapping[str, int] = MappingProxyType({})) -> None:

@@ -44,9 +44,9 @@ def build_student(model: Model, seed: int, weights: str | Path | None = None) ->
     student = build_detector(configured(model), "student")
     start = weights or model.checkpoint
     if start is None:
-        student.init_weights()
-        if model.load_from is not None:
-            with allow_runner_resume(trust=model.trust_checkpoint):
+        with allow_runner_resume(trust=model.trust_checkpoint):
+            student.init_weights()
+            if model.load_from is not None:
                 load_checkpoint(student, model.load_from, map_location="cpu")
     else:
         load_weights(student, start, trust=model.trust_checkpoint)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ CHECKPOINT = "student.pth"
 _OUTCOME = "outcome.json"
 _PROGRESS = "progress.json"
 _LOCK = "training.lock"
+#: What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class Training(BaseModel):
@@ -103,10 +106,18 @@ def train(training: Training, run: Callable[[Training], Outcome] | None = None) 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process. A file system may have no locks."""
+    """Hold the folder's lock, which ends with the process. A file system may have no locks.
+
+    Raises OSError for a lock that can't be had otherwise: another user's folder, a full disk.
+    """
     lock = FileLock(folder / _LOCK)
-    with suppress(OSError):
+    try:
         lock.acquire()
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     try:
         yield
     finally:

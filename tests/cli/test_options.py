@@ -46,8 +46,9 @@ def test_an_error_without_a_setting_stays_what_it_is():
     [(command, *pair) for command, options in OPTIONS.items() for pair in options.items()],
 )
 def test_every_option_of_the_table_is_one_of_the_commands(command, setting, option):
-    options = {name for parameter in COMMANDS[command].params for name in parameter.opts}
-    assert option in options
+    whole = COMMANDS[command]
+    for one in getattr(whole, "commands", {command: whole}).values():
+        assert option in {name for parameter in one.params for name in parameter.opts}
 
     def refuse() -> None:
         raise WrongUse("7 is too many: give at most 5", setting)

@@ -21,13 +21,15 @@ from detkds.db.database import (
     MIGRATIONS,
     configuration,
     create_sqlite_engine,
-    hide_password,
     open_database,
+    revision_of,
     use_write_ahead_log,
 )
+from detkds.db.maintenance import backup, check, upgrade_database
 from detkds.db.migrations.__main__ import write_revision
 from detkds.db.models import Base
 from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse
+from detkds.space.errors import hide_password
 from sqlalchemy import MetaData, create_engine, inspect, make_url, text
 
 GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
@@ -75,6 +77,11 @@ READ_AS = {"config": json.loads, "metrics": json.loads, "levels": json.loads, "s
 READ_AS |= {"distiller": lambda terms: terms and GLOBAL}
 
 
+#: Files that SQLite keeps beside an open database.
+SIDE_FILES = ("detkds.db-wal", "detkds.db-shm")
+NEWEST = max(path.name for path in (MIGRATIONS / "versions").glob("r*.py"))[1:5]
+
+
 def write_old_rows(url: str, revision: str) -> None:
     """Make a database of an earlier schema that holds the old rows of its tables."""
     engine = create_engine(url)
@@ -106,13 +113,23 @@ def expected(table: str) -> list[dict]:
             read["early_score"] = None
         if table == "searches":
             read["confirmation"] = None
+        if table != "adaptation_costs":
+            read["holder"] = None
         rows.append(read)
     return rows
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])
 def test_a_database_of_an_earlier_schema_opens_with_its_rows(url, revision):
+    """A PostgreSQL server, which others may use, when its owner says so."""
     write_old_rows(url, revision)
+    if url.startswith("postgresql"):
+        with pytest.raises(WrongUse, match="`detkds db upgrade`, both with this --storage"):
+            Store(url)
+        engine = create_engine(url)
+        assert revision_of(engine) == revision, "nothing is changed"
+        engine.dispose()
+        assert upgrade_database(url) == (revision, NEWEST)
     with Store(url) as store:
         assert [vars(row) for row in store.searches()] == expected("searches")
         assert [vars(row) for row in store.trials(None)] == expected("trials")
@@ -154,6 +171,62 @@ def test_importing_the_store_stays_light():
         [sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+# What an owner does
+
+
+@pytest.mark.parametrize("revision", ["0002", NEWEST])
+def test_a_backup_opens_with_the_rows_of_its_original(url, revision, tmp_path):
+    if revision == NEWEST:
+        with Store(url) as store:
+            search = store.create_search("first", {"a": 1}, "c", 2)
+            trial = store.add_trial(search.id, Candidate(0, "global", GLOBAL), 0, "c", 0)
+            store.tell_trial(trial, Outcome(Status.COMPLETED, score=0.5), 0)
+            before = store.searches(), store.trials(None), store.trainings()
+    else:
+        write_old_rows(url, revision)
+        before = None
+    counts = backup(url, tmp_path / "copy.db")
+    assert counts["trials"] == (1 if before else 4)
+    assert {path.name for path in tmp_path.iterdir()} <= {"copy.db", "detkds.db", *SIDE_FILES}
+    with Store(f"sqlite:///{tmp_path / 'copy.db'}") as copied:
+        if before:
+            assert (copied.searches(), copied.trials(None), copied.trainings()) == before
+        else:
+            assert [vars(row) for row in copied.searches()] == expected("searches")
+            assert [vars(row) for row in copied.trials(None)] == expected("trials")
+            assert [vars(row) for row in copied.costs("d", ["a", "b"])] == expected(
+                "adaptation_costs"
+            )
+
+
+def test_a_check_counts_rows_and_finds_what_is_damaged(url):
+    with Store(url) as store:
+        search = store.create_search("first", {}, "c", 2)
+        store.add_trial(search.id, Candidate(0, "global", GLOBAL), 0, "c", 0)
+        with store.held("first"):
+            found = check(url)
+            assert found.held[0].startswith("'first' is run by ")
+            with pytest.raises(WrongUse, match=r"'first' is run by .*: let it finish or stop it"):
+                upgrade_database(url)
+    assert check(url).held == []
+    assert (found.revision, found.newest, found.faults) == (NEWEST, NEWEST, [])
+    assert (found.counts["searches"], found.counts["trials"]) == (1, 1)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE trials SET distiller = '[{}]'"))
+    engine.dispose()
+    (fault,) = check(url).faults
+    assert "a distiller in the database" in fault
+
+
+def test_nothing_is_done_to_a_database_without_tables(url, tmp_path):
+    create_engine(url).connect().close()
+    for action in (check, upgrade_database, lambda url: backup(url, tmp_path / "copy.db")):
+        with pytest.raises(WrongUse, match="no tables of detkds"):
+            action(url)
+    assert not (tmp_path / "copy.db").exists()
 
 
 # Databases that cannot be used

@@ -1,4 +1,4 @@
-"""Databases that do not answer for a while, and processes that run the same search."""
+"""Databases that do not answer for a while."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import select
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +18,8 @@ from typing import Any
 import pytest
 from conftest import postgresql_server
 from detkds.db import CostRow, Store, database, transactions
-from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse
-from sqlalchemy import create_engine, make_url, text
+from detkds.space import Candidate, Distiller, Outcome, SearchFailed, Status, WrongUse
+from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
@@ -87,7 +85,7 @@ def test_a_write_waits_for_a_server_that_comes_back(server):
                 store.tell_trial(trial, DONE, tell_order=0)
         assert [row.outcome for row in store.trials(search.id)] == [DONE]
         (line,) = stderr.getvalue().splitlines()
-        assert "does not answer" in line
+        assert "trying again for 10 minutes" in line
         assert store.url in line
 
 
@@ -157,7 +155,7 @@ def test_a_write_is_not_repeated_if_only_the_answer_to_its_commit_was_lost(serve
             fail.set()
             result = getattr(store, method)(*arguments, **options)
             assert not fail.is_set()
-            assert "does not answer" in capsys.readouterr().err
+            assert "trying again" in capsys.readouterr().err
             return result
 
         search = unanswered("create_search", "c", {}, "c", 0)
@@ -195,11 +193,11 @@ def test_a_write_waits_for_a_file_locked_for_longer_than_sqlite_waits(tmp_path, 
 
 def test_a_database_that_does_not_answer_in_time_raises_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "_LOCK_TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr(transactions, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(transactions, "PATIENCE_SECONDS", 0.5)
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
         other = sqlite3.connect(tmp_path / "detkds.db")
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(WrongUse, match=r"^storage: .*detkds.db.*no answer for .*locked"):
+        with pytest.raises(SearchFailed, match=r"^storage: .*detkds.db.*no answer for .*locked"):
             store.create_search("a", {}, "c", 0)
         other.close()
 
@@ -215,47 +213,70 @@ def test_other_errors_are_raised_at_once(store, url, capsys):
     assert capsys.readouterr().err == ""
 
 
-# Several processes
+def test_a_full_disk_and_a_read_only_file_are_waited_for(tmp_path):
+    """SQLite's own limit of pages stands for a full disk."""
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
+        engine = store._engine
+        with engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        engine.dispose()
 
-HOLDER = """
-import sys
-from detkds import __version__
-from detkds.db import Store
-with Store(sys.argv[1]) as store, store.held("a"):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
+        def limit(connection: Any, record: Any) -> None:
+            connection.execute(f"PRAGMA max_page_count = {most[0]}")
 
+        most = [pages]
+        event.listen(engine, "connect", limit)
 
-def test_a_search_is_held_by_one_process_until_it_ends(store, url):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, url],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    began = time.monotonic()
-    refused = pytest.raises(WrongUse, match=r"^resume: another process runs the search 'a': let it")
-    with refused, store.held("a"):
-        pass
-    assert time.monotonic() - began < database._LOCK_TIMEOUT_SECONDS / 2, "it does not wait"
-    with store.held("another search/of any name"):
-        pass
-    holder.kill()
-    holder.wait()
-    deadline = time.monotonic() + 120  # PostgreSQL notices a moment later
-    while time.monotonic() < deadline:
-        try:
-            with store.held("a"):
-                return
-        except WrongUse:
-            time.sleep(0.1)
-    pytest.fail("the search is still held")
+        def free() -> None:
+            most[0] = 10**6
+            engine.dispose()
+
+        with once_it_says_so(free) as stderr:
+            store.create_search("a", {"text": "x" * 10**5}, "c", 0)
+        assert store.search("a")
+        (line,) = stderr.getvalue().splitlines()
+        assert "database or disk is full: trying again for 10 minutes" in line
 
 
-def test_a_search_is_free_again_after_the_context(store):
-    for _ in range(2):
-        with store.held("a"), pytest.raises(WrongUse), store.held("a"):
-            pass
+def test_a_failover_to_a_read_only_server_is_waited_for(server):
+    url = server.get_uri(driver="psycopg")
+    other = create_engine(url, isolation_level="AUTOCOMMIT")
+
+    def read_only(value: str) -> None:
+        with other.connect() as connection:
+            name = connection.scalar(text("SELECT current_database()"))
+            connection.execute(
+                text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {value}')
+            )
+
+    with Store(url) as store:
+        read_only("on")
+        store._engine.dispose()
+
+        def back() -> None:
+            with other.connect() as connection:
+                connection.execute(text("SET default_transaction_read_only = off"))
+                name = connection.scalar(text("SELECT current_database()"))
+                connection.execute(
+                    text(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+                )
+            store._engine.dispose()
+
+        with once_it_says_so(back) as stderr:
+            store.create_search("read only", {}, "c", 0)
+        assert store.search("read only")
+    other.dispose()
+    assert "in a read-only transaction: trying again" in stderr.getvalue()
+
+
+def test_a_lock_that_another_client_holds_is_said_and_waited_for(server, monkeypatch):
+    monkeypatch.setattr(database, "_LOCK_TIMEOUT_SECONDS", 1)
+    url = server.get_uri(driver="psycopg")
+    engine = create_engine(url)
+    with Store(url) as store, engine.connect() as other:
+        other.execute(text("LOCK TABLE searches"))
+        with once_it_says_so(other.commit) as stderr:
+            store.create_search("locked", {}, "c", 0)
+        assert store.search("locked")
+    engine.dispose()
+    assert "lock timeout: trying again" in stderr.getvalue()

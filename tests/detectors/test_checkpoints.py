@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detkds.detectors import build_detector, model_config
 from detkds.detectors.checkpoints import load_checkpoint, load_weights
 from detkds.space import WrongUse
 from torch import nn
@@ -242,3 +243,40 @@ def test_a_weight_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
     weights = detector().state_dict() | {"conv.bias": 3}
     with pytest.raises(WrongUse, match=r"first conv\.bias, no tensor instead of 4"):
         load_weights(detector(), saved(tmp_path / "w.pth", dict(weights)))
+
+
+# Weights that a model's config names
+
+
+def test_pre_trained_weights_of_a_config_run_no_code(tmp_path, monkeypatch):
+    """torch's own setting lets mmengine's loader run what a file contains."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    canary = tmp_path / "canary"
+    file = saved(tmp_path / "evil.pth", {"state_dict": Payload(canary.touch)})
+    for where in ("", "open-mmlab://evil"):
+        model = model_config("detkds::retinanet_r18_thin.py")
+        model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": where or str(file)}
+        if where:
+            monkeypatch.setenv("MMENGINE_HOME", str(tmp_path))
+            (tmp_path / "open_mmlab.json").write_text('{"evil": "http://127.0.0.1:9/evil.pth"}')
+        detector = build_detector(model)
+        with pytest.raises(WrongUse, match="may run code" if not where else "can't download"):
+            detector.init_weights()
+    for client in ("s3://bucket/x.pth", "pavi://x", "cluster:petrel://x"):
+        model.backbone.init_cfg.checkpoint = client
+        with pytest.raises(WrongUse, match="a checkpoint is a file or an http"):
+            build_detector(model).init_weights()
+    assert not canary.exists()
+
+
+def test_pre_trained_weights_of_a_config_load_with_numpy_values(tmp_path):
+    model = model_config("detkds::retinanet_r18_thin.py")
+    source = build_detector(model).backbone
+    state = {"state_dict": source.state_dict(), "meta": {"loss": np.float64(0.5)}}
+    model.backbone.init_cfg = {
+        "type": "Pretrained", "checkpoint": str(saved(tmp_path / "backbone.pth", state))
+    }  # fmt: skip
+    detector = build_detector(model)
+    detector.init_weights()
+    for name, value in source.state_dict().items():
+        assert torch.equal(value, detector.backbone.state_dict()[name]), name

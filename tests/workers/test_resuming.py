@@ -261,3 +261,24 @@ def test_images_may_be_decoded_by_other_processes(tmp_path: Path) -> None:
     assert outcomes[0].metrics == outcomes[1].metrics
     weights_beside = state(beside)
     assert all(torch.equal(value, weights_beside[name]) for name, value in state(plain).items())
+
+
+def test_a_lock_that_may_not_be_opened_fails_the_training(tmp_path):
+    """Not: two processes train in one folder. root may open everything, so it is another user."""
+    own = training(tmp_path / "distilled", distilled=False)
+    Path(own.folder).mkdir(parents=True)
+    lock = Path(own.folder) / "training.lock"
+    lock.touch()
+    lock.chmod(0o000)
+    user = os.geteuid()
+    if user == 0:
+        for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+            folder.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        outcome = train(own)
+    finally:
+        os.seteuid(user)
+    assert outcome.status is Status.FAILED
+    assert "PermissionError" in outcome.error.splitlines()[-1]
+    assert str(lock) in outcome.error.splitlines()[-1]
