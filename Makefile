@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGE := .package
 QUICKSTART := runs/quickstart
+FULL_SIZE := runs/full_size.md
+ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 # A file's tests stay in one process: they share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -51,10 +53,13 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/teacher_order.py
 
-# On a machine without a package registry, a Python that has mmdet is enough: PYTHON=python3.
+# On a machine without a package registry, a Python that has mmdet is enough: PYTHON=python3. Writes
+# memory and time of each term at full size to $(FULL_SIZE); without a GPU it says that it skips.
 gpu-check: package
-	PYTHONPATH=$(PACKAGE) $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -m gpu \
-		tests/detectors tests/distillers
+	PYTHONPATH=$(PACKAGE) $(ANY_PYTHON) -m pytest -m gpu -rs tests/detectors tests/distillers
+	PYTHONPATH=$(PACKAGE) $(ANY_PYTHON) benchmarks/full_size.py --need-gpu --out $(FULL_SIZE)
+	PYTHONPATH=$(PACKAGE) $(ANY_PYTHON) benchmarks/full_size.py --need-gpu --out $(FULL_SIZE) \
+		--family gfl --classes 1203 --batches 2 4
 
 # A folder in which the package stands under its own name; a clone may have any name.
 package:

@@ -13,6 +13,8 @@ in ``--work-dir`` already is not searched or trained again, so a run may be kill
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,22 +57,27 @@ class Problem:
         self.name, self.folder, self.data, self.options = name, folder, data, options
         folder.mkdir(parents=True, exist_ok=True)
 
-    def plan(self, search: str, seed: int) -> Plan:
-        own = [*SEARCHES[search], f"search.seed={seed}", "final.compare=['found']"]
-        own += [f"final.seeds=[{seed}]", *self.options]
+    def plan(self, seed: int, search: Sequence[str] = ()) -> Plan:
+        own = [*self.options, *search, f"search.seed={seed}"]
+        own += ["final.compare=['found']", f"final.seeds=[{seed}]"]
         return plan_of(self.name, "scratch", self.folder, self.data, own)
 
-    def found(self, search: str, seed: int, store: Store, display: SearchDisplay) -> float:
-        """The test AP of what one search exports."""
-        plan, name = self.plan(search, seed), f"{search}-{seed}"
-        resume = store.find_search(name) is not None
-        file = self.folder / f"{name}.json"
-        result = run_search(plan, store, name, resume, display, file)
+    def file(self, search: str, seed: int) -> Path:
+        """Where a search's distiller lies."""
+        return self.folder / f"{search}-{seed}.json"
+
+    def found(
+        self, search: str, options: Sequence[str], seed: int, store: Store, display: SearchDisplay
+    ) -> float:
+        """The test AP of what a search with these options exports."""
+        plan, file = self.plan(seed, options), self.file(search, seed)
+        resume = store.find_search(file.stem) is not None
+        result = run_search(plan, store, file.stem, resume, display, file)
         return float(result.trainings[0][1].score or 0.0)
 
     def presets(self, seeds: int, store: Store, display: SearchDisplay) -> dict[str, list[float]]:
         """The test AP of the student alone and of every preset that the pair shares, by seed."""
-        plan = self.plan("default", 0)
+        plan = self.plan(0)
         known = {one.name or "": one for one in start_distillers([NONE, PRESETS], plan.space, None)}
         trainings = [
             student_training(plan, name, one if one.active else None, seed)
@@ -96,31 +103,44 @@ def row(name: str, scores: list[float], best: list[float]) -> list[str]:
     return [name, *over_seeds(scores), f"{lead.mean():+.1f} ± {lead.std(ddof=1):.1f}", f"{p:.3f}"]
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What benchmarks of whole searches are asked for."""
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", type=Path, help="the folder of a problem with COCO files")
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/search_pays"))
+    parser.add_argument("--cfg-options", nargs="*", default=[])
+
+
+@contextmanager
+def opened(
+    name: str, arguments: argparse.Namespace
+) -> Iterator[tuple[Problem, Store, SearchDisplay]]:
+    """A problem in its folder below ``--work-dir``, with its store."""
+    if PROBLEMS[name].own_data and arguments.data is None:
+        raise WrongUse(f"the problem '{name}' has COCO files; give their folder", "--data")
+    folder, data = arguments.work_dir / name, arguments.data and arguments.data.absolute()
+    problem = Problem(name, folder, data, arguments.cfg_options)
+    with Store(f"sqlite:///{folder.absolute()}/detkds.db") as store, SearchDisplay("") as display:
+        yield problem, store, display
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=["quickstart"])
     parser.add_argument("--searches", nargs="+", choices=list(SEARCHES), default=list(SEARCHES))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--data", type=Path, help="the folder of a problem with COCO files")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/search_pays"))
-    parser.add_argument("--cfg-options", nargs="*", default=[])
+    add_arguments(parser)
     arguments = parser.parse_args()
     for name in arguments.problems:
-        if PROBLEMS[name].own_data and arguments.data is None:
-            raise WrongUse(f"the problem '{name}' has COCO files; give their folder", "--data")
-        folder, data = arguments.work_dir / name, arguments.data and arguments.data.absolute()
-        problem = Problem(name, folder, data, arguments.cfg_options)
-        url = f"sqlite:///{folder.absolute()}/detkds.db"
-        with Store(url) as store, SearchDisplay("") as display:
+        with opened(name, arguments) as (problem, store, display):
             scores = problem.presets(arguments.seeds, store, display)
             best = scores[max((n for n in scores if n != NONE), key=lambda n: np.mean(scores[n]))]
             for search in arguments.searches:
-                found = [
-                    problem.found(search, seed, store, display) for seed in range(arguments.seeds)
+                scores[f"found by {search}"] = [
+                    problem.found(search, SEARCHES[search], seed, store, display)
+                    for seed in range(arguments.seeds)
                 ]
-                scores[f"found by {search}"] = found
         table = Table("distiller", "AP", *map(str, range(arguments.seeds)), "lead", "p", title=name)
         for one in sorted(scores, key=lambda one: -np.mean(scores[one])):
             table.add_row(*row(one, scores[one], best))

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Models:
-    """The student and the teacher that a command names, None where it doesn't."""
+class Given:
+    """The models and the GPUs that a command's options name, None where they don't."""
 
     student: str | None
     teacher: str | None
     checkpoint: str | None
+    #: GPUs of a full training, one for each of its processes.
+    gpus: int | None = None
 
     @property
     def sections(self) -> dict[str, Any]:
@@ -30,6 +32,8 @@ class Models:
             "student.config": self.student,
             "teacher.config": self.teacher,
             "teacher.checkpoint": self.checkpoint,
+            "final.processes": self.gpus,
+            "resources.gpus": None if self.gpus is None else 1,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -59,7 +63,7 @@ class Configured:
 
 def read_configured(
     config: str | None,
-    models: Models,
+    options: Given,
     cfg_options: list[str],
     work_dir: Path | None,
     name: str | None = None,
@@ -72,17 +76,17 @@ def read_configured(
     from ..settings import SearchConfig, config_name
     from ..settings.load import merge, read_options, read_sections, validated
 
-    if config is None and models.student is None:
+    if config is None and options.student is None:
         raise WrongUse("give a search config, or --student with --teacher and --teacher-checkpoint")
-    name = name or config_name(config or models.student or "")
+    name = name or config_name(config or options.student or "")
     folder = work_folder(work_dir, name)
     if config is not None:
-        given = merge(read_sections(config, cfg_options), models.sections)
+        given = merge(read_sections(config, cfg_options), options.sections)
     else:
         changes = read_options(cfg_options)
         known = SearchConfig.model_fields
         own = {key: value for key, value in changes.items() if key.partition(".")[0] not in known}
-        given = merge({"student": {"cfg_options": own}}, models.sections)
+        given = merge({"student": {"cfg_options": own}}, options.sections)
         given = merge(given, {key: changes[key] for key in changes if key not in own})
         _check_known(own, given["student"])
     derived: list[str] = []

@@ -13,11 +13,6 @@ from ..space import WrongUse
 
 _STORED = {"storage": "--storage", "work_dir": "--work-dir"}
 _CONFIGURED = {**_STORED, "cfg_options": "--cfg-options"}
-_MODELS = {
-    "student": "--student",
-    "teacher": "--teacher",
-    "teacher.checkpoint": "--teacher-checkpoint",
-}
 _ORDERED = {"max_teachers": "--max-teachers", "order_algorithm": "--algorithm"}
 
 #: The options that name models, which a search config may set as well.
@@ -26,6 +21,8 @@ _MODELS = {
     "teacher": "--teacher",
     "teacher.checkpoint": "--teacher-checkpoint",
 }
+#: What --gpus sets, which a search config may set as well.
+_GPUS = {"final.processes": "--gpus", "resources.gpus": "--gpus"}
 
 #: The options of every command, by the settings that they set.
 OPTIONS: dict[str, dict[str, str]] = {
@@ -52,10 +49,13 @@ OPTIONS: dict[str, dict[str, str]] = {
 def options_of(arguments: Sequence[str]) -> dict[str, str]:
     """The options of the command in ``arguments``, by the settings that they set.
 
-    A search config may name the models, too: these have options only where a command gives them.
+    A search config may name the models and set the GPUs, too: these have options only where a
+    command gives them.
     """
     options = OPTIONS.get(arguments[0] if arguments else "", {})
     given = {argument.partition("=")[0] for argument in arguments}
+    if "--gpus" in given:
+        options = {**options, **_GPUS}
     if "--student" not in given or "--costs" in given:
         return options
     return {**options, **_MODELS}

@@ -26,7 +26,7 @@ from .app import (
     WorkDir,
     app,
 )
-from .configs import Models, read_configured
+from .configs import Given, read_configured
 from .places import check_writable, make_display, open_store
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def search(
     """
     if name is not None:
         check_name(name, "name")
-    models = Models(student, teacher, teacher_checkpoint)
-    found = read_configured(config, models, cfg_options or [], work_dir, name)
+    options = Given(student, teacher, teacher_checkpoint)
+    found = read_configured(config, options, cfg_options or [], work_dir, name)
     settings, name, folder = found.settings, found.name, found.folder
 
     from ..search.plans.plan import make_plan
@@ -98,6 +98,15 @@ def train(
     simultaneous: Annotated[
         bool, typer.Option("--simultaneous", help="All of --teachers at once, not in sequence.")
     ] = False,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            min=1,
+            help="GPUs that share the training, on one machine or several, with final.batch_size "
+            "images each a step. [default: final.processes]",
+        ),
+    ] = None,
     export_config: Annotated[
         Path | None,
         typer.Option("--export-config", help="Write the training as a plain mmdet config; stop."),
@@ -139,8 +148,8 @@ def train(
         if teachers is not None and not simultaneous:
             raise WrongUse("--export-config: a sequence of teachers is several trainings, not one")
     name, chosen = _distiller(distiller, row)
-    models = Models(student, teacher, teacher_checkpoint)
-    found = read_configured(config, models, cfg_options or [], work_dir)
+    options = Given(student, teacher, teacher_checkpoint, gpus)
+    found = read_configured(config, options, cfg_options or [], work_dir)
     settings, folder = found.settings, found.folder
 
     from ..search.plans.plan import make_plan
@@ -219,4 +228,7 @@ def _export_config(
             )
     make_data(plan)
     write_plain_config(training, file)
-    typer.echo(f"{training.name}, seed {seed}: mmdet's tools/train.py runs {file}")
+    processes = training.schedule.processes
+    script = "train.py" if processes == 1 else "dist_train.sh"
+    command = f"tools/{script} {file}" + (f" {processes}" if processes > 1 else "")
+    typer.echo(f"{training.name}, seed {seed}: mmdet's {command} runs it")

@@ -4,6 +4,7 @@ from . import operators
 
 operators.install()  # before any import of mmdet, which imports mmcv.ops
 
+from .assigned import places_of  # noqa: E402
 from .build import (  # noqa: E402
     Signature,
     build_detector,
@@ -26,7 +27,7 @@ from .inherit import inherit  # noqa: E402
 from .maps import copy_samples, feature_maps, head_of_maps, loss_of_maps  # noqa: E402
 from .memory import TeacherMemory  # noqa: E402
 from .paa import use_float64_in_paa  # noqa: E402
-from .responses import Levels, Regions, Responses, to_float32  # noqa: E402
+from .responses import Levels, Read, Regions, Responses, to_float32  # noqa: E402
 from .taps import Knowledge, Tap, teacher_knowledge  # noqa: E402
 from .user_code import named_code, user_code  # noqa: E402
 
@@ -36,6 +37,7 @@ __all__ = [
     "HeadLayers",
     "Knowledge",
     "Levels",
+    "Read",
     "Regions",
     "Responses",
     "Signature",
@@ -58,6 +60,7 @@ __all__ = [
     "model_config",
     "named_code",
     "num_classes",
+    "places_of",
     "register",
     "signature",
     "teacher_knowledge",

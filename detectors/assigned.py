@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from .families import dense_family
-from .responses import Levels
+from .responses import Levels, priors_of
 
 
 def dense_positives(head: Any, assigned: list[tuple], logits: Levels) -> Levels:
     """True where a dense head's own assignment has a positive: (N, M) for each level.
 
     ``assigned``: the return value of each call of the family's ``assign_method``. ``logits``:
-    (N, K, M) for each level. Returns no level for a head that gives no labels to its priors.
+    (N, K, *) for each level. Returns no level for a head that gives no labels to its priors.
     """
     place = dense_family(head).labels
     if place is None:
@@ -39,7 +39,7 @@ def dense_counted(
     """
     place = dense_family(head).label_weights
     if place is None:
-        counted = tuple(torch.ones_like(level[:, 0], dtype=torch.bool) for level in logits)
+        counted = tuple(_all(level) for level in logits)
     else:
         counted = _by_level(_rows(assigned, place, logits) > 0, logits)
     if shapes is None:
@@ -49,6 +49,25 @@ def dense_counted(
         level & _inside(one, stride, shapes, level.shape[1])
         for level, one, stride in zip(counted, maps, strides, strict=True)
     )
+
+
+def _all(level: Tensor) -> Tensor:
+    return level.new_ones((len(level), priors_of(level)), dtype=torch.bool)
+
+
+def places_of(positives: Levels) -> Levels:
+    """The image and the place of each True of (N, M), as (P, 2), level by level.
+
+    This waits for the device: how many there are depends on values.
+    """
+    found = torch.cat([level.flatten() for level in positives]).nonzero().squeeze(1)
+    counts = torch.stack([level.sum() for level in positives]).tolist()
+    places, before = [], 0
+    for level, part in zip(positives, found.split(counts), strict=True):
+        own = part - before
+        places.append(torch.stack([own // level.shape[1], own % level.shape[1]], dim=1))
+        before += level.numel()
+    return tuple(places)
 
 
 def _strides(head: Any) -> list:
@@ -95,16 +114,16 @@ def _rows(assigned: list[tuple], place: int, logits: Levels) -> Tensor:
     part = assigned[-1][place]
     if not isinstance(part, Tensor):  # a tensor for each level
         return torch.cat([level.view(images, -1) for level in part], dim=1)
-    if part.dim() == 1 and len(part) == sum(level.shape[2] for level in logits):
+    if part.dim() == 1 and len(part) == sum(map(priors_of, logits)):
         # Each call is for one image, all levels in a row.
         return torch.stack([image[place] for image in assigned[-images:]])
     # The levels in a row, each with the priors of all images (VFNet's weights).
-    counts = [images * level.shape[2] for level in logits]
+    counts = [images * priors_of(level) for level in logits]
     return torch.cat([level.view(images, -1) for level in part.split(counts)], dim=1)
 
 
 def _by_level(values: Tensor, logits: Levels) -> Levels:
-    return values.split([level.shape[2] for level in logits], dim=1)
+    return values.split([priors_of(level) for level in logits], dim=1)
 
 
 def positive(labels: Tensor, classes: int) -> Tensor:

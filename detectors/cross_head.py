@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .families import Unreadable, check_readable, dense_family, dense_head
-from .responses import Levels, dense_responses, split_by_prior, to_float32
+from .responses import Levels, Read, dense_responses, reading
 
 #: The maps (N, C, H, W) of a head's classification branch and of its regression branch.
 Branches = tuple[Levels, Levels]
@@ -36,18 +36,18 @@ class HeadLayers:
 class DensePredictions:
     """The predictions of a dense head, level by level, for M priors."""
 
-    #: Class logits (N, K, M).
+    #: Class logits (N, K, H·W, A).
     logits: Levels
-    #: Distances (N, 4, M) from a prior to the left, top, right and bottom side of its box: in units
-    #: of the anchor, or, for a head without anchors, in strides.
-    sides: Levels
-    #: Logits (N, 4·R, M) of a distribution over R bins for each side. No level for a head that
-    #: predicts no distribution.
-    bins: Levels = ()
+    #: What the head regresses, (N, R, H·W, A); of distributions, the logits of all sides' bins.
+    regressed: Levels
+    #: Makes the distances from a prior to the left, top, right and bottom side of its box, (N, 4,
+    #: M): in units of the anchor, or, for a head without anchors, in strides. None: they are so.
+    read: Read | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> DensePredictions:
         """The same predictions with ``function`` applied to each level."""
-        return DensePredictions(*(tuple(map(function, part)) for part in vars(self).values()))
+        first, second = (tuple(map(function, part)) for part in (self.logits, self.regressed))
+        return DensePredictions(first, second, self.read)
 
 
 def head_layers(model: Any) -> HeadLayers:
@@ -105,14 +105,8 @@ def _keeper(levels: list[Tensor]) -> Callable[[nn.Module, tuple], None]:
 
 
 def dense_predictions(head: Any, outputs: tuple) -> DensePredictions:
-    """Read the return value of a dense head's forward, in float32 or wider."""
-    outputs = tuple([to_float32(level) for level in part] for part in outputs)
-    family = dense_family(head)
-    logits, sides = dense_responses(head, outputs)
-    bins: Levels = ()
-    if family.regression == "distribution":
-        bins = tuple(split_by_prior(level, 4 * (head.reg_max + 1)) for level in outputs[1])
-    return DensePredictions(logits, sides, bins)
+    """Read the return value of a dense head's forward."""
+    return DensePredictions(*dense_responses(head, outputs), reading(head))
 
 
 class CrossHead:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -70,10 +71,14 @@ class TeacherMemory:
             _batch([image.features for image in found]),
             _batch([image.logits for image in found]) if responses else (),
             _batch([image.localization for image in found]) if responses else (),
-        )
+        )  # what is remembered has been read: ``read`` stays None
 
     def _see(self, images: Tensor, samples: list) -> Knowledge:
-        return teacher_knowledge(self.teacher, images, samples, responses=self._dense)
+        known = teacher_knowledge(self.teacher, images, samples, responses=self._dense)
+        # Of each prior four numbers, not four distributions.
+        pairs = zip(known.boxes, known.localization, strict=True)
+        boxes = tuple(box.unflatten(2, level.shape[2:]) for box, level in pairs)
+        return replace(known, localization=boxes, read=None)
 
 
 def _key(image: Tensor, sample: Any) -> tuple:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -119,37 +121,59 @@ def _rounded(values: Any) -> Any:
     return [_rounded(v) for v in values] if isinstance(values, list) else round(float(values), 2)
 
 
-def dense_responses(head: Any, outputs: tuple) -> tuple[Levels, Levels]:
-    """Logits (N, K, M) and localization (N, 4, M) of each level.
+#: Makes distances (N, 4, M) of what a head regresses for M priors or regions, (N, R, M).
+Read = Callable[[Tensor], Tensor]
 
-    ``outputs``: the return value of the dense head's forward on maps (N, C, H, W). M = H·W·A
-    priors, in the order of the head's prior generator. The localization of every head is a box: the
-    distances from the prior to the left, top, right and bottom side, in units of the anchor or, for
-    a head without anchors, in strides. Read as distances, the deltas of anchor heads rank boxes
-    badly, so they are decoded first; a prior outside of its box has negative distances.
+
+def dense_responses(head: Any, outputs: tuple) -> tuple[Levels, Levels]:
+    """Logits (N, K, H·W, A) of each level, and what the head regresses, (N, R, H·W, A).
+
+    ``outputs``: the return value of the dense head's forward on maps (N, C, H, W). Nothing is
+    copied: a large batch has a gigabyte of logits. Flattened, the last two axes are M = H·W·A
+    priors, in the order of the head's prior generator. :func:`reading` tells how the R numbers of a
+    prior become a box. Heads that regress distances have them here, in strides.
     """
     family = dense_family(head)
     scores, boxes = outputs[0], outputs[-1 if family.refined else 1]
-    logits = tuple(split_by_prior(level, head.cls_out_channels) for level in scores)
-    read = [_localization(head, family.regression, i, level) for i, level in enumerate(boxes)]
-    return logits, tuple(read)
+    logits = tuple(by_prior(level, head.cls_out_channels) for level in scores)
+    raw = [_regressed(head, family.regression, i, level) for i, level in enumerate(boxes)]
+    return logits, tuple(raw)
 
 
-def _localization(head: Any, regression: str, index: int, level: Tensor) -> Tensor:
-    """The box (N, 4, M) of each prior of one level."""
+def _regressed(head: Any, regression: str, index: int, level: Tensor) -> Tensor:
+    """What the head regresses for each prior of one level, (N, R, H·W, A)."""
     if regression == "deltas":
-        return decoded(head.bbox_coder, split_by_prior(level, 4))
+        return by_prior(level, 4)
     if regression == "distribution":
-        flat = split_by_prior(level, 4 * (head.reg_max + 1))
-        n, _, m = flat.shape
-        expected = head.integral(flat.transpose(1, 2).reshape(n * m, -1))
-        return expected.view(n, m, 4).transpose(1, 2)
+        return by_prior(level, 4 * (head.reg_max + 1))
     if regression == "points":
         box = head.points2bbox(level) if head.training else level
-        return split_by_prior(torch.cat([-box[:, :2], box[:, 2:]], dim=1), 4)
+        return by_prior(torch.cat([-box[:, :2], box[:, 2:]], dim=1), 4)
     in_strides = regression == "distances" and head.norm_on_bbox and head.training
     stride = 1 if in_strides else head.prior_generator.strides[index][0]
-    return split_by_prior(level / stride, 4)
+    return by_prior(to_float32(level) / stride, 4)
+
+
+def reading(head: Any) -> Read | None:
+    """How what a dense head regresses becomes a box; None: it regresses distances.
+
+    The localization of every head is a box: the distances from the prior to the left, top, right
+    and bottom side, in units of the anchor or, for a head without anchors, in strides. Read as
+    distances, the deltas of anchor heads rank boxes badly, so they are decoded; a prior outside of
+    its box has negative distances. A distribution is integrated to its mean.
+    """
+    regression = dense_family(head).regression
+    if regression == "deltas":
+        return partial(decoded, head.bbox_coder)
+    if regression == "distribution":
+        return partial(_integrated, head)
+    return None
+
+
+def _integrated(head: Any, bins: Tensor) -> Tensor:
+    """Mean distances (N, 4, M) of distributions (N, 4·R, M)."""
+    n, _, m = bins.shape
+    return head.integral(bins.transpose(1, 2).reshape(n * m, -1)).view(n, m, 4).transpose(1, 2)
 
 
 def decoded(coder: Any, deltas: Tensor) -> Tensor:
@@ -169,30 +193,37 @@ def to_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def split_by_prior(level: Tensor, channels: int) -> Tensor:
-    """From (N, A·channels, H, W) to (N, channels, H·W·A), the order of a prior generator."""
+def by_prior(level: Tensor, channels: int) -> Tensor:
+    """A view of (N, A·channels, H, W) as (N, channels, H·W, A).
+
+    The last two axes, flattened, have the order of a prior generator.
+    """
     n, _, h, w = level.shape
-    split = level.view(n, -1, channels, h * w)
-    return split.permute(0, 2, 3, 1).reshape(n, channels, -1)
+    return level.reshape(n, -1, channels, h * w).permute(0, 2, 3, 1)
+
+
+def priors_of(level: Tensor) -> int:
+    """M of responses (N, C, *): how many priors or regions an image has on a level."""
+    return level[0, 0].numel()
 
 
 def region_responses(box_head: Any, outputs: tuple, regions: Regions) -> tuple[Levels, Levels]:
-    """Logits (N, K + 1, M) and localization (N, 4, M) of the M regions of N images, as one level.
+    """Logits (N, K + 1, M) and deltas (N, 4, M) of the M regions of N images, as one level.
 
     ``outputs``: the box head's scores and deltas. Where the head regresses every class apart, the
-    localization is that of the class which is assigned to the region. The four numbers are the
-    distances from the region's centre to the sides of the box, in units of the region's size.
+    deltas are those of the class which is assigned to the region. Decoded (:func:`decoded`), they
+    are the distances from the region's centre to the sides of the box, in units of its size.
     """
     scores, deltas = outputs[0], outputs[1]
     if deltas.shape[1] > 4:
         own = regions.labels.clamp(max=box_head.num_classes - 1).view(-1, 1, 1).expand(-1, 1, 4)
         deltas = deltas.view(len(deltas), -1, 4).gather(1, own).squeeze(1)
     logits, boxes = (regions.by_image(part).transpose(1, 2) for part in (scores, deltas))
-    return (logits,), (decoded(box_head.bbox_coder, boxes),)
+    return (logits,), (boxes,)
 
 
 def responses_at_regions(head: Any, maps: Levels, regions: Regions) -> tuple[Levels, Levels]:
-    """A teacher's logits (R, K + 1, 1) and localization (R, 4, 1) for the student's regions.
+    """A teacher's logits (N, K + 1, M) and deltas (N, 4, M) for the student's regions.
 
     ``head``: the teacher's RoI head. ``maps``: the teacher's own maps.
     """

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .assigned import dense_counted, dense_positives, positive, summed_centerness
+from .assigned import (
+    dense_counted,
+    dense_positives,
+    places_of,
+    positive,
+    summed_centerness,
+)
 from .cross_head import BRANCHES, Branches, DensePredictions, dense_predictions, keep_maps
 from .families import dense_family, dense_head, first_stage, has_encoder_maps, region_head
 from .maps import feature_maps, memory_as_maps
 from .responses import (
     Levels,
+    Read,
     Regions,
+    decoded,
     dense_responses,
+    reading,
     region_responses,
     responses_at_regions,
 )
@@ -28,15 +38,17 @@ class Knowledge:
     """The knowledge that one detector has of one batch, level by level.
 
     N counts images. M counts the priors of a dense head, in the order (H, W, A), or the regions of
-    a RoI head, whose responses are one level.
+    a RoI head, whose responses are one level. (N, K, *): the axes behind the second, flattened, are
+    M long; the responses of a dense head are views (N, K, H·W, A) of its outputs.
     """
 
     #: The detector's maps (N, C, H, W).
     features: Levels
-    #: Class logits (N, K, M). No level if responses were not asked for.
+    #: Class logits (N, K, *). No level if responses were not asked for.
     logits: Levels = ()
-    #: Distances (N, 4, M) from each prior, or from the centre of each region, to the four sides of
-    #: its box. No level if responses were not asked for.
+    #: What the head regresses, (N, R, *): R numbers, of which ``read`` makes the distances from a
+    #: prior, or from the centre of a region, to the four sides of its box. No level if responses
+    #: were not asked for.
     localization: Levels = ()
     #: True where the assignment of a training student has a positive: (N, M). A teacher has none.
     positives: Levels = ()
@@ -52,6 +64,11 @@ class Knowledge:
     predictions: DensePredictions | None = None
     #: For CrossKD: the sum of the centerness targets of FCOS's positives, a scalar.
     centerness: Tensor | None = None
+    #: Makes distances (N, 4, M) of ``localization`` (N, R, M). None: they are distances.
+    read: Read | None = None
+    #: The image and the place in M of each positive, (P, 2). Finding it waits for the device, so it
+    #: is found where mmdet's assignment waits anyway. No level: not asked for.
+    places: Levels = ()
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Knowledge:
         """The same knowledge with ``function`` applied to the tensor of each level."""
@@ -59,17 +76,23 @@ class Knowledge:
         def each(levels: Levels) -> Levels:
             return tuple(map(function, levels))
 
-        return Knowledge(
-            each(self.features),
-            each(self.logits),
-            each(self.localization),
-            each(self.positives),
-            each(self.counted),
-            self.regions,
-            {i: (each(first), each(second)) for i, (first, second) in self.hidden.items()},
-            self.predictions and self.predictions.map(function),
-            self.centerness,
+        return replace(
+            self,
+            features=each(self.features),
+            logits=each(self.logits),
+            localization=each(self.localization),
+            positives=each(self.positives),
+            counted=each(self.counted),
+            hidden={i: (each(first), each(second)) for i, (first, second) in self.hidden.items()},
+            predictions=self.predictions and self.predictions.map(function),
+            places=(),
         )
+
+    @property
+    def boxes(self) -> Levels:
+        """The distances (N, 4, M) of all priors or regions, level by level."""
+        flat = tuple(level.flatten(2) for level in self.localization)
+        return flat if self.read is None else tuple(map(self.read, flat))
 
     def select(self, levels: tuple[int, ...]) -> Knowledge:
         """The knowledge of some levels, by place and in this order.
@@ -89,6 +112,7 @@ class Knowledge:
             localization=pick(self.localization),
             positives=pick(self.positives),
             counted=pick(self.counted),
+            places=pick(self.places),
         )
 
 
@@ -105,17 +129,20 @@ class Tap:
         model: Any,
         *,
         responses: bool,
+        places: bool = False,
         positions: Iterable[int] = (),
         shapes: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         """Prepare hooks for the neck; with ``responses``, for the head too.
 
+        ``places``: also tell where the positives are.
         ``shapes``: (height, width) of each image without its padding; None: no image is padded.
         ``positions``: the layers of a dense head, by CrossKD's numbers, whose maps are kept. Number
         0 keeps the head's input; the number of the last layer keeps the head's predictions.
         """
         self._model = model
         self._shapes = shapes
+        self._places = places
         self._positions = set(positions)
         self._hidden: dict[int, tuple[list, list]] = {}
         self._dense = dense_head(model) if responses or self._positions else None
@@ -213,6 +240,8 @@ class Tap:
                 hidden=hidden,
                 predictions=predicted,
                 centerness=centerness,
+                read=reading(self._dense),
+                places=places_of(positives) if self._places else (),
             )
         if self._region is not None:
             counts = tuple(len(image.priors) for image in self._sampled[-1])
@@ -220,8 +249,16 @@ class Tap:
             regions = Regions(rois, labels, counts)
             head = first_stage(self._region)[1]
             responses = region_responses(head, seen["head"], regions)
-            objects = regions.by_image(positive(labels, head.num_classes), False)
-            return Knowledge(features, *responses, (objects,), (regions.counted,), regions)
+            objects = (regions.by_image(positive(labels, head.num_classes), False),)
+            return Knowledge(
+                features,
+                *responses,
+                objects,
+                (regions.counted,),
+                regions,
+                read=partial(decoded, head.bbox_coder),
+                places=places_of(objects) if self._places else (),
+            )
         return Knowledge(features)
 
 
@@ -237,7 +274,7 @@ def teacher_knowledge(
     maps = feature_maps(model, inputs, samples)
     head = dense_head(model) if responses else None
     if head is not None:
-        return Knowledge(maps, *dense_responses(head, head(maps)))
+        return Knowledge(maps, *dense_responses(head, head(maps)), read=reading(head))
     knowledge = Knowledge(maps)
     return add_responses(model, knowledge, regions) if responses and regions else knowledge
 
@@ -246,4 +283,5 @@ def teacher_knowledge(
 def add_responses(model: Any, knowledge: Knowledge, regions: Regions) -> Knowledge:
     """A teacher's features, together with its RoI head's responses for the student's regions."""
     logits, localization = responses_at_regions(region_head(model), knowledge.features, regions)
-    return Knowledge(knowledge.features, logits, localization, regions=regions)
+    read = partial(decoded, first_stage(region_head(model))[1].bbox_coder)
+    return Knowledge(knowledge.features, logits, localization, regions=regions, read=read)

@@ -3,7 +3,7 @@
 
 from .box_distances import BOX_DISTANCES
 from .detector import DistilledDetector, signature_once
-from .distances import MAP_DISTANCES, SCORE_DISTANCES
+from .distances import MAP_DISTANCES
 from .hooks import DistillationHook
 from .kinds import (
     KINDS,
@@ -15,7 +15,9 @@ from .kinds import (
 from .loss import DistillationLoss
 from .observe import FrozenTeacher, Needs, Observation, observe, student_view
 from .pairing import Pair, pair_levels
-from .transforms import FEATURE_TRANSFORMS, RESHAPES, RESPONSE_TRANSFORMS
+from .response_transforms import RESHAPES, RESPONSE_TRANSFORMS
+from .scores import SCORE_DISTANCES
+from .transforms import FEATURE_TRANSFORMS
 
 __all__ = [
     "BOX_DISTANCES",

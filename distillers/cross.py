@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from ..detectors import CrossHead, DensePredictions, Knowledge, to_float32
 from ..space import IDENTITY, POSITIONS, Term
 from .box_distances import BOX_DISTANCES
-from .distances import quality_focal
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
-from .processes import mean_over_processes
-from .responses import classification, count_positives, counted
+from .pieces import Pieces
+from .processes import mean_over_processes, moments_over_processes
+from .responses import classification, count_positives, counted_like
+from .scores import Vectors, quality_focal
 
 EPSILON = 1e-6
 #: The most that :func:`aligned` enlarges a channel by, in units of what it enlarges the map by.
@@ -49,9 +51,11 @@ def _after(name: str) -> int:
 def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
 
-    Mean and deviation are over H, W and the N images of one process, as in the authors' release; no
-    formula of the paper says so. They are computed in float32 or wider; the result has the
-    teacher's type, which the teacher's layers read.
+    Mean and deviation are over H, W and the images of all processes: in the authors' release, of
+    one process; no formula of the paper says anything of it. Gradients that are accumulated over
+    batches are not those of one larger batch, and padding counts in both statistics. They are
+    computed in float32 or wider; the result has the teacher's type, which the teacher's layers
+    read.
 
     A channel and its gradient are multiplied by the ratio of the teacher's deviation to the
     student's. For a dead channel, whose deviation is about 0, the ratio is a thousand (a million in
@@ -62,8 +66,7 @@ def aligned(student: Tensor, teacher: Tensor) -> Tensor:
     channel that is small in both maps.
     """
     own, known = to_float32(student), to_float32(teacher)
-    ours, ours_mean = torch.var_mean(own, (0, 2, 3), correction=0, keepdim=True)
-    theirs, theirs_mean = torch.var_mean(known, (0, 2, 3), correction=0, keepdim=True)
+    (ours, ours_mean), (theirs, theirs_mean) = moments_over_processes(own, known)
     scale = ((theirs + EPSILON) / (ours + EPSILON)).sqrt()
     of_maps = ((theirs.mean() + EPSILON) / (ours.detach().mean() + EPSILON)).sqrt()
     scale = scale.clamp(max=MOST * of_maps)
@@ -168,12 +171,12 @@ class CrossLogits(CrossKind):
         return cls.cross_mismatch(pair, boxes=False)
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
-        ours, theirs = (torch.cat(side.logits, dim=2) for side in seen[self._part])
+        ours, theirs = (side.logits for side in seen[self._part])
         student = observation.student
-        weight = counted(student, ours)
+        scores = Vectors.of(IDENTITY, ours, theirs, counted_like(student, ours))
         if self.term.distance == "quality_focal":
-            return _divided(quality_focal(ours, theirs), weight, student)
-        return classification(self.term.distance, ours, theirs, weight, student.positives)
+            return scores.sum_of_elements(quality_focal) / _divisor(student)
+        return classification(self.term.distance, scores, student)
 
 
 class CrossLocalization(CrossKind):
@@ -217,14 +220,22 @@ class CrossLocalization(CrossKind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         cross, teacher = seen[self._part]
-        logits = torch.cat(teacher.logits, dim=2)
-        weight = self._confidence(logits) * counted(observation.student, logits)
-        if self.term.distance == "kl":
-            losses = _bins_kl(torch.cat(cross.bins, dim=2), torch.cat(teacher.bins, dim=2))
-            return _weighted(losses, weight) / mean_over_processes(weight.sum()).clamp(min=EPSILON)
-        ours, theirs = (torch.cat(side.sides, dim=2).transpose(1, 2) for side in (cross, teacher))
-        losses = BOX_DISTANCES[self.term.distance](ours, theirs).unsqueeze(1)
-        return _divided(losses, weight, observation.student)
+        bins = self.term.distance == "kl"
+        pieces = Pieces(
+            *(cross.regressed, teacher.regressed, teacher.logits),
+            counted_like(observation.student, teacher.logits),
+            reads=() if bins else (cross.read, teacher.read),
+        )
+        losses = _bins_kl if bins else partial(_boxes, BOX_DISTANCES[self.term.distance])
+
+        def sums(ours: Tensor, theirs: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
+            weight = self._confidence(logits) * counted
+            return torch.stack([_weighted(losses(ours, theirs), weight), weight.sum()])
+
+        loss, total = pieces.each(sums)
+        if bins:
+            return loss / mean_over_processes(total).clamp(min=EPSILON)
+        return loss / _divisor(observation.student)
 
     def _confidence(self, logits: Tensor) -> Tensor:
         """The highest class score (N, 1, M) of logits (N, K, M)."""
@@ -235,16 +246,19 @@ class CrossLocalization(CrossKind):
         return logits.softmax(dim=1)[:, :-1].amax(dim=1, keepdim=True)  # without the background's
 
 
-def _divided(losses: Tensor, weight: Tensor, student: Knowledge) -> Tensor:
-    """The weighted sum of losses (N, *, M), divided by the number of the student's positives.
+def _divisor(student: Knowledge) -> Tensor:
+    """The number of the student's positives.
 
     Both losses of FCOS are divided by the sum of its positives' centerness, as in the release.
     """
     if student.centerness is None:
-        divisor = count_positives(student.positives)
-    else:
-        divisor = mean_over_processes(student.centerness).clamp(min=1)
-    return _weighted(losses, weight) / divisor
+        return count_positives(student.positives)
+    return mean_over_processes(student.centerness).clamp(min=1)
+
+
+def _boxes(distance: Callable[..., Tensor], student: Tensor, teacher: Tensor) -> Tensor:
+    """A distance of boxes (N, 4, M), (N, 1, M)."""
+    return distance(student.transpose(1, 2), teacher.transpose(1, 2)).unsqueeze(1)
 
 
 def _weighted(losses: Tensor, weight: Tensor) -> Tensor:

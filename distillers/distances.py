@@ -26,9 +26,6 @@ from .processes import mean_over_processes, sum_over_processes
 EPSILON = 1e-6
 #: Added to squared lengths, so that the cosine of vectors that vanish is defined.
 LEAST_SQUARE = 1e-10
-#: α of formula (11). The paper prints no value; the formula's source (information-theoretic
-#: representation distillation) uses 1.01.
-CORRELATION_ALPHA = 1.01
 #: Divergence below which the Jensen-Shannon distance goes on to 0 in a straight line.
 JS_LEAST = 1e-12
 #: The logit of an entry of a weight of 0: its probability is 0.
@@ -148,20 +145,15 @@ def jensen_shannon(student: Tensor, teacher: Tensor, weight: Tensor | None = Non
     weight = _of_vectors(weight)
     share = torch.ones_like(divergence) if weight is None else weight.to(divergence.dtype)
     share, rows = share.flatten(1), divergence.flatten(1)
-    mean = ((rows * share).sum(dim=1) / share.sum(dim=1).clamp(min=EPSILON)).clamp(min=0)
-    root = mean.clamp(min=JS_LEAST).sqrt()
-    distance = torch.where(mean > JS_LEAST, root, mean / math.sqrt(JS_LEAST))
-    return _mean(distance, share.amax(dim=1))
+    mean = (rows * share).sum(dim=1) / share.sum(dim=1).clamp(min=EPSILON)
+    return _mean(js_root(mean), share.amax(dim=1))
 
 
-def quality_focal(student: Tensor, teacher: Tensor) -> Tensor:
-    """Quality focal loss of every logit at γ = 1, with the teacher's score as the soft label.
-
-    CrossKD, formula (7). The result has the shape of the logits: it is not yet a mean.
-    """
-    label = teacher.sigmoid()
-    difference = (student.sigmoid() - label).abs()
-    return difference * F.binary_cross_entropy_with_logits(student, label, reduction="none")
+def js_root(divergence: Tensor) -> Tensor:
+    """The root of a divergence; near 0, where its slope is infinite, a straight line instead."""
+    divergence = divergence.clamp(min=0)
+    root = divergence.clamp(min=JS_LEAST).sqrt()
+    return torch.where(divergence > JS_LEAST, root, divergence / math.sqrt(JS_LEAST))
 
 
 def cosine(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -192,7 +184,7 @@ def pearson(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> T
     means = (firsts / total).view(2, 1, -1, *[1] * (student.dim() - 2))
     s, t = student - means[0], teacher - means[1]
     moments = sum_over_processes(sums((s * s, t * t, s * t))) / total
-    return (1 - _coefficient(*moments)).mean()
+    return (1 - coefficient(*moments)).mean()
 
 
 def _joined(total: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,7 +193,7 @@ def _joined(total: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
     return joined[0].clamp(min=EPSILON), joined[1:].view_as(sums)
 
 
-def _coefficient(ss: Tensor, tt: Tensor, st: Tensor) -> Tensor:
+def coefficient(ss: Tensor, tt: Tensor, st: Tensor) -> Tensor:
     """Pearson's r from two variances and a covariance; 1 where all three vanish."""
     return (st + EPSILON) * ((ss + EPSILON) * (tt + EPSILON)).rsqrt()
 
@@ -217,16 +209,7 @@ def _moment_correlation(
     s = student - (share * student).sum(dim=dim, keepdim=True)
     t = teacher - (share * teacher).sum(dim=dim, keepdim=True)
     moments = [(share * part).sum(dim=dim, keepdim=True) for part in (s * s, t * t, s * t)]
-    return _coefficient(*moments)
-
-
-def pearson_c(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-    """1 - Pearson's r over the classes of a position, mean over positions: ``pearson`` of logits.
-
-    Appendix D: P_i and Q_i are the probabilities of class i.
-    """
-    r = _moment_correlation(student, teacher, weight, dim=1)
-    return _mean(1 - r, _of_vectors(weight))
+    return coefficient(*moments)
 
 
 def pearson_hw(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -245,17 +228,6 @@ def _correlation_hw(student: Tensor, teacher: Tensor, weight: Tensor | None) -> 
     flat = None if weight is None else weight.flatten(2)
     sides = student.flatten(2), teacher.flatten(2)
     return _moment_correlation(*sides, flat, dim=2).squeeze(2)
-
-
-def correlation(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Formula (11) on the diagonal v of the cross-correlation matrix: log2(1 + Σ|v - 1|^2α).
-
-    v_i is the correlation of class i over the n representations of a batch (Appendix D). A batch
-    here is the positions, or regions, of one image, so that the loss is a mean over images. The 1
-    is ours: without the 1 the loss goes to -∞, and its gradient to ∞, as both agree.
-    """
-    v = _correlation_hw(student, teacher, weight)
-    return torch.log2(1 + (1 - v).clamp(min=0).pow(2 * CORRELATION_ALPHA).sum(dim=1)).mean()
 
 
 def _blur(maps: Tensor) -> Tensor:
@@ -281,7 +253,12 @@ def _band(length: int, like: Tensor) -> Tensor:
 
 
 def ssim(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tensor:
-    """(1 - SSIM) / 2, in [0, 1], of each channel map under an 11 x 11 Gaussian window (SKD).
+    """(1 - SSIM) / 2, in [0, 1], of each channel map under an 11 x 11 Gaussian window (SKD)."""
+    return _mean(ssim_values(student, teacher), weight)
+
+
+def ssim_values(student: Tensor, teacher: Tensor) -> Tensor:
+    """(1 - SSIM) / 2 of each element, (N, C, H, W).
 
     A window that leaves the map is renormalised, so a map may be smaller than the window. L, the
     dynamic range, is that of the teacher's sample.
@@ -299,7 +276,7 @@ def ssim(student: Tensor, teacher: Tensor, weight: Tensor | None = None) -> Tens
     c1, c2 = ((factor * ranges).square().view(-1, 1, 1) for factor in (SSIM_K1, SSIM_K2))
     luminance = (2 * mu_s * mu_t + c1) / (mu_s**2 + mu_t**2 + c1)
     structure = (2 * covariance + c2) / (variances + c2)
-    return _mean(((1 - luminance * structure) / 2).view_as(student), weight)
+    return ((1 - luminance * structure) / 2).view_as(student)
 
 
 #: Of student, teacher and, optionally, weights.
@@ -311,11 +288,3 @@ MAP_DISTANCES: dict[str, Distance] = {
 }
 #: The distances of crops and of parts of maps, by name.
 PART_DISTANCES: dict[str, Distance] = {**MAP_DISTANCES, "pearson": pearson_hw}
-#: The distances of class scores, by name; ``pearson`` compares the classes of a position.
-SCORE_DISTANCES: dict[str, Distance] = {
-    "pearson": pearson_c,
-    **{
-        f.__name__: f
-        for f in (l1, l2, smooth_l1, kl, jensen_shannon, cosine, pearson_hw, correlation)
-    },
-}

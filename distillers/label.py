@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..detectors import Levels, to_float32
-from .features import over_levels
+from .features import levels_in_parts, over_levels
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair
@@ -106,4 +106,6 @@ class Label(Kind):
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
         levels = zip(observation.student.features, seen[self.PART], strict=True)
-        return over_levels(self.term, [(to_float32(s), to_float32(e.detach())) for s, e in levels])
+        pairs = [(to_float32(s), to_float32(e.detach())) for s, e in levels]
+        parts = levels_in_parts(pairs, observation.student_shapes, self.pair.student.strides)
+        return over_levels(self.term, pairs, parts)

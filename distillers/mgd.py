@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,7 @@ from torch import Tensor, nn
 
 from ..detectors import to_float32
 from ..space import IDENTITY, Term
-from .distances import MAP_DISTANCES
-from .features import Adapter
+from .features import Adapter, levels_in_parts, over_levels
 from .kind import Kind
 from .observe import Observation
 from .pairing import Pair
@@ -79,5 +79,6 @@ class MGD(Kind):
         return {self._part: lambda: MaskedGeneration(self.pair, hidden_share(self.term))}
 
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
-        distance = MAP_DISTANCES[self.term.distance]
-        return torch.stack([distance(*pair) for pair in seen[self._part]]).sum()
+        pairs = seen[self._part]
+        parts = levels_in_parts(pairs, observation.shapes, self.pair.levels.strides)
+        return over_levels(replace(self.term, transforms=(IDENTITY,)), pairs, parts)

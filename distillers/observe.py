@@ -33,6 +33,8 @@ class Needs:
     responses: bool = False
     #: Where the student's own assignment has positives.
     positives: bool = False
+    #: The same as a list of places.
+    places: bool = False
     #: Layers of the student's dense head, as CrossKD counts them, whose maps are kept.
     positions: frozenset[int] = frozenset()
     #: A second loss of the student's head, on other maps than the neck's.
@@ -43,6 +45,7 @@ class Needs:
         return Needs(
             self.responses or other.responses,
             self.positives or other.positives,
+            self.places or other.places,
             self.positions | other.positions,
             self.second_loss or other.second_loss,
         )
@@ -71,6 +74,11 @@ class Observation:
     losses: dict[str, Any] = field(default_factory=dict)
     #: The losses of the student's head on other maps than the neck's, if they were asked for.
     second_loss: Callable[[Levels], dict[str, Any]] | None = None
+    #: (height, width) of each of the teachers' images in pixels, without its padding. Empty: no
+    #: image is padded.
+    shapes: Sequence[tuple[int, int]] = ()
+    #: The same of the student's images.
+    student_shapes: Sequence[tuple[int, int]] = ()
 
     @property
     def teacher(self) -> Knowledge:
@@ -128,8 +136,14 @@ def observe(
     # Some heads write into the samples of their loss.
     unused = copy_samples(own_samples) if needs.second_loss else []
     responses = needs.responses or needs.positives
-    shapes = [tuple(sample.img_shape) for sample in own_samples]
-    with Tap(student, responses=responses, positions=needs.positions, shapes=shapes) as tap:
+    shapes = shapes_of(own_samples)
+    with Tap(
+        student,
+        responses=responses,
+        places=needs.places,
+        positions=needs.positions,
+        shapes=shapes,
+    ) as tap:
         losses = dict(student.loss(own_inputs, own_samples))
     knowledge = tap.knowledge
 
@@ -144,7 +158,14 @@ def observe(
         [sample.gt_instances.labels for sample in own_samples],
         losses,
         second_loss if needs.second_loss else None,
+        shapes_of(samples),
+        shapes,
     )
+
+
+def shapes_of(samples: list) -> list[tuple[int, int]]:
+    """(height, width) of the samples' images in pixels, without their padding."""
+    return [(sample.img_shape[0], sample.img_shape[1]) for sample in samples]
 
 
 def student_view(student: Any, inputs: Tensor, samples: list, scale: float) -> tuple[Tensor, list]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch import distributed as dist
 
@@ -23,15 +26,40 @@ def mean_over_processes(count: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over processes; its gradient is the sum of the processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        total = part.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _Sum.apply(gradient)
+
+
 def sum_over_processes(part: Tensor) -> Tensor:
     """The sum of a tensor over all processes, with its gradient in every process.
 
     Losses that each process computes from such sums are equal everywhere. Averaged over processes,
     their gradients are the gradient of the loss of the whole batch, as in synchronised batch norm.
     """
-    if _alone():
-        return part
-    from torch.distributed.nn.functional import all_reduce  # starts slowly; one process needs none
+    return part if _alone() else _Sum.apply(part)
 
-    summed: Tensor = all_reduce(part)
-    return summed
+
+def moments_over_processes(*maps: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Variance and mean of each channel of maps (N, C, H, W) of one shape, each (1, C, 1, 1).
+
+    They are over H, W and the images of all processes, whose numbers and sizes may differ.
+    """
+    found = [torch.var_mean(one, (0, 2, 3), correction=0) for one in maps]
+    var, mean = (torch.stack(part) for part in zip(*found, strict=True))
+    if not _alone():
+        count = var.new_tensor(float(maps[0][:, 0].numel()))
+        sums = sum_over_processes(torch.cat([count.view(1), (count * mean).flatten()]))
+        total, common = sums[0], (sums[1:] / sums[0]).view_as(mean)
+        var = sum_over_processes(count * (var + (mean - common).square())) / total
+        mean = common
+    return [(v.view(1, -1, 1, 1), m.view(1, -1, 1, 1)) for v, m in zip(var, mean, strict=True)]

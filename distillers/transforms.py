@@ -1,8 +1,7 @@
 """The transforms of DetKDS Table 2. A transform is applied alike to student and teacher.
 
-A feature transform takes maps (N, C, H, W) of N samples (images, crops, patches). A response
-transform takes responses (N, C, M): N images, C channels (classes or the four sides of a box), M
-positions (priors or regions) of all levels.
+A feature transform takes maps (N, C, H, W) of N samples (images, crops, patches). The
+transforms of responses are in ``response_transforms``.
 
 No transform looks from one sample at another. So 16 images in one batch, 8 batches of 2 whose
 gradients are accumulated, and 8 processes with 2 images each all give the same loss.
@@ -27,8 +26,6 @@ TEMPERATURE = 0.5
 #: value; the authors' release uses 0.65.
 MASK_THRESHOLD = 0.65
 EPSILON = 1e-6
-#: Stands for infinity where a result must stay finite.
-LARGE = 1e30
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -107,44 +104,6 @@ def min_max(f: Tensor) -> Tensor:
     return (f - low) / (high - low + EPSILON)
 
 
-def response_norm_n(p: Tensor, counted: Tensor) -> Tensor:
-    """``norm_n`` of logits, "norm_batch" in Table 5: each class over the image's N predictions.
-
-    Formula (6) over the predictions that count. A batch of predictions is those of one image.
-    """
-    share = counted.to(p.dtype) / counted.sum(dim=2, keepdim=True).clamp(min=1)
-    centred = p - (torch.where(counted, p, 0) * share).sum(dim=2, keepdim=True)
-    squares = torch.where(counted, centred, 0).square()
-    return centred * ((squares * share).sum(dim=2, keepdim=True) + EPSILON).rsqrt()
-
-
-def response_min_max(p: Tensor, counted: Tensor) -> Tensor:
-    """``min_max`` of logits: each image's numbers that count are moved and scaled into [0, 1]."""
-    low = p.masked_fill(~counted, LARGE).amin(dim=(1, 2), keepdim=True)
-    high = p.masked_fill(~counted, -LARGE).amax(dim=(1, 2), keepdim=True)
-    return (p - low) / (high - low + EPSILON)
-
-
-def softmax_n(p: Tensor, counted: Tensor) -> Tensor:
-    """``softmax_n`` of boxes: each side's softmax over the image's N predictions, times N.
-
-    With the factor N, as in the attention maps, the mean is 1, however many predictions there are:
-    without the factor, areas of 1 / N² fall below any epsilon.
-    """
-    number = counted.sum(dim=2, keepdim=True)
-    return p.masked_fill(~counted, -LARGE).softmax(dim=2) * number
-
-
-def _reshape_n(p: Tensor) -> Tensor:
-    """``reshape_n``: each image is a sample, and all its numbers are one vector: (N, C·M, 1)."""
-    return p.flatten(1).unsqueeze(-1)
-
-
-def _reshape_c(p: Tensor) -> Tensor:
-    """``reshape_c``: each class of an image is a sample, its positions a vector: (N·C, M, 1)."""
-    return p.flatten(0, 1).unsqueeze(-1)
-
-
 def _alike(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], TensorPair]:
     return lambda student, teacher: (function(student), function(teacher))
 
@@ -161,34 +120,3 @@ FEATURE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], TensorPair]] = {
     "norm_n": _alike(norm_n),
     "min_max": _alike(min_max),
 }
-
-#: Of responses (N, C, M) and, True where a prediction counts, (N, 1, M).
-RESPONSE_TRANSFORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "identity": lambda p, _: p,
-    "norm_n": response_norm_n,
-    "norm_c": lambda p, _: normalise(p, (1,)),
-    "min_max": response_min_max,
-    "softmax_n": softmax_n,
-    "softmax_c": lambda p, _: p.softmax(dim=1),
-    "pow2": lambda p, _: p.square(),
-    "sigmoid": lambda p, _: p.sigmoid(),
-}
-#: Transforms that make other vectors of the same numbers; what counts is reshaped alike.
-RESHAPES: dict[str, Callable[[Tensor], Tensor]] = {
-    "reshape_n": _reshape_n,
-    "reshape_c": _reshape_c,
-}
-
-
-def transformed_responses(
-    name: str, student: Tensor, teacher: Tensor, counted: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Responses (N, C, M) after the named transform, and which of their numbers count.
-
-    ``counted``: True where a prediction counts, (N, 1, M).
-    """
-    if name in RESHAPES:
-        reshape = RESHAPES[name]
-        return reshape(student), reshape(teacher), reshape(counted.expand_as(student))
-    transform = RESPONSE_TRANSFORMS[name]
-    return transform(student, counted), transform(teacher, counted), counted

@@ -20,6 +20,7 @@ from ..space import (
 from .algorithms import (
     START_STAGE,
     Algorithm,
+    EarlyStop,
     Listed,
     Scored,
     Stage,
@@ -29,9 +30,6 @@ from .algorithms import (
     make_algorithm,
     rank,
 )
-
-#: Trials are stopped early only after so many have shown how far scores rise above early scores.
-LEAST_GAINS = 10
 
 
 class Controller:
@@ -66,8 +64,7 @@ class Controller:
         self._number = 0
         self._asked: dict[int, tuple[str, Candidate]] = {}
         self._best: Scored | None = None
-        #: How much the score of each completed trial is above its early score.
-        self._gains: list[float] = []
+        self._early = EarlyStop()
 
     def _plan(self, start: tuple[Distiller, ...]) -> None:
         """Add the stages that the search begins with."""
@@ -119,29 +116,18 @@ class Controller:
         for stage in self._in_turn():
             inner = self.stages[stage].ask()
             if inner is not None:
-                bar = self._early_bar(self.stages[stage])
+                bar = self._early_bar(self.stages[stage], inner.distiller)
                 candidate = Candidate(self._number, stage, inner.distiller, bar)
                 self._asked[self._number] = (stage, inner)
                 self._number += 1
                 return candidate
         return None
 
-    def _early_bar(self, stage: Algorithm) -> float | None:
-        """The early score from which the largest gain so far leads to the stage's bar.
-
-        Below, a trial would have to gain more than any trial has gained, to matter: experience, not
-        a bound. DetKDS ends a validation early as well ("once the student model performs well
-        enough to determine the quality", Section 3.2) and gives no rule. A bound on AP from a part
-        of the validation images is no use: until nearly all are seen, the rest may be perfect. The
-        first trials are scored halfway to learn the gains; their bar is 0, which stops none. None:
-        no early score is too low.
-        """
+    def _early_bar(self, stage: Algorithm, distiller: Distiller) -> float | None:
+        """The student alone, which all are compared with, is trained to the end."""
         if not self._settings.early_stop:
             return None
-        if len(self._gains) < LEAST_GAINS:
-            return 0.0
-        least = (stage.bar or 0.0) - max(self._gains)
-        return least if least > 0 else None
+        return self._early.bar(stage) if distiller.active else 0.0
 
     def _in_turn(self) -> list[str]:
         """The stages, beginning with the stage whose turn it is; each candidate passes the turn on.
@@ -156,9 +142,7 @@ class Controller:
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
         """The outcome of a candidate. Raises KeyError if the candidate is not an open ask."""
         stage, inner = self._asked.pop(candidate.number)
-        self.stages[stage].tell(inner, outcome)
-        if outcome.score is not None and outcome.early_score is not None:
-            self._gains.append(outcome.score - outcome.early_score)
+        self.stages[stage].tell(inner, self._early.told(outcome))
         scored = (candidate, outcome)
         leads = self._best is None or rank(scored) > rank(self._best)
         if outcome.checked().completed and leads:

@@ -87,7 +87,11 @@ def run_search(
     start = _start(plan, store, store.find_search(name))
     controller = Controller(plan.space, plan.config.search, plan.seed, start)
     say_scores(plan, display)
-    with store.held(name), cluster(plan.config.resources, plan.folder) as dashboard:
+    config = plan.config
+    with (
+        store.held(name),
+        cluster(config.resources, plan.folder, config.shared) as dashboard,
+    ):
         search = store.find_search(name) or _create(plan, store, name, start)
         display.dashboard(dashboard)
         make_data(plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from .base import FilePath, Settings
 
@@ -18,12 +18,23 @@ class Schedule(Settings):
 
     #: Passes over the training images.
     epochs: int = Field(ge=1)
-    #: Images per training step.
+    #: Images per training step and process.
     batch_size: int = Field(ge=1)
+    #: Processes that share the training, on one machine or several; each has a GPU of its own,
+    #: where there are GPUs. A step has ``processes`` times ``batch_size`` images.
+    processes: int = Field(default=1, ge=1)
     #: mmengine's ``optim_wrapper``: the optimizer, gradient clipping, accumulation.
     optim_wrapper: dict[str, Any]
     #: mmengine's ``param_scheduler``: how the learning rate changes.
     param_scheduler: list[dict[str, Any]] = []
+
+    @model_serializer(mode="wrap")
+    def _without_one_process(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What one process trains keeps the key that it had before there were several."""
+        found = serialize(self)
+        if found.get("processes") == 1:
+            del found["processes"]
+        return found
 
     def over(self, epochs: int) -> Schedule:
         """The same schedule in other epochs; its milestones move along (see :func:`moved`)."""
@@ -38,6 +49,15 @@ class TrialSchedule(Schedule):
     #: weights of that training, and so compares candidates and not the first steps from random
     #: weights.
     warmup: Schedule | None = None
+
+    @field_validator("processes")
+    @classmethod
+    def _one(cls, processes: int) -> int:
+        if processes > 1:
+            raise ValueError(
+                "a trial runs in one process; resources.workers says how many run side by side"
+            )
+        return processes
 
 
 class Model(Settings):

@@ -1,4 +1,4 @@
-"""The section ``resources``: what a trial may use, and where trials run."""
+"""The section ``resources``: what a process may use, and where trials and trainings run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .base import Settings
 
 
 class Resources(Settings):
-    """What one trial or training may use, and where."""
+    """What the process of a trial, or each process of a training, may use, and where."""
 
     #: The number of trials side by side. None: as many as the cluster has room for.
     workers: int | None = Field(default=None, ge=1)
-    #: CPUs of a trial.
+    #: CPUs of a process. A trial runs in one; a training in as many as ``final.processes`` says.
     cpus: float = Field(default=1, gt=0)
-    #: GPUs of a trial; a part of one GPU is possible. None: one GPU, if the cluster has GPUs.
+    #: GPUs of a process: 0, 1, or a part of one. None: one GPU, if the cluster has GPUs.
     gpus: float | None = Field(default=None, ge=0)
     #: torch's threads in each worker.
     threads: int = Field(default=1, ge=1)
@@ -30,5 +30,8 @@ class Resources(Settings):
     @classmethod
     def _one_gpu(cls, gpus: float | None) -> float | None:
         if gpus is not None and gpus > 1:
-            raise ValueError("a training runs on one GPU; ask for 1, or for a part of one")
+            raise ValueError(
+                "a process runs on one GPU; ask for 1, or for a part of one. final.processes, or "
+                "--gpus of `detkds train`, spreads a training over several"
+            )
         return gpus

@@ -94,8 +94,9 @@ class Search(Settings):
     #: Whether a worker tries a candidate on a stored batch before it trains a student: DetKDS's
     #: distiller filter. A trial whose loss is NaN or above 100 ends in either case.
     filter: bool = True
-    #: Whether a trial is stopped halfway that, to be a parent or the best, would have to rise
-    #: further above its early score than any trial of the search has risen.
+    #: Whether trials are stopped halfway. With algorithm1 and random, a trial is stopped that, to
+    #: be a parent or the best, would have to rise further above its early score than any trial of
+    #: the search has risen. With other algorithms, the best third of early scores goes on.
     early_stop: bool = True
     #: The seed of the search, and of every trial.
     seed: int = 0
@@ -181,6 +182,30 @@ class SearchConfig(Settings):
     search: Search = Search()
     #: What trials and trainings may use of a machine.
     resources: Resources = Resources()
+
+    @property
+    def shared(self) -> dict[str, int]:
+        """How many processes share a training, by the setting that says so, where several do."""
+        schedules = {
+            "final": self.final,
+            "trial.warmup": self.trial.warmup,
+            "teacher.schedule": self.teacher and self.teacher.schedule,
+            **{f"teachers.{name}.schedule": one.schedule for name, one in self.teachers.items()},
+        }
+        found = {f"{name}.processes": one.processes for name, one in schedules.items() if one}
+        return {name: processes for name, processes in found.items() if processes > 1}
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> SearchConfig:
+        """Processes that share a training can't share a GPU."""
+        gpus = self.resources.gpus
+        for name, processes in self.shared.items():
+            if gpus is not None and 0 < gpus < 1:
+                raise ValueError(
+                    f"resources.gpus={gpus:g} gives {processes} processes of one training "
+                    f"({name}) a part of a GPU, and they can't share one: give each 1, or 0"
+                )
+        return self
 
     @model_validator(mode="after")
     def _one_look(self) -> SearchConfig:

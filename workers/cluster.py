@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -36,11 +37,17 @@ NODE_SECONDS = 120
 
 
 @contextmanager
-def cluster(resources: Resources, folder: Path | None = None) -> Iterator[str]:
+def cluster(
+    resources: Resources,
+    folder: Path | None = None,
+    shared: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[str]:
     """Start Ray here or join a cluster; yields the dashboard's address, or "" without a dashboard.
 
-    Raises :class:`WrongUse` if the cluster can't be reached, if no node has what a trial asks for,
-    or if a node of a joined cluster does not see the work folder.
+    ``shared``: how many processes share a training, by the setting that says so. Raises
+    :class:`WrongUse` if the cluster can't be reached, if no node has what a process asks for, if
+    all have no room for the processes of a training, or if a node of a joined cluster does not see
+    the work folder.
     """
     os.environ.update(_ENVIRONMENT)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -54,9 +61,9 @@ def cluster(resources: Resources, folder: Path | None = None) -> Iterator[str]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise WrongUse(f"can't join '{resources.address}': {error}", "resources.address") from None
     try:
-        _check_resources(
-            resources, [node["Resources"] for node in alive()], "the cluster's largest node"
-        )
+        nodes = [node["Resources"] for node in alive()]
+        _check_shared_trainings(resources, nodes, shared, "the cluster")
+        _check_resources(resources, nodes, "the cluster's largest node")
         if resources.address is not None and folder is not None:
             check_shared(folder)
         yield context.dashboard_url or ""
@@ -111,12 +118,13 @@ def _own_signal_handlers() -> Iterator[None]:
         signal.raise_signal(signal.SIGTERM)
 
 
-def check_machine(resources: Resources) -> None:
-    """Raise :class:`WrongUse` if a trial asks for more than this machine has.
+def check_machine(resources: Resources, shared: Mapping[str, int] = MappingProxyType({})) -> None:
+    """Raise :class:`WrongUse` if a process, or all processes of a training, ask for too much.
 
-    With ``resources.address``, raise if no cluster answers there; the resources of its nodes are
-    checked when the cluster is joined. Ray starts its workers through a shell without quoting: with
-    a space in Python's path, Ray would wait for them for ever.
+    ``shared``: as in :func:`cluster`. With ``resources.address``, raise if no cluster answers
+    there; the resources of its nodes are checked when the cluster is joined. Ray starts its workers
+    through a shell without quoting: with a space in Python's path, Ray would wait for them for
+    ever.
     """
     if " " in sys.executable:
         raise WrongUse(
@@ -127,6 +135,7 @@ def check_machine(resources: Resources) -> None:
         _check_reachable(resources.address)
     else:
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+        _check_shared_trainings(resources, [here], shared, "this machine")
         _check_resources(resources, [here], "this machine")
 
 
@@ -149,13 +158,13 @@ def _check_reachable(address: str) -> None:
 
 
 def _check_resources(resources: Resources, nodes: list[Mapping[str, float]], where: str) -> None:
-    """Raise :class:`WrongUse` if no single node has what a trial asks for."""
+    """Raise :class:`WrongUse` if no single node has what a process asks for."""
     for name, asked in (("CPU", resources.cpus), ("GPU", resources.gpus or 0.0)):
         largest = max((node.get(name, 0.0) for node in nodes), default=0.0)
         if asked > largest:
             raise WrongUse(
-                f"a trial asks for {asked:g} {name}s, {where} has {largest:g}: ask for no more, or "
-                "join a larger cluster by resources.address",
+                f"a process asks for {asked:g} {name}s, {where} has {largest:g}: ask for no more, "
+                "or join a larger cluster by resources.address",
                 f"resources.{name.lower()}s",
             )
     if not any(fits(node, {"cpu": resources.cpus, "gpu": resources.gpus or 0.0}) for node in nodes):
@@ -164,6 +173,30 @@ def _check_resources(resources: Resources, nodes: list[Mapping[str, float]], whe
             "resources.cpus",
             "resources",
         )
+
+
+def _check_shared_trainings(
+    resources: Resources,
+    nodes: list[Mapping[str, float]],
+    shared: Mapping[str, int],
+    where: str,
+) -> None:
+    """Raise :class:`WrongUse` if the nodes together have no room for a training's processes."""
+    gpus = resources.gpus
+    if gpus is None:
+        gpus = float(any(node.get("GPU", 0.0) >= 1 for node in nodes))
+    each = {"cpu": resources.cpus, "gpu": gpus}
+    places = sum(fits(node, each) for node in nodes)
+    totals = [sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")]
+    for setting, processes in shared.items():
+        if processes > places:
+            raise WrongUse(
+                f"{processes} processes of {each['cpu']:g} CPU and {each['gpu']:g} GPU each share "
+                f"a training, and {where}, with {totals[0]:g} CPUs and {totals[1]:g} GPUs, has "
+                f"room for {places}: ask for no more, or join a larger cluster by "
+                "resources.address",
+                setting,
+            )
 
 
 def check_shared(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import all_gather_object, get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
@@ -113,29 +114,36 @@ class Loop(EpochBasedTrainLoop):
 
 
 class ResumeHook(Hook):
-    """Writes :data:`RESUME` after every epoch, and every :data:`EVERY` iterations within one."""
+    """Writes :data:`RESUME` after every epoch, and every :data:`EVERY` iterations within one.
+
+    The state holds the random states of all processes, in their order.
+    """
 
     priority = "VERY_LOW"  # after the learning rate's step, which the state contains
+
+    def __init__(self) -> None:
+        self._states: list[dict[str, Any]] = []
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         done = batch_idx + 1
         if done % EVERY == 0 and done < len(runner.train_dataloader):
-            _write(runner, by_epoch=False)
+            self._write(runner, by_epoch=False)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        _write(runner, by_epoch=True)
+        self._write(runner, by_epoch=True)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint[_RANDOM] = random_states()
+        checkpoint[_RANDOM] = self._states
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        runner.train_loop.random_states = checkpoint[_RANDOM]
+        runner.train_loop.random_states = checkpoint[_RANDOM][get_rank()]
 
-
-def _write(runner: Runner, by_epoch: bool) -> None:
-    """Write the state; a kill meanwhile leaves the state that was written before."""
-    with replacing(Path(runner.work_dir, RESUME), one_writer=True) as temporary:
-        runner.save_checkpoint(runner.work_dir, temporary.name, by_epoch=by_epoch)
+    def _write(self, runner: Runner, by_epoch: bool) -> None:
+        """Write the state; a kill meanwhile leaves the state that was written before."""
+        self._states = all_gather_object(random_states())
+        if is_main_process():
+            with replacing(Path(runner.work_dir, RESUME), one_writer=True) as temporary:
+                runner.save_checkpoint(runner.work_dir, temporary.name, by_epoch=by_epoch)
 
 
 def set_aside_if_damaged(file: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.device import get_device
+from mmengine.dist import is_distributed
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MessageHub, MMLogger
@@ -27,6 +28,7 @@ from ..data.loading import quiet
 from ..detectors import register
 from ..detectors.checkpoints import allow_runner_resume
 from ..distillers import DistillationHook
+from .ranks import first_says, launcher, part_ways, wrapper
 from .resuming import RESUME, Loop, ResumeHook, in_batches, random_states, set_random_states
 
 
@@ -113,6 +115,9 @@ def fit(
 ) -> dict[str, float]:
     """Train ``model``, whose student was just built, as the job says, and score it at the end.
 
+    Several processes, which have joined torch's process group and all call this function, share the
+    training: each takes batches of its own and the mean of all gradients.
+
     ``job``: as :func:`~detkds.workers.job.scheduled` gives it. ``train_set`` and ``val_set``, both
     built, take the places of its data sets, ``metric`` that of its evaluator. With a ``val_cfg``,
     mmengine validates within the training.
@@ -124,6 +129,7 @@ def fit(
     """
     register()
     state = work_dir / RESUME
+    going_on = first_says(lambda: resumes and state.is_file())
     validated = _Validated()
     own = [DistillationHook(), validated, *([ResumeHook()] if resumes else [])]
     name = f"detkds_{os.getpid()}_{time.monotonic_ns()}"
@@ -134,7 +140,7 @@ def fit(
     if job.get("val_cfg") is not None:
         options["val_cfg"] = job["val_cfg"]
         options["val_dataloader"] = {**job["val_dataloader"], "dataset": val_set}
-        options["val_evaluator"] = Evaluator(metric)
+        options["val_evaluator"] = _evaluator(metric)
     # The student's first weights have drawn numbers, as in mmdet's own script.
     states = random_states()
     with quiet(), allow_runner_resume():
@@ -143,14 +149,17 @@ def fit(
             work_dir=str(work_dir),
             train_dataloader=in_batches(job["train_dataloader"], train_set),
             custom_hooks=[*own, *(hooks or []), *(job.get("custom_hooks") or ())],
-            load_from=str(state) if resumes and state.is_file() else None,
-            resume=resumes and state.is_file(),
+            load_from=str(state) if going_on else None,
+            resume=going_on,
+            launcher=launcher(),
+            cfg=wrapper(job),
             randomness={**(job.get("randomness") or {}), "seed": seed},
             log_level=job.get("log_level", "INFO") if resumes else "ERROR",
             experiment_name=name,
             **options,
         )
         set_random_states(states)
+        part_ways(seed)
         try:
             runner.train()
         finally:
@@ -188,16 +197,19 @@ def score(
 ) -> dict[str, float]:
     """COCO's metrics of a trained model on a data set, by name ("bbox_mAP", ...).
 
+    Several processes share the images; each returns the metrics of all.
+
     The values lie in [0, 1]; a value is -1 where COCO has nothing to measure. A model that finds no
     object has no metrics.
     """
     register()
     if not MMLogger.check_instance_created("detkds_score"):
         MMLogger.get_instance("detkds_score", log_level="ERROR")  # the metric's own tables
-    evaluator = Evaluator(metric)
+    evaluator = _evaluator(metric)
     loader: DataLoader = DataLoader(
         dataset,
         batch_size,
+        sampler=DefaultSampler(dataset, shuffle=False),
         collate_fn=pseudo_collate,
         num_workers=num_workers,
         pin_memory=num_workers > 0 and torch.cuda.is_available(),
@@ -208,6 +220,18 @@ def score(
             evaluator.process(model.val_step(raw), raw)
         found = evaluator.evaluate(len(dataset))
     return _named(found)
+
+
+def _evaluator(metric: Any) -> Evaluator:
+    """The metrics' evaluator. Processes exchange their results without a file.
+
+    mmengine's default are files below the current folder, which machines do not share.
+    """
+    evaluator = Evaluator(metric)
+    if is_distributed():
+        for one in evaluator.metrics:
+            one.collect_device, one.collect_dir = "gpu", None  # means: by the process group
+    return evaluator
 
 
 def _named(metrics: dict[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Full trainings and single jobs as Ray tasks, which restart when their worker dies."""
+"""Full trainings and single jobs on Ray, which restart when their worker dies."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import ray
 from ..settings import Resources
 from ..space import Outcome, SearchFailed
 from .cluster import per_trial
+from .together import RETRIES, train_together
 from .training import Training, train
 
-#: How often a task restarts when its worker dies. A training resumes where it was.
-RETRIES = 3
+#: Ray Train has an actor ask Ray's dashboard whether the training's controller is alive, and ends
+#: the training if the dashboard knows no such actor. Where our Ray has no dashboard, another Ray's
+#: on the machine may answer. So none is asked: Ray itself frees what a dead controller held.
+_UNASKED = {"env_vars": {"RAY_API_SERVER_ADDRESS": "none"}}
 
 
 def run_trainings(
@@ -26,11 +29,21 @@ def run_trainings(
 ) -> list[Outcome]:
     """Run trainings, as many side by side as fit, and return their outcomes in the same order.
 
+    A training of one process is a Ray task; one of several is run by Ray Train. A training whose
+    worker dies resumes where it was.
+
     ``on_progress`` is called with (iterations done, all iterations) of each training, twice a
     second; ``on_done`` with each training that ends.
     """
-    remote = _task(trainer, resources)
-    futures = [remote.remote(training) for training in trainings]
+    each = per_trial(resources)
+    alone = _task(trainer, **each)
+    waiting_for_others = _task(train_together, cpu=0, gpu=0, runtime_env=_UNASKED)
+    futures = [
+        alone.remote(training)
+        if training.schedule.processes == 1
+        else waiting_for_others.remote(training, each)
+        for training in trainings
+    ]
     outcomes: dict[int, Outcome] = {}
     while len(outcomes) < len(trainings):
         waiting = [f for i, f in enumerate(futures) if i not in outcomes]
@@ -49,17 +62,16 @@ def run_job(resources: Resources, job: Callable[[], Any]) -> Any:
     Raises :class:`SearchFailed` if the worker dies every time.
     """
     try:
-        return ray.get(_task(_call, resources).remote(job))
+        return ray.get(_task(_call, **per_trial(resources)).remote(job))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
         raise SearchFailed(f"a job's worker died {RETRIES + 1} times: {_reason(error)}") from None
 
 
-def _task(function: Callable, resources: Resources) -> Any:
-    each = per_trial(resources)
+def _task(function: Callable, cpu: float, gpu: float, **more: Any) -> Any:
     return ray.remote(function).options(  # type: ignore[attr-defined]
-        num_cpus=each["cpu"], num_gpus=each["gpu"], max_retries=RETRIES
+        num_cpus=cpu, num_gpus=gpu, max_retries=RETRIES, **more
     )
 
 

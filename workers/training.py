@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from mmengine.dist import is_main_process
 from pydantic import BaseModel, ConfigDict
 
 from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
 from ..space.writing import find_json, replace_file, replacing
 from .job import scheduled
+from .ranks import first_says
 from .resuming import DAMAGED, RESUME, set_aside_if_damaged
 from .runner import ProgressHook, host_and_device, score
 from .student import SCORE, Inputs, build_inputs, build_student, train_student
@@ -71,14 +73,16 @@ class Training(BaseModel):
 
         A file that holds no whole outcome is none: the student is scored again.
         """
-        if not self.checkpoint.is_file():
-            return None
+        outcome = self.last_outcome() if self.checkpoint.is_file() else None
+        return outcome if outcome is not None and outcome.completed else None
+
+    def last_outcome(self) -> Outcome | None:
+        """The outcome that the training ended with last; None: it has not ended, or not whole."""
         try:
             text = (Path(self.folder) / _OUTCOME).read_text("utf-8")
-            outcome = Outcome.from_json(text).checked()
+            return Outcome.from_json(text).checked()
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
-        return outcome if outcome.completed else None
 
     def progress(self) -> tuple[int, int]:
         """Iterations done and all iterations; (0, 0) before the first."""
@@ -86,16 +90,16 @@ class Training(BaseModel):
         return done, total
 
 
-def train(training: Training) -> Outcome:
+def train(training: Training, run: Callable[[Training], Outcome] | None = None) -> Outcome:
     """Train to the end, from where a killed training stopped. A training that is done stays so.
 
     While another process trains in the same folder, this process waits and returns the outcome of
-    the other.
+    the other. ``run``: what trains and scores; None: :func:`train_and_score` in this process.
     """
     try:
         Path(training.folder).mkdir(parents=True, exist_ok=True)
         with _alone(Path(training.folder)):
-            return training.finished() or _outcome(training)
+            return training.finished() or (run or train_and_score)(training)
     except Exception:
         return Outcome.failed(traceback.format_exc(), **host_and_device())
 
@@ -120,17 +124,17 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _outcome(training: Training) -> Outcome:
+def train_and_score(training: Training) -> Outcome:
     """Train and score. A student that was trained before a kill is only scored.
 
+    Every process of a training of several calls this function; the first one alone writes files.
     The outcome's ``reason`` names the files that were damaged.
     """
     started = time.perf_counter()
     torch.set_num_threads(training.threads)
     folder = Path(training.folder)
-    for file in (training.checkpoint, folder / RESUME):
-        set_aside_if_damaged(file)
-    metrics = _score(training) if training.checkpoint.is_file() else _train(training)
+    trained = first_says(lambda: _is_trained(training))
+    metrics = _score(training) if trained else _train(training)
     damaged = sorted(folder.glob(f"*{DAMAGED}"))
     names = " and ".join(file.name.removesuffix(DAMAGED) for file in damaged)
     outcome = Outcome(
@@ -141,16 +145,24 @@ def _outcome(training: Training) -> Outcome:
         seconds=time.perf_counter() - started,
         **host_and_device(),
     ).checked()
-    if outcome.completed:
+    if is_main_process():
         replace_file(folder / _OUTCOME, outcome.to_json(), one_writer=True)
-        for file in damaged:
+        for file in damaged if outcome.completed else []:
             file.unlink()
     return outcome
 
 
+def _is_trained(training: Training) -> bool:
+    """Whether there is a whole checkpoint. Damaged files are set aside."""
+    for file in (training.checkpoint, Path(training.folder) / RESUME):
+        set_aside_if_damaged(file)
+    return training.checkpoint.is_file()
+
+
 def _score(training: Training) -> dict[str, float]:
     """The metrics of the student in the checkpoint."""
-    (Path(training.folder) / RESUME).unlink(missing_ok=True)
+    if is_main_process():
+        (Path(training.folder) / RESUME).unlink(missing_ok=True)
     student = build_student(training.model, training.seed, training.checkpoint)
     inputs = _inputs(training, [])
     if inputs.val_set is None:
@@ -183,10 +195,11 @@ def _train(training: Training) -> dict[str, float]:
         folder,
         seed=training.seed,
         inherit=training.inherit,
-        hooks=[ProgressHook(_reporter(folder / _PROGRESS))],
+        hooks=[ProgressHook(_reporter(folder / _PROGRESS))] if is_main_process() else [],
         resumes=True,
     )
-    _save(student, inputs.train_set.metainfo, training)
+    if is_main_process():
+        _save(student, inputs.train_set.metainfo, training)
     return metrics
 
 

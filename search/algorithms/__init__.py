@@ -1,6 +1,7 @@
 """Ask-and-tell algorithms, one per stage, and the table of their factories."""
 
 from .base import Algorithm, Factory, Scored, rank
+from .early_stop import EarlyStop
 from .evolution import TermEvolution, WeightEvolution
 from .stages import WHOLE_STAGE, Stage, TermStage, WeightStage, WholeStage
 from .start import START_STAGE, Listed
@@ -11,6 +12,7 @@ __all__ = [
     "START_STAGE",
     "WHOLE_STAGE",
     "Algorithm",
+    "EarlyStop",
     "Factory",
     "Listed",
     "Scored",

@@ -52,6 +52,13 @@ class Algorithm(Protocol):
         """
 
     @property
+    def learns(self) -> bool:
+        """Whether the algorithm learns from every score, and so has no ``bar``.
+
+        It is told of a trial that was stopped what score the trial would have had.
+        """
+
+    @property
     def planned(self) -> int:
         """How many candidates the stage takes if none is rejected and none fails."""
 

@@ -30,7 +30,8 @@ class Proposer(Protocol):
 def value(outcome: Outcome) -> float | None:
     """What an algorithm learns from an outcome: the score; None for rejected and failed candidates.
 
-    A candidate that was stopped early counts with its early score, the least that is known of it.
+    A candidate that was stopped early counts with its early score: the controller tells the score
+    that is expected of it there (:class:`EarlyStop`).
     """
     if outcome.score is not None or not outcome.ranked:
         return outcome.score
@@ -82,6 +83,10 @@ class Budgeted:
     @property
     def done(self) -> bool:
         return self._enough and not self._open
+
+    @property
+    def learns(self) -> bool:
+        return self._proposer.learns
 
     @property
     def bar(self) -> float | None:

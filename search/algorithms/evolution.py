@@ -151,6 +151,8 @@ class TermEvolution:
     def best(self) -> Scored | None:
         return self._population.best
 
+    learns = False  # scores below the bar change nothing
+
     @property
     def bar(self) -> float | None:
         return self._population.bar
@@ -203,6 +205,8 @@ class WeightEvolution:
     @property
     def best(self) -> Scored | None:
         return self._population.best
+
+    learns = False  # scores below the bar change nothing
 
     @property
     def bar(self) -> float | None:

@@ -17,6 +17,7 @@ class Listed:
     """
 
     bar = None
+    learns = False
 
     def __init__(self, distillers: Sequence[Distiller]) -> None:
         self._distillers = distillers

@@ -27,6 +27,7 @@ RUNNER = (
     *("train_dataloader", "train_cfg", "val_dataloader", "val_cfg", "val_evaluator"),
     *("default_hooks", "custom_hooks", "visualizer", "log_processor", "log_level", "env_cfg"),
     *("auto_scale_lr", "randomness", "default_scope"),
+    *("model_wrapper_cfg", "find_unused_parameters", "sync_bn"),
 )
 #: What a student's config must have, and what it says.
 NEEDED = {
@@ -162,6 +163,13 @@ def _notes(name: str, images: int, sections: Mapping[str, Any]) -> list[str]:
         f"trial: {trial['epochs']} of {final['epochs']} epochs (trial.epochs), "
         f"{trial['batch_size']} images a step (trial.batch_size)"
     )
+    if final.get("processes", 1) > 1:
+        scaled = (sections["job"].get("auto_scale_lr") or {}).get("enable", False)
+        notes.append(
+            f"final: {final['processes']} processes (final.processes) take {final['batch_size']} "
+            f"images a step each; the learning rate is {'' if scaled else 'not '}scaled by their "
+            "number (job.auto_scale_lr)"
+        )
     seeds = ", ".join(map(str, final["seeds"]))
     notes.append(
         f"seeds: {sections['search']['seed']} of the search (search.seed), {seeds} of full "

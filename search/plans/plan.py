@@ -125,7 +125,7 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
     """
     folder = folder.absolute()
     check_algorithm_name(config.search.algorithm)
-    check_machine(config.resources)
+    check_machine(config.resources, config.shared)
     data = read_data(config, folder)
     train, data_key = data.train, data.train_key
     whole = with_resolved_models(config)

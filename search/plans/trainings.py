@@ -67,7 +67,8 @@ def ready(plan: Plan, display: Display) -> Iterator[None]:
     """Make the plan's data and start or join the cluster for the block."""
     make_data(plan)
     register()
-    with cluster(plan.config.resources, plan.folder) as dashboard:
+    config = plan.config
+    with cluster(config.resources, plan.folder, config.shared) as dashboard:
         display.dashboard(dashboard)
         yield
 

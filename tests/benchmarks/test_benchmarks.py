@@ -10,6 +10,7 @@ from pathlib import Path
 
 import detkds
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 
@@ -130,3 +131,20 @@ def test_progressive(tmp_path: Path) -> None:
     assert together == "under both at once"
     assert along.split(",")[0] == "progressively"
     check_scores(rows)
+
+
+def test_full_size(tmp_path: Path) -> None:
+    """Of one image: a response term in pieces holds less than the whole at once."""
+    out = tmp_path / "table.md"
+    terms = ("logits: norm_n, pearson", "localization: sigmoid, ciou")
+    rows = table(printed("full_size", "--quick", "--terms", *terms, "--out", out))
+    assert set(rows) >= set(terms)
+    _, peak, _, whole, *_ = rows[terms[0]]
+    assert numbers(peak)[0] < numbers(whole)[0]
+    assert out.read_text().count("| logits: norm_n, pearson | 1 |") == 1
+
+
+def test_without_a_gpu_the_table_of_the_gpu_is_skipped() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert "is skipped" in printed("full_size", "--need-gpu")

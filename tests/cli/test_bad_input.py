@@ -114,7 +114,9 @@ def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
         ("search.trials=0", "search.trials: "),
         ("student.config=mmdet::retinanet/retinanet_r51.py", "did you mean"),
         ("student.config=nowhere.py", "nowhere.py"),
-        ("resources.gpus=2", "resources.gpus: a training runs on one GPU"),
+        ("resources.gpus=2", "resources.gpus: a process runs on one GPU"),
+        ("final.processes=0", "final.processes: "),
+        ("trial.processes=2", "trial.processes: a trial runs in one process"),
         ("resources.address=127.0.0.1:1", "nothing answers at 127.0.0.1:1"),
         ("search.start=['pdk']", "did you mean pkd"),
         ("search.start=['search:before']", "there is no such file"),
@@ -134,6 +136,26 @@ def test_a_distiller_file_of_another_version_or_truncated(refused, tmp_path):
 def test_a_wrong_option(refused, option, says):
     arguments = [*SYNTHETIC, "--cfg-options", option]
     assert says in refused(arguments)
+
+
+def test_more_gpus_than_there_are(refused, monkeypatch):
+    """--gpus sets two settings, and an error of either names the option, and what there is."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 96)
+    train = ["train", "quickstart", "--distiller", "none", "--work-dir", "run"]
+    says = "processes of 1 CPU and 1 GPU each share a training, and this machine, with 96 CPUs and"
+    said = refused([*train, "--gpus", "3"])
+    assert said.startswith(f"detkds: --gpus: 3 {says} 2 GPUs, has room for 2: ask for no more")
+    said = refused([*train, "--cfg-options", "final.processes=3"])
+    assert said.startswith(f"detkds: final.processes: 3 {says} 2 GPUs, has room for 2: ")
+    said = refused([*train, "--cfg-options", "final.processes=2", "resources.gpus=0.5"])
+    assert "2 processes of one training (final.processes) a part of a GPU" in said
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    said = refused([*train, "--gpus", "1"])
+    assert said.startswith("detkds: --gpus: a process asks for 1 GPUs, this machine has 0: ")
+    assert "--gpus" in refused([*train, "--gpus", "0"])
+    said = refused([*train, "--cfg-options", "final.processes=97"])
+    assert "97 processes of 1 CPU and 0 GPU each" in said
 
 
 def test_fewer_trials_than_distillers_to_start_from(refused):

@@ -17,7 +17,7 @@ def bytes_in(memory: TeacherMemory) -> int:
 
 
 def levels(knowledge: Knowledge) -> list[torch.Tensor]:
-    return [*knowledge.features, *knowledge.logits, *knowledge.localization]
+    return [*knowledge.features, *knowledge.logits, *knowledge.boxes]
 
 
 def test_two_sizes_of_an_image_padded_to_one_shape_are_two_images() -> None:

@@ -22,8 +22,8 @@ def flattened(levels: list[Tensor], channels: int) -> Tensor:
 
 
 def side_by_side(levels: tuple[Tensor, ...]) -> Tensor:
-    """Knowledge, (N, channels, priors) per level, as (N, all priors, channels)."""
-    return torch.cat(levels, dim=2).transpose(1, 2)
+    """Knowledge, (N, channels, *) per level, as (N, all priors, channels)."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
 
 
 def tapped(model: Any, responses: bool = True) -> Any:
@@ -55,7 +55,7 @@ def test_localization_of_anchors_is_their_decoded_boxes(family: str) -> None:
     outputs = model.bbox_head(model.extract_feat(batch()[0]))
     sizes = [level.shape[-2:] for level in outputs[1]]
     anchors = torch.cat(model.bbox_head.prior_generator.grid_priors(sizes, device="cpu"))
-    found = side_by_side(tapped(model).localization)
+    found = side_by_side(tapped(model).boxes)
     centre, size = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]
     for deltas, sides in zip(flattened(outputs[1], 4), found, strict=True):
         boxes = model.bbox_head.bbox_coder.decode(anchors, deltas)
@@ -71,7 +71,7 @@ def test_localization_is_in_the_order_of_the_priors(family: str) -> None:
     strides = model.bbox_head.strides if family == "fcos" else [1] * 5
     sides = [level / stride for level, stride in zip(outputs[1], strides, strict=True)]
     expected = flattened(sides, 4)
-    torch.testing.assert_close(side_by_side(tapped(model).localization), expected)
+    torch.testing.assert_close(side_by_side(tapped(model).boxes), expected)
 
 
 def test_distributions_are_integrated_to_their_mean_distance() -> None:
@@ -81,7 +81,7 @@ def test_distributions_are_integrated_to_their_mean_distance() -> None:
     bins = model.bbox_head.reg_max + 1
     shares = flattened(outputs[1], 4 * bins).unflatten(2, (4, bins)).softmax(dim=3)
     expected = (shares * torch.arange(bins)).sum(dim=3)
-    torch.testing.assert_close(side_by_side(tapped(model).localization), expected)
+    torch.testing.assert_close(side_by_side(tapped(model).boxes), expected)
 
 
 @pytest.mark.parametrize("family", ONE_STAGE)
@@ -203,7 +203,7 @@ def test_regions_are_the_regions_that_the_head_trains_on() -> None:
     torch.testing.assert_close(side_by_side(known.logits)[counted], scores)
     assert torch.equal(known.positives[0][counted], regions.labels < CLASSES)
     assert not known.positives[0][~counted].any()
-    found = side_by_side(known.localization)[counted]
+    found = side_by_side(known.boxes)[counted]
     for row, label in enumerate(regions.labels.tolist()):
         if label < CLASSES:
             own = deltas[row : row + 1, 4 * label : 4 * label + 4]

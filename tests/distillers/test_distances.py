@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from detkds.distillers import MAP_DISTANCES, SCORE_DISTANCES
-from detkds.distillers.distances import quality_focal
+from detkds.distillers.distances import pearson_hw as map_pearson_hw
+from detkds.distillers.scores import quality_focal
 from detkds.space.options import CROSS_LOCALIZATION_DISTANCES, EXTENDED, LOCALIZATION_DISTANCES
 from numpy.typing import NDArray
 from scipy.spatial.distance import correlation as scipy_correlation
@@ -18,13 +19,18 @@ from scipy.special import huber, softmax
 from scipy.stats import entropy, zscore
 from torch import Tensor
 from torch.autograd import gradcheck
+from vectors import score_distance
 
 Array = NDArray[np.float64]
-#: Every distance by its function's name, so that the two that are called ``pearson`` stay apart.
-DISTANCES = {f.__name__: f for f in (*MAP_DISTANCES.values(), *SCORE_DISTANCES.values())}
+#: Every distance of maps and every distance of class scores.
+DISTANCES = {
+    **MAP_DISTANCES,
+    "pearson_hw": map_pearson_hw,
+    **{f"{name} of scores": score_distance(name) for name in SCORE_DISTANCES},
+}
 SYMMETRIC = (
     *("l1", "l2", "smooth_l1", "jensen_shannon", "cosine"),
-    *("pearson", "pearson_c", "pearson_hw", "correlation"),
+    *("pearson", "pearson_hw", "correlation"),
 )
 
 MAPS = [(2, 3, 8, 8), (1, 3, 13, 7), (3, 1, 5, 4), (2, 4, 3, 1), (4, 3, 1, 1)]
@@ -118,7 +124,7 @@ def ssim(s: Array, t: Array) -> float:
     return float(np.mean(losses))
 
 
-FORMULAS: dict[str, Callable[[Array, Array], float]] = {
+MAP_FORMULAS: dict[str, Callable[[Array, Array], float]] = {
     "l1": lambda s, t: np.abs(s - t).mean(),
     "l2": lambda s, t: ((s - t) ** 2).mean(),
     "smooth_l1": lambda s, t: huber(1, s - t).mean(),
@@ -127,11 +133,15 @@ FORMULAS: dict[str, Callable[[Array, Array], float]] = {
     "jensen_shannon": js,
     "cosine": cosine,
     "pearson": pearson,
-    "pearson_c": pearson_c,
     "pearson_hw": pearson_hw,
-    "correlation": cross_correlation,
     "ssim": ssim,
 }
+SCORE_FORMULAS = {
+    **{name: MAP_FORMULAS.get(name) for name in SCORE_DISTANCES},
+    "pearson": pearson_c,
+    "correlation": cross_correlation,
+}
+FORMULAS = {**MAP_FORMULAS, **{f"{name} of scores": f for name, f in SCORE_FORMULAS.items()}}
 
 
 def pair(shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -158,7 +168,6 @@ def test_every_option_of_the_space_is_there() -> None:
     apart = {*LOCALIZATION_DISTANCES, *CROSS_LOCALIZATION_DISTANCES, "quality_focal"} - {"kl"}
     assert {*MAP_DISTANCES, *SCORE_DISTANCES} == space - apart
     assert set(DISTANCES) == set(FORMULAS)
-    assert SCORE_DISTANCES["pearson"] is DISTANCES["pearson_c"]
 
 
 def test_quality_focal_is_formula_7() -> None:
@@ -186,7 +195,7 @@ def test_a_distance_is_its_formula(name: str, shape: tuple[int, ...]) -> None:
     found = DISTANCES[name](student, teacher)
     assert found.shape == ()
     # Three classes may be almost equal, which the epsilon of a variance makes more alike.
-    near = 2e-3 if name == "pearson_c" else 2e-5
+    near = 2e-3 if name == "pearson of scores" else 2e-5
     assert found.item() == pytest.approx(FORMULAS[name](student.numpy(), teacher.numpy()), abs=near)
 
 
@@ -203,7 +212,9 @@ def test_it_is_0_where_both_agree_and_never_below(name: str, shape: tuple[int, .
 def test_it_is_symmetric_or_not(name: str) -> None:
     student, teacher = pair((2, 3, 8, 8))
     one, other = DISTANCES[name](student, teacher), DISTANCES[name](teacher, student)
-    assert bool(torch.isclose(one, other, rtol=1e-6)) == (name in SYMMETRIC)
+    assert bool(torch.isclose(one, other, rtol=1e-6)) == (
+        name.removesuffix(" of scores") in SYMMETRIC
+    )
 
 
 @pytest.mark.parametrize("name", ["cosine", "pearson"])
@@ -229,7 +240,7 @@ def test_pearson_is_pkd(shape: tuple[int, ...]) -> None:
     assert DISTANCES["pearson"](student, teacher).item() == pytest.approx(expected, abs=2e-5)
 
 
-@pytest.mark.parametrize("name", ["pearson", "pearson_hw", "correlation"])
+@pytest.mark.parametrize("name", ["pearson", "pearson_hw", "correlation of scores"])
 def test_correlations_do_not_see_a_channels_scale_and_shift(name: str) -> None:
     _, teacher = pair((2, 3, 9, 6))
     gain = torch.tensor([2.0, 30, 0.5]).view(1, 3, 1, 1)
@@ -240,7 +251,7 @@ def test_correlation_of_a_perfect_match_has_a_gradient() -> None:
     """Where both agree, formula (11) as printed is log2 of 0."""
     _, teacher = pair((2, 3, 4, 4))
     student = teacher.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(DISTANCES["correlation"](student, teacher), student)
+    (gradient,) = torch.autograd.grad(DISTANCES["correlation of scores"](student, teacher), student)
     assert gradient.abs().max() < 1e-9
 
 
@@ -308,7 +319,7 @@ def test_constant_inputs_give_a_finite_distance(name: str, ours: float, theirs: 
         (gradient,) = torch.autograd.grad(distance, student)
         assert torch.isfinite(gradient).all()
         assert distance >= -1e-6
-        if name in ("cosine", "ssim") or name.startswith("pearson"):
+        if name.startswith(("cosine", "ssim", "pearson")):
             assert distance <= 2
         if ours == theirs:
             assert distance.item() == pytest.approx(0, abs=1e-6)

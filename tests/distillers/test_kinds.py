@@ -21,8 +21,8 @@ def test_every_name_of_the_space_has_its_class() -> None:
 
 def test_needs_add_up() -> None:
     parts = [Needs(responses=True), Needs(positives=True, positions=frozenset({1})), Needs()]
-    parts.append(Needs(positions=frozenset({2}), second_loss=True))
-    assert Needs.of(parts) == Needs(True, True, frozenset({1, 2}), True)
+    parts.append(Needs(places=True, positions=frozenset({2}), second_loss=True))
+    assert Needs.of(parts) == Needs(True, True, True, frozenset({1, 2}), True)
     assert Needs.of([]) == Needs()
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from detkds.detectors.responses import decoded
 from detkds.distillers import BOX_DISTANCES
-from detkds.distillers.transforms import transformed_responses
 from detkds.space.options import LOCALIZATION_DISTANCES, LOCALIZATION_TRANSFORMS
 from mmdet.models.task_modules import DeltaXYWHBBoxCoder
 from scipy.stats import spearmanr
 from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
+from vectors import transformed_responses
 
 IMAGES, PRIORS = 4, 500
 #: The coders of anchor heads and of RoI heads.
@@ -52,7 +52,7 @@ def found_losses(
 
 def losses_of(name: str, distance: str, student: Tensor, teacher: Tensor) -> Tensor:
     counted = torch.ones(IMAGES, 1, PRIORS, dtype=torch.bool)
-    ours, theirs, _ = transformed_responses(name, student, teacher, counted)
+    ours, theirs = transformed_responses(name, student, teacher, counted)
     return BOX_DISTANCES[distance](ours.transpose(1, 2), theirs.transpose(1, 2)).flatten()
 
 
@@ -98,7 +98,7 @@ def test_softmax_n_does_not_depend_on_the_number_of_regions(regions: int) -> Non
     generator = torch.Generator().manual_seed(0)
     sides = [3 * torch.randn(1, 4, regions, generator=generator) for _ in range(2)]
     counted = torch.ones(1, 1, regions, dtype=torch.bool)
-    ours, theirs, _ = transformed_responses("softmax_n", *sides, counted)
+    ours, theirs = transformed_responses("softmax_n", *sides, counted)
     found = BOX_DISTANCES["iou"](ours.transpose(1, 2), theirs.transpose(1, 2)).mean()
     soft = [side.double().softmax(dim=2).numpy()[0] for side in sides]
     low, high = ([side[i : i + 2] for side in soft] for i in (0, 2))

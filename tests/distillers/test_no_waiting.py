@@ -1,5 +1,7 @@
 """No step of the loss waits for the device: nothing it does depends on values, only on shapes.
 
+The places of the positives alone do: they are found before the loss.
+
 Shown without a device: fake CUDA tensors have shapes and no values, and raise where one is asked
 for (``.item()``, ``nonzero``, a mask as an index).
 """
@@ -49,6 +51,8 @@ def knowledge_of(channels: int, kind: str, learns: bool) -> Knowledge:
     shapes = [(2, n * n) for n in CELLS] if kind == "dense" else [(2, 10)]
     regions = Regions(random(20, 5), torch.ones(20, dtype=torch.long, device="cuda"), (10, 10))
     ones = tuple(torch.ones(n, m, dtype=torch.bool, device="cuda") for n, m in shapes)
+    # The tap finds the places of the positives where the student's assignment waits anyway.
+    places = tuple(torch.ones(3, 2, dtype=torch.long, device="cuda") for _ in shapes)
     return Knowledge(
         tuple(random(2, channels, n, n) for n in CELLS),
         tuple(random(n, CLASSES, m) for n, m in shapes),
@@ -56,6 +60,7 @@ def knowledge_of(channels: int, kind: str, learns: bool) -> Knowledge:
         ones,
         ones,
         None if kind == "dense" else regions,
+        places=places,
     )
 
 

@@ -61,7 +61,7 @@ class Sweep:
         self.number = 0
         self.best: tuple[Candidate, Outcome] | None = None
 
-    planned, bar = BUDGET, None
+    planned, bar, learns = BUDGET, None, False
 
     def ask(self) -> Candidate | None:
         if self.number == BUDGET:

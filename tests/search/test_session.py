@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 from detkds.db import Store
-from detkds.search.controller import LEAST_GAINS, Controller, Event, replay
+from detkds.search.algorithms.early_stop import LEAST
+from detkds.search.controller import Controller, Event, replay
 from detkds.search.session import MAX_FAILURES, Session
 from detkds.settings import Search
 from detkds.space import WEIGHTS_STAGE, Candidate, Distiller, Outcome, SearchSpace, Status, WrongUse
@@ -364,11 +365,11 @@ def test_a_bar_asks_for_the_largest_gain_so_far_and_only_after_some_trials(store
         bars.append(candidate.early_bar)
         outcome = Outcome(Status.COMPLETED, score=final, early_score=final - gain)
         controller.tell(candidate, outcome)
-    assert bars[:LEAST_GAINS] == [0.0] * LEAST_GAINS, "too few have shown what they gain"
-    assert bars[LEAST_GAINS:] == pytest.approx([0.45 - 0.12, 0.48 - 0.12, 0.48 - 0.12, 0.49 - 0.46])
+    assert bars[:LEAST] == [0.0] * LEAST, "too few have shown what they gain"
+    assert bars[LEAST:] == pytest.approx([0.45 - 0.12, 0.48 - 0.12, 0.48 - 0.12, 0.49 - 0.46])
     assert controller.ask().early_bar == pytest.approx(0.5 - 0.46)
     controller = Controller(SearchSpace.preset().only(["global"]), settings, seed=0)
-    for _ in range(LEAST_GAINS):
+    for _ in range(LEAST):
         controller.tell(controller.ask(), Outcome(Status.COMPLETED, score=0.5, early_score=0.0))
     assert controller.ask().early_bar is None, "no AP halfway is too low for such gains"
 

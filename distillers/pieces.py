@@ -1,0 +1,229 @@
+"""Sums over large responses, a piece at a time.
+
+A full-size batch has hundreds of millions of class scores. A loss of them that keeps its steps for
+the gradient needs ten times their memory. Here a loss is a few sums over positions. Each sum is
+computed piece by piece; what is computed of a piece is forgotten, and computed again for the
+gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..detectors import Levels, Read, to_float32
+
+#: Numbers of one tensor that a piece has at most. Smaller responses are one piece.
+PIECE = 2**22
+#: Joins the results of all pieces, which stand along axis 0.
+Join = Callable[[Tensor], Tensor]
+#: A level and the first and last (exclusive) of its places along axis 2.
+Cut = tuple[int, int, int]
+
+
+def total(results: Tensor) -> Tensor:
+    """The sum of the pieces' sums."""
+    return results.sum(dim=0)
+
+
+def least(results: Tensor) -> Tensor:
+    """The least of the pieces' least."""
+    return results.amin(dim=0)
+
+
+def greatest(results: Tensor) -> Tensor:
+    """The greatest of the pieces' greatest."""
+    return results.amax(dim=0)
+
+
+def log_total(results: Tensor) -> Tensor:
+    """log Σ exp of the pieces' log Σ exp."""
+    return results.logsumexp(dim=0)
+
+
+class Pieces:
+    """Tensors that have their positions in common: (N, C, *) each, level by level.
+
+    The axes behind the second are positions; all tensors of a level have the same. C may differ.
+    ``reads``: what makes a side's piece (N, C, M) of the tensors' numbers; None: the numbers are.
+    """
+
+    def __init__(self, *sides: Levels, reads: Sequence[Read | None] = ()) -> None:
+        self._sides, self._reads = sides, (*reads, *[None] * (len(sides) - len(reads)))
+        most = max(levels[0].shape[1] for levels in sides)
+        numbers = most * sum(level[:, 0].numel() for level in sides[0])
+        # A compiler fuses the steps of the whole by itself.
+        self._small = numbers <= PIECE or torch.compiler.is_compiling()
+        self._whole: tuple[Tensor, ...] | None = None
+
+    @property
+    def channels(self) -> int:
+        """C of the first side."""
+        return self._sides[0][0].shape[1]
+
+    @cached_property
+    def _cuts(self) -> list[Cut]:
+        cuts = []
+        for index, levels in enumerate(zip(*self._sides, strict=True)):
+            places = levels[0].shape[2]
+            largest = max(level[:, :, :1].numel() for level in levels)
+            step = max(1, PIECE // largest)
+            cuts += [(index, at, min(at + step, places)) for at in range(0, places, step)]
+        return cuts
+
+    @cached_property
+    def _gate(self) -> tuple[Tensor, _Gradients]:
+        """What the gradients of all sums go through, and where they are added up."""
+        levels = [level for levels in self._sides for level in levels]
+        wanted = {i: level for i, level in enumerate(levels) if level.requires_grad}
+        gradients = _Gradients({i: _Form.of(level) for i, level in wanted.items()})
+        if not wanted:
+            return levels[0].new_zeros(()), gradients
+        return _Gate.apply(gradients, *wanted.values()), gradients
+
+    def each(self, function: Callable[..., Tensor], *shared: Tensor, join: Join = total) -> Tensor:
+        """What ``function`` gives for each piece, joined.
+
+        ``function`` takes a piece of each side, (N, C, M) in float32 or wider, then ``shared``. It
+        must be the same every time, and use no other tensor that has a gradient.
+        """
+        if self._small:
+            if self._whole is None:
+                sides = (torch.cat([x.flatten(2) for x in levels], dim=2) for levels in self._sides)
+                self._whole = tuple(map(_seen, sides, self._reads))
+            return function(*self._whole, *shared)
+        gate, gradients = self._gate
+        tensors = [level.detach() for levels in self._sides for level in levels]
+        plan = _Plan(
+            function, self._reads, self._cuts, len(self._sides[0]), len(tensors), gradients
+        )
+        return join(_Each.apply(plan, gate, *tensors, *shared))
+
+
+def _seen(piece: Tensor, read: Read | None) -> Tensor:
+    flat = to_float32(piece.flatten(2))
+    return flat if read is None else read(flat)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a tensor lies in memory. The tensor itself may be freed once its backward has run."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @staticmethod
+    def of(tensor: Tensor) -> _Form:
+        return _Form(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+
+    def zeros(self) -> Tensor:
+        empty = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
+        return empty.zero_()
+
+
+@dataclass
+class _Gradients:
+    """The gradients in the tensors that learn, one buffer for all sums."""
+
+    #: By the tensors' places among all tensors.
+    forms: dict[int, _Form]
+    buffers: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, place: int, cut: Cut, gradient: Tensor) -> None:
+        if place not in self.buffers:
+            self.buffers[place] = self.forms[place].zeros()
+        _, start, stop = cut
+        self.buffers[place][:, :, start:stop] += gradient
+
+    def take(self) -> list[Tensor | None]:
+        found, self.buffers = self.buffers, {}
+        return [found.get(place) for place in self.forms]
+
+
+class _Gate(torch.autograd.Function):
+    """Stands between the tensors and the sums; its backward runs once, after that of all sums.
+
+    Were the tensors inputs of each sum, autograd would add up as many gradients of full size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradients: _Gradients, *tensors: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return tensors[0].new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        return None, *ctx.gradients.take()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    function: Callable[..., Tensor]
+    reads: Sequence[Read | None]
+    cuts: list[Cut]
+    #: How many levels a side has, and how many tensors all sides have.
+    levels: int
+    tensors: int
+    gradients: _Gradients
+
+    def piece(self, tensors: Sequence[Tensor], cut: Cut) -> dict[int, Tensor]:
+        """A piece of each side, by the place of its tensor."""
+        level, start, stop = cut
+        return {
+            place: tensors[place][:, :, start:stop]
+            for place in range(level, self.tensors, self.levels)
+        }
+
+    def value(self, pieces: Iterable[Tensor], shared: Sequence[Tensor]) -> Tensor:
+        """What the function gives for a piece of each side."""
+        return self.function(*map(_seen, pieces, self.reads), *shared)
+
+
+class _Each(torch.autograd.Function):
+    """A function of each piece, (pieces, ...)."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, gate: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.plan = plan
+        ctx.save_for_backward(*tensors)
+        shared = tensors[plan.tensors :]
+        return torch.stack(
+            [plan.value(plan.piece(tensors, cut).values(), shared) for cut in plan.cuts]
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        plan: _Plan = ctx.plan
+        tensors, shared = ctx.saved_tensors[: plan.tensors], ctx.saved_tensors[plan.tensors :]
+        needed = ctx.needs_input_grad[2 + plan.tensors :]
+        sums = [
+            torch.zeros_like(x) if need else None for x, need in zip(shared, needed, strict=True)
+        ]
+        learns = set(plan.gradients.forms) if ctx.needs_input_grad[1] else set()
+        for cut, part in zip(plan.cuts, gradient, strict=True):
+            pieces = plan.piece(tensors, cut)
+            with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+                leaves = {p: x.detach().requires_grad_(p in learns) for p, x in pieces.items()}
+                others = [x.detach().requires_grad_(n) for x, n in zip(shared, needed, strict=True)]
+                value = plan.value(leaves.values(), others)
+            if not value.requires_grad:  # of no gradient by its own word
+                continue
+            inputs = [x for x in (*leaves.values(), *others) if x.requires_grad]
+            found = iter(torch.autograd.grad(value, inputs, part, allow_unused=True))
+            for place, leaf in leaves.items():
+                if leaf.requires_grad and (own := next(found)) is not None:
+                    plan.gradients.add(place, cut, own)
+            for sum_ in sums:
+                if sum_ is not None and (own := next(found)) is not None:
+                    sum_ += own
+        return None, gradient.new_zeros(()), *[None] * plan.tensors, *sums
