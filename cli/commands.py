@@ -6,8 +6,10 @@ A command imports the other rooms when it needs them: `detkds space` starts with
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +17,9 @@ from ..space import Distiller, SearchSpace, WrongUse
 from .app import ALGORITHM_HELP, MaxTeachers, Options, OutFile, Storage, WorkDir, app
 from .options import naming
 from .places import check_writable, make_display, open_store, work_folder
+
+if TYPE_CHECKING:
+    from ..report import Facts
 
 
 @app.command()
@@ -169,3 +174,51 @@ def space(
         from .tables import space_listing
 
         space_listing(chosen)
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="A search's name.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. [default: <work-dir>/<name>.html]")
+    ] = None,
+    storage: Storage = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Write a page about a search: what won, how sure that is, every trial. One HTML file."""
+    from ..space.writing import replace_file
+
+    folder = work_folder(work_dir, name)
+    file = out or (folder if folder.is_dir() else Path()) / f"{Path(name).name}.html"
+    check_writable("--out", file)
+    with open_store(storage, folder) as store:
+        store.search(name)
+
+        from ..report import Facts, render
+
+        facts = Facts.read(store, name, _place(storage, work_dir))
+    if facts.best is None and not facts.open:
+        raise WrongUse(f"search '{name}' has no completed trial: nothing to report{_why(facts)}")
+    try:
+        replace_file(file, render(facts))
+    except OSError as error:
+        raise WrongUse(f"--out {file}: can't write it: {error.strerror}") from None
+    typer.echo(f"{len(facts.trials)} trials, written to {file}")
+
+
+def _why(facts: Facts) -> str:
+    """Why no trial has completed, as the end of a sentence."""
+    reasons = Counter(trial.reason or trial.status.value for trial in facts.trials)
+    if not reasons:
+        return "; no trial has been asked for yet"
+    reason, count = reasons.most_common(1)[0]
+    return f"; {count} of {len(facts.trials)} trials: {reason}"
+
+
+def _place(storage: str | None, work_dir: Path | None) -> str:
+    """The options that lead another command to the same store, without a password."""
+    from ..db import hide_password
+
+    options = {"--storage": storage and hide_password(storage), "--work-dir": work_dir}
+    given = [str(part) for item in options.items() if item[1] for part in item]
+    return f" {shlex.join(given)}" if given else ""

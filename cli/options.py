@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "search": {**_CONFIGURED, "name": "--name", "resume": "--resume"},
     "trials": _STORED,
     "export": _STORED,
+    "report": _STORED,
     "train": {
         **_CONFIGURED,
         **_ORDERED,
