@@ -42,4 +42,3 @@ DryRun = Annotated[
 ]
 MaxTeachers = Annotated[int | None, typer.Option(help="At most so many. [default: all]")]
 ALGORITHM_HELP = "bgs, shortest-sum, shortest-max or forward."
-OutFile = Annotated[Path, typer.Option("--out", help="The file to write.")]

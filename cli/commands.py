@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..space import Distiller, SearchSpace, WrongUse
-from .app import ALGORITHM_HELP, MaxTeachers, Options, OutFile, Storage, WorkDir, app
+from .app import ALGORITHM_HELP, MaxTeachers, Options, Storage, WorkDir, app
+from .listing import SORTS, best_of, listed
 from .options import naming
 from .places import check_writable, make_display, open_store, work_folder
 
 if TYPE_CHECKING:
+    from ..db import Store
     from ..report import Facts
 
 
@@ -28,38 +30,73 @@ def trials(
     storage: Storage = None,
     work_dir: WorkDir = None,
     csv: Annotated[Path | None, typer.Option(help="Write all columns to this file.")] = None,
+    top: Annotated[int | None, typer.Option(help="So many of them, the best first.")] = None,
+    sort: Annotated[str | None, typer.Option(help=f"By {', '.join(SORTS)}.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only completed, rejected, … trials.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only the trials of this stage.")] = None,
 ) -> None:
-    """List trials with their stage, status, score and distiller."""
+    """List trials with their stage, status, score and distiller; the best is marked."""
     if csv is not None:
         check_writable("--csv", csv)
     with open_store(storage, work_folder(work_dir, name)) as store:
         search_id = None if name is None else store.search(name).id
         records = store.trial_records(search_id)
+    chosen = listed(records, status=status, stage=stage, sort=sort, top=top)
     if csv is None:
         from .tables import trial_table
 
-        trial_table(records)
+        trial_table(chosen, best_of(records))
     else:
         import pandas
 
-        pandas.DataFrame(records).to_csv(csv, index=False)
-        typer.echo(f"{len(records)} trials written to {csv}")
+        pandas.DataFrame(chosen).to_csv(csv, index=False)
+        typer.echo(f"{len(chosen)} trials written to {csv}")
 
 
 @app.command()
 def export(
     name: Annotated[str, typer.Argument(help="A search's name.")],
-    out: OutFile,
+    out: Annotated[Path | None, typer.Option("--out", help="The distiller file.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Write a model card, Markdown, for the trained student.")
+    ] = None,
+    optuna: Annotated[
+        str | None,
+        typer.Option(help="Copy all trials to an Optuna study: a .log file or a database's URL."),
+    ] = None,
     storage: Storage = None,
     work_dir: WorkDir = None,
 ) -> None:
-    """Write the best distiller so far to a file."""
+    """Write the best distiller so far to a file, and what else belongs to it."""
+    if out is None and card is None and optuna is None:
+        raise WrongUse("export: say what to write: --out, --card or --optuna")
+    for option, file in (("--out", out), ("--card", card)):
+        if file is not None:
+            check_writable(option, file)
+    with open_store(storage, work_folder(work_dir, name)) as store:
+        if optuna is not None:
+            from .studies import write_study
+
+            typer.echo(write_study(store, name, optuna))
+        if out is not None:
+            _export(store, name, out)
+        if card is not None:
+            from ..report import Facts, model_card
+            from ..space.writing import replace_file
+
+            facts = Facts.read(store, name, _place(storage, work_dir))
+            if facts.best is None:
+                raise WrongUse(f"search '{name}' has no completed trial yet: no card to write")
+            replace_file(card, model_card(facts))
+            typer.echo(f"model card, written to {card}")
+
+
+def _export(store: Store, name: str, out: Path) -> None:
+    """Write the distiller, and say which it is."""
     from ..search.exported import best_trial, exported
 
-    check_writable("--out", out)
-    with open_store(storage, work_folder(work_dir, name)) as store:
-        row = store.search(name)
-        best = best_trial(store, row)
+    row = store.search(name)
+    best = best_trial(store, row)
     if best is None:
         raise WrongUse(f"search '{name}' has no completed trial yet: nothing to export")
     distiller = exported(best, row)

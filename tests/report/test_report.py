@@ -229,8 +229,8 @@ addEventListener("load", () => {
   plot.dispatchEvent(new MouseEvent("dblclick"));
   found.whole = plot.getAttribute("viewBox");
   found.overflow = [390, 1440].map(width => {
-    document.documentElement.style.width = width + "px";
-    return document.documentElement.scrollWidth - width;
+    document.body.style.width = width + "px";
+    return document.body.scrollWidth - document.body.clientWidth;
   });
   found.errors = errors;
   const out = document.createElement("pre");
