@@ -259,3 +259,19 @@ def _place(storage: str | None, work_dir: Path | None) -> str:
     options = {"--storage": storage and hide_password(storage), "--work-dir": work_dir}
     given = [str(part) for item in options.items() if item[1] for part in item]
     return f" {shlex.join(given)}" if given else ""
+
+
+@app.command()
+def watch(
+    name: Annotated[str, typer.Argument(help="A search's name.")],
+    once: Annotated[bool, typer.Option("--once", help="Show it as it is now, and end.")] = False,
+    storage: Storage = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Follow a search from another terminal or machine, by its database alone."""
+    with open_store(storage, work_folder(work_dir, name)) as store:
+        store.search(name)
+
+        from .watch import watch as show_search
+
+        show_search(store, name, once)

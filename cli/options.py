@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "trials": _STORED,
     "export": _STORED,
     "report": _STORED,
+    "watch": _STORED,
     "train": {
         **_CONFIGURED,
         **_ORDERED,
