@@ -6,7 +6,7 @@ From Python: ``detkds.search`` runs a search, ``detkds.trials`` reads its trials
 
 from typing import Any
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 __all__ = ["load_distiller", "search", "trials"]
 
 
