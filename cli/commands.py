@@ -6,16 +6,23 @@ A command imports the other rooms when it needs them: `detkds space` starts with
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..space import Distiller, SearchSpace, WrongUse
-from ..space.errors import shown
-from .app import ALGORITHM_HELP, MaxTeachers, Options, OutFile, Storage, WorkDir, app
+from ..space.errors import hide_password, shown
+from .app import ALGORITHM_HELP, MaxTeachers, Options, Storage, WorkDir, app
+from .listing import SORTS, best_of, listed
 from .options import naming
 from .places import check_writable, make_display, open_store, work_folder
+
+if TYPE_CHECKING:
+    from ..db import Store
+    from ..report import Facts
 
 
 @app.command()
@@ -24,38 +31,73 @@ def trials(
     storage: Storage = None,
     work_dir: WorkDir = None,
     csv: Annotated[Path | None, typer.Option(help="Write all columns to this file.")] = None,
+    top: Annotated[int | None, typer.Option(help="So many of them, the best first.")] = None,
+    sort: Annotated[str | None, typer.Option(help=f"By {', '.join(SORTS)}.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only completed, rejected, … trials.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only the trials of this stage.")] = None,
 ) -> None:
-    """List trials with their stage, status, score and distiller."""
+    """List trials with their stage, status, score and distiller; the best is marked."""
     if csv is not None:
         check_writable("--csv", csv)
     with open_store(storage, work_folder(work_dir, name)) as store:
         search_id = None if name is None else store.search(name).id
         records = store.trial_records(search_id)
+    chosen = listed(records, status=status, stage=stage, sort=sort, top=top)
     if csv is None:
         from .tables import trial_table
 
-        trial_table(records)
+        trial_table(chosen, best_of(records))
     else:
         import pandas
 
-        pandas.DataFrame(records).to_csv(csv, index=False)
-        typer.echo(f"{len(records)} trials written to {csv}")
+        pandas.DataFrame(chosen).to_csv(csv, index=False)
+        typer.echo(f"{len(chosen)} trials written to {csv}")
 
 
 @app.command()
 def export(
     name: Annotated[str, typer.Argument(help="A search's name.")],
-    out: OutFile,
+    out: Annotated[Path | None, typer.Option("--out", help="The distiller file.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(help="Write a model card, Markdown, for the trained student.")
+    ] = None,
+    optuna: Annotated[
+        str | None,
+        typer.Option(help="Copy all trials to an Optuna study: a .log file or a database's URL."),
+    ] = None,
     storage: Storage = None,
     work_dir: WorkDir = None,
 ) -> None:
-    """Write the best distiller so far to a file."""
+    """Write the best distiller so far to a file, and what else belongs to it."""
+    if out is None and card is None and optuna is None:
+        raise WrongUse("export: say what to write: --out, --card or --optuna")
+    for option, file in (("--out", out), ("--card", card)):
+        if file is not None:
+            check_writable(option, file)
+    with open_store(storage, work_folder(work_dir, name)) as store:
+        if optuna is not None:
+            from .studies import write_study
+
+            typer.echo(write_study(store, name, optuna))
+        if out is not None:
+            _export(store, name, out)
+        if card is not None:
+            from ..report import Facts, model_card
+            from ..space.writing import replace_file
+
+            facts = Facts.read(store, name, _place(storage, work_dir))
+            if facts.best is None:
+                raise WrongUse(f"search '{name}' has no completed trial yet: no card to write")
+            replace_file(card, model_card(facts))
+            typer.echo(f"model card, written to {card}")
+
+
+def _export(store: Store, name: str, out: Path) -> None:
+    """Write the distiller, and say which it is."""
     from ..search.exported import best_trial, exported
 
-    check_writable("--out", out)
-    with open_store(storage, work_folder(work_dir, name)) as store:
-        row = store.search(name)
-        best = best_trial(store, row)
+    row = store.search(name)
+    best = best_trial(store, row)
     if best is None:
         raise WrongUse(f"search '{name}' has no completed trial yet: nothing to export")
     distiller = exported(best, row)
@@ -171,3 +213,65 @@ def space(
         from .tables import space_listing
 
         space_listing(chosen)
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="A search's name.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. [default: <work-dir>/<name>.html]")
+    ] = None,
+    storage: Storage = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Write a page about a search: what won, how sure that is, every trial. One HTML file."""
+    from ..space.writing import replace_file
+
+    folder = work_folder(work_dir, name)
+    file = out or (folder if folder.is_dir() else Path()) / f"{Path(name).name}.html"
+    check_writable("--out", file)
+    with open_store(storage, folder) as store:
+        store.search(name)
+
+        from ..report import Facts, render
+
+        facts = Facts.read(store, name, _place(storage, work_dir))
+    if facts.best is None and not facts.open:
+        raise WrongUse(f"search '{name}' has no completed trial: nothing to report{_why(facts)}")
+    try:
+        replace_file(file, render(facts))
+    except OSError as error:
+        raise WrongUse(f"--out {file}: can't write it: {error.strerror}") from None
+    typer.echo(f"{len(facts.trials)} trials, written to {file}")
+
+
+def _why(facts: Facts) -> str:
+    """Why no trial has completed, as the end of a sentence."""
+    reasons = Counter(trial.reason or trial.status.value for trial in facts.trials)
+    if not reasons:
+        return "; no trial has been asked for yet"
+    reason, count = reasons.most_common(1)[0]
+    return f"; {count} of {len(facts.trials)} trials: {reason}"
+
+
+def _place(storage: str | None, work_dir: Path | None) -> str:
+    """The options that lead another command to the same store, without a password."""
+    options = {"--storage": storage and hide_password(storage), "--work-dir": work_dir}
+    given = [str(part) for item in options.items() if item[1] for part in item]
+    return f" {shlex.join(given)}" if given else ""
+
+
+@app.command()
+def watch(
+    name: Annotated[str, typer.Argument(help="A search's name.")],
+    once: Annotated[bool, typer.Option("--once", help="Show it as it is now, and end.")] = False,
+    storage: Storage = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Follow a search from another terminal or machine, by its database alone."""
+    with open_store(storage, work_folder(work_dir, name)) as store:
+        store.search(name)
+
+        from .watch import watch as show_search
+
+        show_search(store, name, once)

@@ -30,6 +30,8 @@ OPTIONS: dict[str, dict[str, str]] = {
     "trials": _STORED,
     "export": _STORED,
     "db": _STORED,
+    "report": _STORED,
+    "watch": _STORED,
     "train": {
         **_CONFIGURED,
         **_ORDERED,

@@ -69,3 +69,5 @@ def shown_command(arguments: list[str]) -> str:
 def check_writable(option: str, file: Path) -> None:
     if not file.absolute().parent.is_dir():
         raise WrongUse(f"{option} {file}: its folder does not exist; make it first")
+    if file.is_dir():
+        raise WrongUse(f"{option} {file}: it is a folder; name a file in it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -52,13 +52,17 @@ def _heat(cost: float | None, known: list[float]) -> Text:
     return Text(f"{cost:.3g}", style=f"on rgb({int(40 + 150 * share)},{int(130 - 90 * share)},60)")
 
 
-def trial_table(records: list[dict[str, Any]]) -> None:
-    """Trials, a row each; ``records`` as ``Store.trial_records`` gives them."""
+def trial_table(records: list[dict[str, Any]], best: Mapping[str, int] | None = None) -> None:
+    """Trials, a row each; ``records`` as ``Store.trial_records`` gives them.
+
+    ``best``: the number of the best trial by search, which is marked.
+    """
     table = Table()
     for column in ("search", "trial", "stage", "status", "AP", "distiller or reason"):
         table.add_column(column)
     for record in records:
         score = "" if record["score"] is None else f"{record['score']:.3f}"
+        leads = (best or {}).get(record["search"]) == record["number"]
         text = in_one_line(record["notation"])
         why = record["reason"] or (record["error"] or "").strip().split("\n")[-1]
         table.add_row(
@@ -66,8 +70,9 @@ def trial_table(records: list[dict[str, Any]]) -> None:
             str(record["number"]),
             record["stage"],
             str(record["status"]),
-            score,
+            f"{score} ★" if leads else score,
             f"{text} ({why})" if why else text,
+            style="bold" if leads else None,
         )
     console.print(table)
 

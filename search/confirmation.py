@@ -8,26 +8,21 @@ round, and spends the remaining trainings on the rest.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ..db import SearchRow, Store, TrialRow
 from ..settings import Confirm, Schedule
-from ..space import Distiller
 from ..workers.training import Training
 from .exported import trained_distiller
+from .paired import probability_better
 from .plans import keys
 from .plans.models import trained
 from .plans.plan import Plan, taught
 from .plans.trainings import Display, train_all
-
-#: Characters of the name of a distiller that the search started from.
-MAX_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -90,15 +85,9 @@ class Confirmation:
     def probability(self) -> float | None:
         """The probability that the winner is better than its rival, paired over seeds.
 
-        Student's t of the differences under a flat prior. None: no rival, or one seed in common.
+        None: no rival, or one seed in common.
         """
-        if self.rival is None or len(self._differences) < 2:
-            return None
-        mean, spread = np.mean(self._differences), np.std(self._differences, ddof=1)
-        if spread == 0:
-            return 0.5 if mean == 0 else float(mean > 0)
-        t = mean / (spread / math.sqrt(len(self._differences)))
-        return float(stats.t.cdf(t, len(self._differences) - 1))
+        return None if self.rival is None else probability_better(self._differences)
 
     def record(self) -> dict[str, Any]:
         """What the store keeps and a distiller file shows; ``trial`` is the winner's number."""
@@ -227,17 +216,3 @@ def confirm_schedule(plan: Plan) -> Schedule:
     trial = plan.config.trial
     schedule = Schedule(**trial.model_dump(exclude={"warmup"}))
     return schedule.over(plan.config.confirm.epochs or 2 * trial.epochs)
-
-
-def started_from(start: Sequence[Distiller]) -> dict[str, str]:
-    """The names of the distillers that a search started from, by key.
-
-    Trainings, and so their folders, have these names: they are short, without spaces and slashes,
-    and each is another.
-    """
-    names: dict[str, str] = {}
-    for number, one in enumerate(start):
-        name = re.sub(r"[^\w.+-]+", "_", one.name or "start")[:MAX_NAME]
-        taken = one.name is None or name in names.values()
-        names[one.key] = f"{name}_{number}" if taken else name
-    return names

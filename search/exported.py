@@ -1,13 +1,18 @@
-"""The distiller that a search leaves, with the note of where it comes from."""
+"""The distiller that a search leaves and those it started from, with where they come from."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from .. import __version__
 from ..db import SearchRow, Store, TrialRow
 from ..space import Distiller
+
+#: Characters of the name of a distiller that the search started from.
+MAX_NAME = 60
 
 
 def best_trial(store: Store, search: SearchRow) -> TrialRow | None:
@@ -48,6 +53,20 @@ def trained_distiller(trial: TrialRow) -> Distiller:
     assert trial.outcome is not None
     plain = trial.distiller.with_plain_weights(trial.outcome.plain_weights)
     return replace(plain, terms=plain.active)
+
+
+def started_from(start: Sequence[Distiller]) -> dict[str, str]:
+    """The names of the distillers that a search started from, by key.
+
+    Trainings, and so their folders, have these names: they are short, without spaces and slashes,
+    and each is another.
+    """
+    names: dict[str, str] = {}
+    for number, one in enumerate(start):
+        name = re.sub(r"[^\w.+-]+", "_", one.name or "start")[:MAX_NAME]
+        taken = one.name is None or name in names.values()
+        names[one.key] = f"{name}_{number}" if taken else name
+    return names
 
 
 def _model_name(model: dict) -> str:

@@ -17,9 +17,9 @@ from ..space import Distiller, Outcome, SearchFailed, WrongUse
 from ..workers.cluster import cluster
 from ..workers.ray_engine import run
 from ..workers.training import Training
-from .confirmation import Confirmation, best_preset, confirm, started_from
+from .confirmation import Confirmation, best_preset, confirm
 from .controller import Controller
-from .exported import best_trial, exported, trained_distiller
+from .exported import best_trial, exported, started_from, trained_distiller
 from .plans.keys import changed_conditions
 from .plans.plan import Plan, final_section, final_trainings, make_data
 from .plans.start import start_distillers

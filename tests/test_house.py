@@ -18,13 +18,15 @@ MAX_LINES = 350
 #: Packages that some modules must not load, and these modules. An import contract does not see
 #: what the ``__init__.py`` above a module loads, so these modules are imported.
 LEAN = {
-    ("torch", "ray", "mmdet", "sqlalchemy"): (
+    ("torch", "ray", "mmdet", "sqlalchemy", "pandas"): (
+        "detkds",
         "detkds.space",
         "detkds.settings",
         "detkds.search.algorithms",
         "detkds.search.controller",
+        "detkds.search.api",
     ),
-    ("torch", "ray", "mmdet"): ("detkds.db",),
+    ("torch", "ray", "mmdet"): ("detkds.db", "detkds.report"),
     ("ray", "sqlalchemy"): ("detkds.detectors", "detkds.distillers", "detkds.workers.trial"),
 }
 #: Imports modules in turn; prints each module with the unwanted packages that it was first to load.

@@ -16,8 +16,8 @@ from detkds.search.confirmation import (
     Contender,
     better_half,
     contenders,
-    started_from,
 )
+from detkds.search.exported import started_from
 from detkds.settings import Confirm
 from detkds.space import Distiller, Status
 from scipy import stats

@@ -1,0 +1,121 @@
+"""What a report is made of: a search's rows in the store, and the names of what it started from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..db import CostRow, SearchRow, Store, TrainingRow, TrialRow
+from ..db.known_costs import costs_between
+from ..search.exported import best_trial, started_from, trained_distiller
+from ..space import NONE, WEIGHTS_STAGE, Distiller, Status
+
+#: The student's name in the table of adaptation costs.
+STUDENT = "student"
+ALONE = "student alone"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A search as the store holds it.
+
+    ``best``: the trial whose distiller is exported, None before a trial has completed.
+    ``place``: the options of the command line that lead to this store. ``names``: those of the
+    distillers that the search started from, by key.
+    """
+
+    search: SearchRow
+    trials: Sequence[TrialRow]
+    trainings: Sequence[TrainingRow]
+    costs: Sequence[CostRow]
+    best: TrialRow | None
+    place: str
+
+    @classmethod
+    def read(cls, store: Store, name: str, place: str = "") -> Facts:
+        """Read a search. Raises :class:`WrongUse` for a name that the store does not hold."""
+        search = store.search(name)
+        models = [STUDENT, *(search.config.get("teachers") or {})]
+        return cls(
+            search=search,
+            trials=store.trials(search.id),
+            trainings=store.trainings(search.id),
+            costs=costs_between(store, models),
+            best=best_trial(store, search),
+            place=place,
+        )
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        start = (self.search.config.get("search") or {}).get("start") or []
+        distillers = [Distiller.from_dict(one) for one in start if isinstance(one, dict)]
+        return started_from(distillers)
+
+    @cached_property
+    def scored(self) -> list[TrialRow]:
+        """The completed trials, the best first."""
+        scored = [trial for trial in self.trials if trial.score is not None]
+        return sorted(scored, key=lambda trial: (-(trial.score or 0.0), trial.number))
+
+    @cached_property
+    def stages(self) -> dict[str, list[TrialRow]]:
+        """The trials by stage, in the order of asking; the weights come last."""
+        stages: dict[str, list[TrialRow]] = {}
+        for trial in self.trials:
+            stages.setdefault(trial.stage, []).append(trial)
+        last = stages.pop(WEIGHTS_STAGE, None)
+        return stages if last is None else {**stages, WEIGHTS_STAGE: last}
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        return {status: sum(t.status is status for t in self.trials) for status in Status}
+
+    @property
+    def open(self) -> int:
+        """Trials that are queued or running."""
+        return self.counts[Status.QUEUED] + self.counts[Status.RUNNING]
+
+    def title(self, trial: TrialRow) -> str:
+        """What a reader knows a trial's distiller by."""
+        if not trial.distiller.active:
+            return ALONE
+        return self.names.get(trial.key, f"trial {trial.number}")
+
+    @property
+    def alone(self) -> TrialRow | None:
+        """The best trial of the student alone."""
+        return next((trial for trial in self.scored if not trial.distiller.active), None)
+
+    @property
+    def preset(self) -> TrialRow | None:
+        """The best trial of a distiller that the search started from."""
+        handmade = (t for t in self.scored if t.key in self.names and t.distiller.active)
+        return next(handmade, None)
+
+    @property
+    def found(self) -> TrialRow | None:
+        """The best trial of a distiller that the search found."""
+        return next((t for t in self.scored if t.key not in self.names), None)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of the config; empty where the search has none."""
+        return self.search.config.get(name) or {}
+
+
+def as_trained(trial: TrialRow) -> str:
+    """The terms that a completed trial trained with, in arrow notation."""
+    return str(trained_distiller(trial)) if trial.score is not None else trial.notation
+
+
+def points(score: float | None, signed: bool = False) -> str:
+    """An AP in [0, 1] as points; "–" for None."""
+    if score is None:
+        return "–"
+    return f"{100 * score:+.1f}" if signed else f"{100 * score:.1f}"
+
+
+def named(title: str) -> str:
+    """A distiller's name in the store, for a reader."""
+    return ALONE if title == NONE else title

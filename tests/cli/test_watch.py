@@ -1,0 +1,135 @@
+"""``detkds watch`` shows what the store says of a search, whichever database holds it."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+
+import pytest
+import tiny
+from detkds.cli import watch
+from detkds.db import Store
+from detkds.space import Outcome, Status
+from rich.console import Console
+from stored_search import FOUND, NASTY, add, finished_search, large_search
+from terminal import Terminal
+
+
+@pytest.fixture
+def shown(monkeypatch) -> io.StringIO:
+    """What is printed where there is no terminal."""
+    console = Console(file=io.StringIO(), width=160)
+    monkeypatch.setattr(watch, "console", console)
+    return console.file
+
+
+def test_a_look_shows_counts_leaders_and_reasons(store, shown):
+    finished_search(store)
+    watch.watch(store, "cells", once=True)
+    text = shown.getvalue()
+    assert text.startswith("cells: finished ")
+    assert "6 trials: 3 completed, 1 stopped, 1 rejected, 1 failed; 100 s a trial" in text
+    assert f"most often (2): {NASTY}" in text
+    assert "▁▄█ 0.200 → 0.310" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["start", "0.260", "1", "global:", "identity,", "pearson", "×", "5"] in rows
+    assert ["0.200", "0", "none"] in rows
+    assert text.rstrip().endswith(f"best AP 0.310 (trial 2): {str(FOUND).replace(chr(10), '; ')}")
+
+
+def test_trials_and_trainings_that_run_are_shown(store, shown):
+    search = store.create_search("now", {}, "conditions", 0)
+    watch.watch(store, "now", once=True)
+    assert shown.getvalue() == "now: not finished\nno trial yet\nno completed trial yet\n"
+    store.start_trial(add(store, search.id, 0, "logits: norm_n, l2 × 5", "logits"), "here", "cpu")
+    store.add_training("found", 3, "test", "conditions", search.id)
+    watch.watch(store, "now", once=True)
+    assert "running  0 logits for 0 s on here cpu: logits: norm_n, l2 × 5" in shown.getvalue()
+    assert "training  found, seed 3 for 0 s" in shown.getvalue()
+
+
+def test_without_a_terminal_a_line_tells_of_each_change_until_the_end(store, shown, monkeypatch):
+    search = store.create_search("now", {}, "conditions", 0)
+    trial = add(store, search.id, 0, "logits: norm_n, l2 × 5", "logits")
+    steps = iter(
+        [
+            lambda: None,
+            lambda: store.tell_trial(trial, Outcome(Status.COMPLETED, 0.25), 0),
+            lambda: store.finish_search(search.id),
+        ]
+    )
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        next(steps)()
+
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    watch.watch(store, "now")
+    assert slept == [watch.LINE_EVERY] * 3
+    assert shown.getvalue().splitlines() == [
+        "1 trials: 1 queued; no completed trial yet",
+        "1 trials: 1 completed; best AP 0.250 (trial 0): logits: norm_n, l2 × 5",
+    ]
+
+
+def test_the_best_so_far_never_falls(tmp_path):
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
+        large_search(store, 300)
+        _, trials, _ = watch.look(store, "large")
+    best = watch.best_so_far(trials)
+    assert best == sorted(best)
+    assert best[-1] == max(trial.score or 0 for trial in trials)
+    assert len(watch.sparkline(best).split(" ")[0]) == watch.WIDTH
+
+
+@pytest.mark.slow
+def test_a_terminal_follows_a_search_of_another_process(tmp_path):
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
+        search = store.create_search("now", {}, "conditions", 0)
+        trial = add(store, search.id, 0, "logits: norm_n, l2 × 5", "logits")
+        terminal = Terminal(tiny.command("watch", "now", "--work-dir", tmp_path))
+        terminal.wait_for(lambda screen: "1 trials: 1 queued" in screen)
+        store.tell_trial(trial, Outcome(Status.COMPLETED, 0.25), 0)
+        terminal.wait_for(lambda screen: any("best AP 0.250" in line for line in screen))
+        store.finish_search(search.id)
+    assert terminal.wait() == 0
+    assert terminal.screen[0].startswith("now: finished")
+
+
+@pytest.mark.slow
+def test_watching_keeps_no_writer_waiting(store, url, monkeypatch):
+    """A look at 2,000 trials again and again beside a process that writes."""
+    large_search(store, 2000)
+    search = store.create_search("now", {}, "conditions", 0)
+    number = 0
+
+    def write(count: int) -> float:
+        nonlocal number
+        times = []
+        for _ in range(count):
+            began = time.perf_counter()
+            add(store, search.id, number, "logits: norm_n, l2 × 5", "logits")
+            times.append(time.perf_counter() - began)
+            number += 1
+        return max(times)
+
+    write(5)
+    done = threading.Event()
+
+    def look() -> None:
+        with Store(url) as other:
+            while not done.is_set():
+                watch.look(other, "large")
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        slowest = write(30)
+    finally:
+        done.set()
+        watcher.join()
+    print(f"slowest of 30 writes: {slowest:.3f} s", file=sys.stderr)
+    assert slowest < 5, "a reader holds no lock that a writer waits for"
