@@ -35,6 +35,7 @@ def test_the_fuzz_sees_code_that_is_run_and_tracebacks(tmp_path):
     kind.read = trusting
     with pytest.raises(AssertionError, match="code was run"):
         fuzz.fuzz(kind, FILES, 1, tmp_path)
+    (tmp_path / "canary").rmdir()
     kind = fuzz.distiller_kind()
     kind.read = lambda path: Distiller.from_dict(json.loads(path.read_text()))
     with pytest.raises(AssertionError, match="JSONDecodeError"):
