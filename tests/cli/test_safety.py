@@ -100,16 +100,20 @@ def test_names_with_markup_and_escape_sequences_are_shown_as_text(tmp_path, monk
 
 
 @contextmanager
-def postgresql_that_asks() -> Iterator[tuple[int, list[str]]]:
-    """A server that asks every client for its password, and the passwords that it was told."""
+def postgresql_that_asks() -> Iterator[tuple[int, list[str], threading.Event]]:
+    """A server that asks every client for its password, and the passwords that it was told.
+
+    It hangs up when the event is set.
+    """
     told: list[str] = []
+    enough = threading.Event()
 
     def serve(client: socket.socket) -> None:
         with client:
             client.recv(4096)
             client.sendall(b"R\x00\x00\x00\x08\x00\x00\x00\x03")  # give it in clear
             told.append(client.recv(4096)[5:].rstrip(b"\0").decode())
-            time.sleep(2)
+            enough.wait(60)
 
     def accept() -> None:
         while True:
@@ -121,14 +125,14 @@ def postgresql_that_asks() -> Iterator[tuple[int, list[str]]]:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()[1], told
+        yield listener.getsockname()[1], told, enough
         listener.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["line", "query", "environment", "pgpass", "file", "storage"])
 def test_a_password_is_told_to_the_server_and_to_nobody_else(way, tmp_path):
-    with postgresql_that_asks() as (port, told):
+    with postgresql_that_asks() as (port, told, enough):
         place = f"127.0.0.1:{port}/trials"
         url = f"postgresql+psycopg://me@{place}?sslmode=disable"
         environment = {**os.environ}
@@ -155,6 +159,7 @@ def test_a_password_is_told_to_the_server_and_to_nobody_else(way, tmp_path):
         while not told and process.poll() is None:
             time.sleep(0.02)
         line = Path(f"/proc/{process.pid}/cmdline").read_text()
+        enough.set()
         said = process.communicate()[1]
     assert set(told) == {"s3@cret"}
     assert "trials" in line
