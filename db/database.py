@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ..space import WrongUse
 from ..space.errors import hide_password
@@ -62,7 +62,9 @@ def open_database(url: str, create: bool = True) -> Engine:
         upgrade(engine)
         if file is not None:
             use_write_ahead_log(engine)
-    except (CommandError, DBAPIError, sqlite3.Error) as error:
+    except WrongUse:
+        raise
+    except Exception as error:  # a damaged database can make alembic raise any exception
         engine.dispose()
         if file is not None and is_new:
             _remove_if_empty(file, error)
@@ -99,7 +101,10 @@ def reason_of(error: Exception) -> str:
             "this version of detkds does not know its schema, a newer version may have written "
             "it: update detkds or give another database"
         )
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    text = str(getattr(error, "orig", None) or error).strip()
+    if isinstance(error, SQLAlchemyError | sqlite3.Error) and text:
+        return text.splitlines()[0]
+    return f"it is damaged ({' '.join([type(error).__name__, *text.splitlines()[:1]])})"
 
 
 # The URL
@@ -150,7 +155,7 @@ def _create_engine(url: str, parsed: URL) -> Engine:
             return create_sqlite_engine(parsed)
         return _create_postgresql_engine(parsed)
     except ValueError as error:  # a wrong option after the question mark
-        raise unusable(url, reason_of(error)) from None
+        raise unusable(url, str(error)) from None
 
 
 def _create_postgresql_engine(url: URL) -> Engine:

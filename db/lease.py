@@ -191,9 +191,10 @@ def _take(transactions: Transactions, name: str) -> Held:
     while True:
         held = Held(name, secrets.token_hex(8))
         try:
-            other = transactions.write_once(
-                lambda session, repeated, held=held: _try_to_take(session, held, repeated)  # type: ignore[misc]
-            )
+            with transactions.telling_what_is_broken():
+                other = transactions.write_once(
+                    lambda session, repeated, held=held: _try_to_take(session, held, repeated)  # type: ignore[misc]
+                )
         except IntegrityError:  # another process has made the row at the same moment
             continue
         if other is None:

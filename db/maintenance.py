@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from alembic import command
-from alembic.util import CommandError
-from sqlalchemy import Engine, MetaData, func, make_url, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, MetaData, func, make_url, select
 
 from ..space import WrongUse
 from ..space.writing import replacing
 from .database import (
+    READING,
     configuration,
     connect,
     create_sqlite_engine,
@@ -54,7 +52,9 @@ def _existing(url: str) -> Iterator[tuple[Engine, str]]:
         if revision is None:
             raise unusable(url, "it holds no tables of detkds: give the database of a search")
         yield engine, revision
-    except (CommandError, DBAPIError, sqlite3.Error) as error:
+    except WrongUse:
+        raise
+    except Exception as error:  # a damaged database can make alembic raise any exception
         raise unusable(url, reason_of(error)) from None
     finally:
         engine.dispose()
@@ -121,9 +121,14 @@ def _in_utc(row: Any) -> dict[str, Any]:
     }
 
 
+def _reading(engine: Engine) -> Connection:
+    return engine.execution_options(**READING).connect()
+
+
 def check(url: str) -> Checked:
     """Read every row of a database. Nothing is changed."""
-    with _existing(url) as (engine, revision), engine.connect() as connection:
+    with _existing(url) as (engine, revision), _reading(engine) as connection:
+        held = current_leases(engine)
         newest = newest_revision(connection) or ""
         schema = MetaData()
         schema.reflect(connection)
@@ -140,7 +145,7 @@ def check(url: str) -> Checked:
                 faults.append(f"row {row} of {table} refers to a row of {parent} that is not there")
     if revision == newest:
         faults += _unreadable(url)
-    return Checked(revision, newest, counts, current_leases(engine), faults)
+    return Checked(revision, newest, counts, held, faults)
 
 
 def _unreadable(url: str) -> list[str]:

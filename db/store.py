@@ -260,7 +260,8 @@ class Store:
         """The trials of one search or of all searches as flat dicts (see ``rows.flatten``)."""
         trials = self.trials(search_id)  # before the searches: every trial's search is read then
         names = {search.id: search.name for search in self.searches()}
-        return flatten((names[trial.search_id], trial) for trial in trials)
+        with self._transactions.telling_what_is_broken():
+            return flatten((names[trial.search_id], trial) for trial in trials)
 
     # Trainings
 

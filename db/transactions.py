@@ -5,14 +5,15 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from ..space import SearchFailed
+from ..space import SearchFailed, WrongUse
 from .database import READING, reason_of, unusable
 
 #: By default, a transaction is tried again for this many seconds; see ``resources.patience``.
@@ -34,7 +35,8 @@ class Transactions:
     When the connection is lost, the database is locked or read-only, or its disk is full, the
     transaction is rolled back and the function is called again in a new transaction, for up to
     ``patience`` seconds; after that, :class:`SearchFailed` is raised. The first try says that it
-    waits, and why. Any other error is raised at once.
+    waits, and why. Any other error of the database is :class:`WrongUse` at once, but for
+    SQLAlchemy's ``IntegrityError``, which callers expect.
 
     ``guard``, if there is one, is called first in each transaction that writes.
     """
@@ -47,8 +49,12 @@ class Transactions:
         self.guard: Callable[[Session], Any] | None = None
 
     def read(self, function: Callable[[Session], Result]) -> Result:
-        """Return ``function(session)``, which only reads."""
-        return self._run(self._reading, lambda session, _: function(session))
+        """Return ``function(session)``, which only reads.
+
+        Raises :class:`WrongUse` for rows that no version of detkds has written.
+        """
+        with self.telling_what_is_broken():
+            return self._run(self._reading, lambda session, _: function(session))
 
     def write(self, function: Callable[[Session], Result]) -> Result:
         """Commit the changes of ``function(session)`` and return its result.
@@ -78,6 +84,17 @@ class Transactions:
         with self._writing.begin() as session:
             return function(session)
 
+    @contextmanager
+    def telling_what_is_broken(self) -> Iterator[None]:
+        """Turn what reading a damaged row raises into :class:`WrongUse`."""
+        try:
+            yield
+        except WrongUse:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+            reason = f"a row can't be read ({type(error).__name__}: {error}): see `detkds db check`"
+            raise unusable(self._url, reason) from None
+
     def _run(
         self, sessions: sessionmaker[Session], function: Callable[[Session, bool], Result]
     ) -> Result:
@@ -88,9 +105,11 @@ class Transactions:
                 with sessions.begin() as session:
                     return function(session, repeated)
             except DBAPIError as error:
-                if not _is_temporary(error):
+                if isinstance(error, IntegrityError):
                     raise
                 reason = reason_of(error)
+                if not _is_temporary(error):
+                    raise unusable(self._url, reason) from None
                 if deadline is None:
                     deadline = time.monotonic() + patience
                     _print(f"{self._url}: {reason}: trying again for {_minutes(patience)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,9 +23,7 @@ OPTIONS = (
     "resources.workers=1",
     "search.knowledge=['logits']",
     "search.weights=1",
-    "confirm={'candidates': 1, 'rounds': 1, 'seeds': 1}",
     "final.compare=['found']",
-    "resources.dashboard=True",
 )
 
 
@@ -55,12 +54,11 @@ def training(folder: Path, name: str) -> bool:
     return any(folder.glob(f"{name}*/progress.json"))
 
 
-#: What the folder shows of each phase; the first is before Ray is there.
+#: What the folder shows of each phase; the first is before Ray is there. A teacher's training and a
+#: confirmation end as the final trainings do.
 PHASES: dict[str, Callable[[Path], object]] = {
     "cluster": lambda folder: (folder / "detkds.db").is_file(),
-    "teacher": lambda folder: training(folder, "teacher-"),
     "trials": lambda folder: told(folder) >= 2,
-    "confirmation": lambda folder: training(folder, "confirmed/"),
     "final": lambda folder: training(folder, "trained/"),
 }
 
@@ -103,3 +101,41 @@ def test_a_search_goes_on_after_signals_in_every_phase(tmp_path):
     with store_of(tmp_path) as store:
         assert before.items() <= {row.number: row for row in store.trials(None)}.items()
         assert {row.status for row in store.trainings()} == {Status.COMPLETED}
+
+
+def test_a_training_says_how_to_go_on(tmp_path):
+    options = "--cfg-options", *tiny.OPTIONS, "final.epochs=90", "final.compare=['none']"
+    command = tiny.command(
+        "train", "quickstart", "--distiller", "none", "--work-dir", tmp_path, *options
+    )
+    process = start(command)
+    printed = stopped_in(process, partial(training, tmp_path, "trained/"), signal.SIGTERM, False)
+    assert process.returncode == 143, printed
+    said = [line for line in printed if not line.startswith("training: ")]
+    assert len(said) == 1, printed
+    assert said[0].startswith("interrupted; go on with: detkds train quickstart --distiller none")
+    with store_of(tmp_path) as store:
+        assert [row.status for row in store.trainings()] == [Status.RUNNING]
+
+
+def test_a_signal_that_is_ignored_stays_ignored_and_the_last_word_is_in_time(tmp_path):
+    """``nohup`` ignores SIGHUP. And a process that hangs ends all the same."""
+    script = """
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from detkds.cli import interrupts
+interrupts.LAST_SECONDS = 1.0
+with interrupts.ended_by_signals("detkds search a"):
+    signal.raise_signal(signal.SIGHUP)
+    while True:
+        try:
+            print("here", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass  # as a library's callback
+"""
+    process = start([sys.executable, "-c", script])
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "here\ninterrupted; go on with: detkds search a\n"
+    assert process.returncode == 143

@@ -20,7 +20,6 @@ from conftest import postgresql_server
 from detkds.db import CostRow, Store, database, transactions
 from detkds.space import Candidate, Distiller, Outcome, SearchFailed, Status, WrongUse
 from sqlalchemy import create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError
 
 GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
 DONE = Outcome(Status.COMPLETED, score=0.5)
@@ -208,7 +207,7 @@ def test_other_errors_are_raised_at_once(store, url, capsys):
     with engine.begin() as connection:
         connection.execute(text("DROP TABLE trials"))
     engine.dispose()
-    with pytest.raises(DBAPIError, match="trials"):
+    with pytest.raises(WrongUse, match="trials"):
         store.trials(None)
     assert capsys.readouterr().err == ""
 
