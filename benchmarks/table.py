@@ -3,7 +3,7 @@
     python benchmarks/table.py collect --problems quickstart --stages study trials
     python benchmarks/table.py collect --problems bccd --data shared/bccd
     python benchmarks/table.py status
-    python benchmarks/table.py export
+    python benchmarks/table.py export --sizes
 
 ``collect`` may be killed and started again at any time; no more than the run at hand is lost. It
 begins with the runs of the table that is shipped, where they were made under the same conditions.
@@ -184,14 +184,14 @@ def collect(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def export(arguments: argparse.Namespace, console: Console) -> None:
-    """Write all runs into the file that is shipped, with the sizes of the terms' gradients."""
+    """Write all runs into the file that is shipped, with what is known of gradients' sizes."""
     log = Log(arguments.work_dir)
     runs = list(log.runs())
     shared = {}
     for name in sorted({job.problem for job, _ in runs}):
         bench = Bench(name, arguments.work_dir / name, arguments.data)
         space = space_of(bench.plan("scratch"))
-        if not log.sizes(name):
+        if arguments.sizes and not log.sizes(name):
             log.add_sizes(name, gradient_sizes(bench.context("scratch"), space))
         shared[name] = Shared(space, log.sizes(name), log.conditions(name))
     write_table(arguments.out, runs, shared, __version__)
@@ -237,6 +237,9 @@ def main() -> None:
         "--known", type=Path, default=TABLE, help="a table whose runs `collect` need not make again"
     )
     parser.add_argument("--out", type=Path, default=TABLE, help="the file of `export`")
+    parser.add_argument(
+        "--sizes", action="store_true", help="`export` measures the sizes of all terms' gradients"
+    )
     parser.add_argument("--limit", type=int, help="stop after so many runs")
     arguments = parser.parse_args()
     arguments.data = arguments.data and arguments.data.absolute()

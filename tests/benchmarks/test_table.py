@@ -292,7 +292,7 @@ def test_a_killed_collection_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(run.status is not Status.FAILED for run in after.values())
     log.add_sizes("quick", {"mgd: hide_45, l2": 0.5})  # an export measures those that are missing
     out = tmp_path / "out.csv.gz"
-    monkeypatch.setattr("sys.argv", collect(tmp_path, "export", "--out", str(out))[1:])
+    monkeypatch.setattr("sys.argv", collect(tmp_path, "export", "--sizes", "--out", str(out))[1:])
     main()
     shared, rows = read_table(out)
     assert shared["quick"].sizes == {"mgd: hide_45, l2": 0.5}
