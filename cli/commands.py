@@ -236,7 +236,7 @@ def report(
         from ..report import Facts, render
 
         facts = Facts.read(store, name, _place(storage, work_dir))
-    if facts.best is None and not facts.open:
+    if facts.best is None and facts.runner is None:
         raise WrongUse(f"search '{name}' has no completed trial: nothing to report{_why(facts)}")
     try:
         replace_file(file, render(facts))

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..db import SearchRow, Store, TrainingRow, TrialRow
+from ..db.runners import runner_of
 from ..space import Status
 from .console import console, in_one_line
 
@@ -36,8 +37,8 @@ def watch(store: Store, name: str, once: bool = False) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             began = time.monotonic()
-            search, trials, trainings = look(store, name)
-            live.update(picture(search, trials, trainings), refresh=True)
+            search, trials, trainings, runner = look(store, name)
+            live.update(picture(search, trials, trainings, runner), refresh=True)
             if search.finished is not None:
                 return
             time.sleep(max(EVERY, (time.monotonic() - began) / SHARE))
@@ -47,9 +48,9 @@ def _lines(store: Store, name: str, once: bool) -> None:
     """The picture once, or a line whenever something has changed, at most one a minute."""
     last = ""
     while True:
-        search, trials, trainings = look(store, name)
+        search, trials, trainings, runner = look(store, name)
         if once:
-            return console.print(picture(search, trials, trainings))
+            return console.print(picture(search, trials, trainings, runner))
         line = f"{summary(trials)}; {leader(trials)}"
         if line != last:
             console.print(line, soft_wrap=True, highlight=False)
@@ -59,16 +60,22 @@ def _lines(store: Store, name: str, once: bool) -> None:
         time.sleep(LINE_EVERY)
 
 
-def look(store: Store, name: str) -> tuple[SearchRow, list[TrialRow], list[TrainingRow]]:
+def look(
+    store: Store, name: str
+) -> tuple[SearchRow, list[TrialRow], list[TrainingRow], str | None]:
+    """The search, its trials and trainings, and who runs it now."""
     search = store.search(name)
-    return search, store.trials(search.id), store.trainings(search.id)
+    return search, store.trials(search.id), store.trainings(search.id), runner_of(store, name)
 
 
 def picture(
-    search: SearchRow, trials: Sequence[TrialRow], trainings: Sequence[TrainingRow]
+    search: SearchRow,
+    trials: Sequence[TrialRow],
+    trainings: Sequence[TrainingRow],
+    runner: str | None,
 ) -> Group:
     """All that the store says of a search, for a terminal."""
-    state = "not finished"
+    state = f"run by {runner}" if runner else "interrupted: nobody runs it now"
     if search.finished is not None:
         state = f"finished {search.finished:%Y-%m-%d %H:%M} UTC"
     parts: list[Text | Table] = [

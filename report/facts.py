@@ -9,6 +9,7 @@ from typing import Any
 
 from ..db import CostRow, SearchRow, Store, TrainingRow, TrialRow
 from ..db.known_costs import costs_between
+from ..db.runners import runner_of
 from ..search.exported import best_trial, started_from, trained_distiller
 from ..space import NONE, WEIGHTS_STAGE, Distiller, Status
 
@@ -23,7 +24,7 @@ class Facts:
 
     ``best``: the trial whose distiller is exported, None before a trial has completed.
     ``place``: the options of the command line that lead to this store. ``names``: those of the
-    distillers that the search started from, by key.
+    distillers that the search started from, by key. ``runner``: who runs the search now, or None.
     """
 
     search: SearchRow
@@ -32,6 +33,7 @@ class Facts:
     costs: Sequence[CostRow]
     best: TrialRow | None
     place: str
+    runner: str | None = None
 
     @classmethod
     def read(cls, store: Store, name: str, place: str = "") -> Facts:
@@ -45,6 +47,7 @@ class Facts:
             costs=costs_between(store, models),
             best=best_trial(store, search),
             place=place,
+            runner=runner_of(store, name),
         )
 
     @cached_property
@@ -71,11 +74,6 @@ class Facts:
     @property
     def counts(self) -> dict[Status, int]:
         return {status: sum(t.status is status for t in self.trials) for status in Status}
-
-    @property
-    def open(self) -> int:
-        """Trials that are queued or running."""
-        return self.counts[Status.QUEUED] + self.counts[Status.RUNNING]
 
     def title(self, trial: TrialRow) -> str:
         """What a reader knows a trial's distiller by."""

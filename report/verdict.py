@@ -68,7 +68,7 @@ def verdict(facts: Facts) -> Verdict:
 def _headline(facts: Facts) -> str:
     best = facts.best
     if best is None:
-        return "No trial has completed yet" if facts.open else "No trial completed"
+        return "No trial has completed yet" if facts.runner else "No trial completed"
     if not best.distiller.active:
         return "No distillation at all won: the student alone is best"
     who = f"the preset {facts.names[best.key]}" if best.key in facts.names else "a found distiller"
@@ -82,9 +82,9 @@ def _state(facts: Facts) -> str:
     trials = f"{len(facts.trials)} trials ({done})" if facts.trials else "no trials"
     if search.finished is not None:
         return f"Finished {search.finished:%Y-%m-%d %H:%M} UTC; {trials}."
-    if facts.open:
-        return f"Still running, or interrupted: this page shows a search in progress; {trials}."
-    return f"Not finished: no trial is open, and the search has not ended; {trials}."
+    if facts.runner is not None:
+        return f"Still running, by {facts.runner}: this page shows where it stands; {trials}."
+    return f"Interrupted: nobody runs the search now, and it has not ended; {trials}."
 
 
 def _confirmed(facts: Facts) -> Iterator[Margin]:
@@ -144,10 +144,9 @@ def _next(facts: Facts) -> tuple[str, str]:
         return f"detkds trials {name}{facts.place}", "to see why no trial has completed"
     trained = [t for t in facts.trainings if t.name == "found" and t.checkpoint and t.score]
     if facts.search.finished is None:
-        return (
-            f"detkds watch {name}{facts.place}",
-            "to follow it; the command that started it, with --resume, continues it",
-        )
+        why = "to follow it" if facts.runner else "to see where it stands"
+        again = "" if facts.runner else "; the command that started it goes on with --resume"
+        return f"detkds watch {name}{facts.place}", why + again
     if trained:
         why = f"to take the distiller elsewhere; the trained student is {trained[0].checkpoint}"
     elif facts.title(facts.best) == ALONE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 import tiny
 from detkds.cli import watch
 from detkds.db import Store
+from detkds.db.lease import holder
 from detkds.space import Outcome, Status
 from rich.console import Console
 from stored_search import FOUND, NASTY, add, finished_search, large_search
@@ -42,7 +44,12 @@ def test_a_look_shows_counts_leaders_and_reasons(store, shown):
 def test_trials_and_trainings_that_run_are_shown(store, shown):
     search = store.create_search("now", {}, "conditions", 0)
     watch.watch(store, "now", once=True)
-    assert shown.getvalue() == "now: not finished\nno trial yet\nno completed trial yet\n"
+    assert shown.getvalue() == (
+        "now: interrupted: nobody runs it now\nno trial yet\nno completed trial yet\n"
+    )
+    with store.held("now"):
+        watch.watch(store, "now", once=True)
+    assert f"now: run by {holder()}, process {os.getpid()}, since " in shown.getvalue()
     store.start_trial(add(store, search.id, 0, "logits: norm_n, l2 × 5", "logits"), "here", "cpu")
     store.add_training("found", 3, "test", "conditions", search.id)
     watch.watch(store, "now", once=True)
@@ -78,7 +85,7 @@ def test_without_a_terminal_a_line_tells_of_each_change_until_the_end(store, sho
 def test_the_best_so_far_never_falls(tmp_path):
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
         large_search(store, 300)
-        _, trials, _ = watch.look(store, "large")
+        _, trials, *_ = watch.look(store, "large")
     best = watch.best_so_far(trials)
     assert best == sorted(best)
     assert best[-1] == max(trial.score or 0 for trial in trials)

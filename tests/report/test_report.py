@@ -130,9 +130,11 @@ def test_a_search_without_trials_and_one_with_a_single_trial(tmp_path):
         page = page_of(store, "new")
         assert "No trial completed" in page.text["verdict"]
         trial = add(store, search.id, 0, FOUND, "global")
-        page = page_of(store, "new")
+        with store.held("new"):
+            page = page_of(store, "new")
         assert "No trial has completed yet" in page.text["verdict"]
-        assert "Still running, or interrupted" in page.text["verdict"]
+        assert "Still running, by " in page.text["verdict"]
+        assert "Interrupted: nobody runs" in page_of(store, "new").text["verdict"]
         store.tell_trial(trial, Outcome(Status.COMPLETED, 0.0, seconds=1.0), 0)
         page = page_of(store, "new")
     assert "A found distiller leads so far: trial 0, proxy AP 0.0" in page.text["verdict"]
