@@ -72,7 +72,7 @@ def test_names_that_lead_elsewhere_are_refused(name, tmp_path, monkeypatch, caps
 
 def test_names_with_markup_and_escape_sequences_are_shown_as_text(tmp_path, monkeypatch, capsys):
     out = io.StringIO()
-    monkeypatch.setattr(console_module.console, "file", out)
+    monkeypatch.setattr(console_module.console, "_file", out)  # ``file`` would stay as it is now
     name = "[/x] :bomb: \x1b[2J [red]"
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
         search = store.create_search(name, {}, "conditions", 0)

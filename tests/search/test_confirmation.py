@@ -52,6 +52,7 @@ def trial(number: int, distiller: Distiller, score: float | None) -> TrialRow:
         queued=datetime.now(timezone.utc),
         early_score=None,
         reused_from=None,
+        holder=None,
     )
 
 

@@ -109,7 +109,7 @@ def test_a_remembered_teacher_is_the_teacher(context):
     def compared(inputs, samples, **asked):
         found = memory(inputs, samples, **asked)
         seen = teacher_knowledge(teacher, inputs, samples, **asked)
-        for name in ("features", "logits", "localization"):
+        for name in ("features", "logits", "boxes"):
             for ours, theirs in zip(getattr(found, name), getattr(seen, name), strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
         return found
