@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..search.api import work_folder
 from ..space import Distiller, SearchSpace, WrongUse
 from ..space.errors import hide_password, shown
 from .app import ALGORITHM_HELP, MaxTeachers, Options, Storage, WorkDir, app
 from .listing import SORTS, best_of, listed
 from .options import naming
-from .places import check_writable, make_display, open_store, work_folder
+from .places import check_writable, make_display, open_store
 
 if TYPE_CHECKING:
     from ..db import Store
@@ -247,7 +248,7 @@ def report(
 
 def _why(facts: Facts) -> str:
     """Why no trial has completed, as the end of a sentence."""
-    reasons = Counter(trial.reason or trial.status.value for trial in facts.trials)
+    reasons = Counter(trial.why or trial.status.value for trial in facts.trials)
     if not reasons:
         return "; no trial has been asked for yet"
     reason, count = reasons.most_common(1)[0]

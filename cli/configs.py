@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..search.api import work_folder
 from ..space import WrongUse, nearest
-from .places import work_folder
 
 if TYPE_CHECKING:
     from ..settings import SearchConfig

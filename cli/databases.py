@@ -6,9 +6,10 @@ from pathlib import Path
 
 import typer
 
+from ..search.api import storage_url, work_folder
 from ..space import SearchFailed
 from .app import OutFile, Storage, WorkDir, app
-from .places import check_writable, storage_url, work_folder
+from .places import check_writable
 
 db = typer.Typer(help="Check, copy or upgrade a database.", no_args_is_help=True)
 app.add_typer(db, name="db")

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..search.api import make_work_folder, storage_url
 from ..space import WrongUse
-from ..space.errors import check_name, hide_password
+from ..space.errors import hide_password
 
 if TYPE_CHECKING:
     from ..db import Store
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
 
 #: The commands that go on when they are given again after an interruption.
 LONG = (["search"], ["train"], ["teachers"])
-
-
-def work_folder(work_dir: Path | None, name: str | None) -> Path:
-    """``--work-dir``, or the folder of a search of this name."""
-    if work_dir is None and name is not None:
-        check_name(Path(name).name, "name")
-    return work_dir or Path("runs") / Path(name or "").name
 
 
 def open_store(
@@ -36,15 +30,8 @@ def open_store(
     from ..db import Store
 
     if storage is None and create:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WrongUse(f"--work-dir {folder}: can't make it: {error.strerror}") from None
+        make_work_folder(folder)
     return Store(storage_url(storage, folder), create, patience)
-
-
-def storage_url(storage: str | None, folder: Path) -> str:
-    return storage or f"sqlite:///{folder / 'detkds.db'}"
 
 
 def make_display() -> SearchDisplay:

@@ -134,15 +134,7 @@ def train(
         algorithm, max_teachers = algorithm or row.algorithm, max_teachers or row.max_teachers
     algorithm = algorithm or "bgs"
     check_algorithm(algorithm, max_teachers)
-    if teachers is not None and distiller == "none":
-        raise WrongUse("--teachers: nothing is learned from them with --distiller none")
-    if simultaneous and teachers is None:
-        raise WrongUse("--simultaneous: say which teachers teach at once: give --teachers")
-    if simultaneous and max_teachers is not None:
-        raise WrongUse(
-            f"--max-teachers {max_teachers}: it ends a sequence, and --simultaneous has none: name "
-            "the teachers that teach at once in --teachers"
-        )
+    _check_teachers(teachers, distiller, simultaneous, max_teachers)
     if export_config is not None:
         check_writable("--export-config", export_config)
         if teachers is not None and not simultaneous:
@@ -185,6 +177,21 @@ def train(
     training_table(results)
     if row is not None and row.published is not None:
         typer.echo(f"the paper's {row.metric}, {row.reference}: {row.published}")
+
+
+def _check_teachers(
+    teachers: str | None, distiller: str | None, simultaneous: bool, max_teachers: int | None
+) -> None:
+    """Raise :class:`WrongUse` for options of several teachers that do not go together."""
+    if teachers is not None and distiller == "none":
+        raise WrongUse("--teachers: nothing is learned from them with --distiller none")
+    if simultaneous and teachers is None:
+        raise WrongUse("--simultaneous: say which teachers teach at once: give --teachers")
+    if simultaneous and max_teachers is not None:
+        raise WrongUse(
+            f"--max-teachers {max_teachers}: it ends a sequence, and --simultaneous has none: name "
+            "the teachers that teach at once in --teachers"
+        )
 
 
 def _distiller(reference: str | None, row: Row | None) -> tuple[str, Distiller | None]:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..db import SearchRow, Store, TrainingRow, TrialRow
+from ..db import SearchRow, Store, TrainingRow, TrialRow, ranked
 from ..db.runners import runner_of
 from ..space import Status
 from .console import console, in_one_line
@@ -108,7 +108,7 @@ def summary(trials: Sequence[TrialRow]) -> str:
 
 def leader(trials: Sequence[TrialRow]) -> str:
     """The best trial so far, as the live display says it."""
-    best = _ranked(trials)[:1]
+    best = ranked(trials)[:1]
     if not best:
         return "no completed trial yet"
     (trial,) = best
@@ -121,7 +121,7 @@ def leaderboard(trials: Sequence[TrialRow]) -> Table:
     for column in ("stage", "AP", "trial", "distiller"):
         table.add_column(column, no_wrap=column != "distiller")
     for stage in dict.fromkeys(trial.stage for trial in trials):
-        best = _ranked([trial for trial in trials if trial.stage == stage])[:LEADERS]
+        best = ranked([trial for trial in trials if trial.stage == stage])[:LEADERS]
         for place, trial in enumerate(best):
             cells = f"{trial.score:.3f}", str(trial.number), in_one_line(trial.notation)
             table.add_row("" if place else Text(stage), *map(Text, cells))
@@ -153,18 +153,10 @@ def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
     return f"{bars} {values[0]:.3f} → {values[-1]:.3f}"
 
 
-def _ranked(trials: Sequence[TrialRow]) -> list[TrialRow]:
-    scored = [trial for trial in trials if trial.score is not None]
-    return sorted(scored, key=lambda trial: (-(trial.score or 0.0), trial.number))
-
-
 def _reason(trials: Sequence[TrialRow]) -> str:
     """The commonest reason of rejections and failures."""
-    reasons = Counter(
-        trial.reason or (trial.error or "").strip().rpartition("\n")[2]
-        for trial in trials
-        if trial.status in (Status.REJECTED, Status.FAILED)
-    )
+    ended = (Status.REJECTED, Status.FAILED)
+    reasons = Counter(trial.why for trial in trials if trial.status in ended)
     if not reasons:
         return ""
     reason, count = reasons.most_common(1)[0]

@@ -73,6 +73,11 @@ class RunRow:
             device=self.device,
         )
 
+    @property
+    def why(self) -> str:
+        """The reason of a run that did not complete, or its error's last line, or ""."""
+        return self.reason or (self.error or "").strip().rpartition("\n")[2]
+
 
 @dataclass(frozen=True)
 class TrialRow(RunRow):
@@ -104,6 +109,12 @@ class TrialRow(RunRow):
     @property
     def candidate(self) -> Candidate:
         return Candidate(self.number, self.stage, self.distiller)
+
+
+def ranked(trials: Iterable[TrialRow]) -> list[TrialRow]:
+    """The trials that have a score, the best first; of equal scores the first asked for."""
+    scored = [trial for trial in trials if trial.score is not None]
+    return sorted(scored, key=lambda trial: (-(trial.score or 0.0), trial.number))
 
 
 @dataclass(frozen=True)

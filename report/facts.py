@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..db import CostRow, SearchRow, Store, TrainingRow, TrialRow
+from ..db import CostRow, SearchRow, Store, TrainingRow, TrialRow, ranked
 from ..db.known_costs import costs_between
 from ..db.runners import runner_of
 from ..search.exported import best_trial, started_from, trained_distiller
@@ -59,8 +59,7 @@ class Facts:
     @cached_property
     def scored(self) -> list[TrialRow]:
         """The completed trials, the best first."""
-        scored = [trial for trial in self.trials if trial.score is not None]
-        return sorted(scored, key=lambda trial: (-(trial.score or 0.0), trial.number))
+        return ranked(self.trials)
 
     @cached_property
     def stages(self) -> dict[str, list[TrialRow]]:

@@ -159,7 +159,7 @@ def _study_trial(trial: TrialRow, row: Parameters, kinds: dict[str, Any]) -> Any
             "stage": trial.stage,
             "status": trial.status.value,
             "distiller": trial.notation,
-            "reason": trial.reason or (trial.error or "").strip().rpartition("\n")[2],
+            "reason": trial.why,
             "host": trial.host,
             "seconds": trial.seconds,
         },

@@ -148,7 +148,7 @@ def savings(facts: Facts) -> list[dict[str, Any]]:
             kind = "stopped halfway" if trial.status is Status.STOPPED else reason
             groups[trial.status.value, kind].append(trial)
         elif trial.status is Status.FAILED:
-            groups["failed", (trial.error or "no error").strip().rpartition("\n")[2]].append(trial)
+            groups["failed", trial.why or "no error"].append(trial)
     rows = []
     for (status, reason), trials in sorted(groups.items(), key=lambda item: -len(item[1])):
         saved = None

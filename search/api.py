@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..space import Distiller, WrongUse
+from ..space.errors import check_name
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -60,9 +61,8 @@ def search(
     Raises :class:`WrongUse` before anything is started, and :class:`SearchFailed`.
     """
     name = name or _name_of(config)
-    if Path(name).name != name:
-        raise WrongUse(f"{name}: a name is no path; say where files go by work_dir", "name")
-    folder = _work_folder(work_dir, name)
+    check_name(name, "name")
+    folder = work_folder(work_dir, name)
     settings = _settings(config, folder, list(cfg_options))
 
     from ..db import Store
@@ -75,8 +75,9 @@ def search(
     plan = make_plan(settings, folder)
     create = not (resume or reads_store(settings.search.start))
     if storage is None and create:
-        _make(folder)
-    with Store(storage or _url(folder), create) as store:
+        make_work_folder(folder)
+    patience = settings.resources.patience
+    with Store(storage_url(storage, folder), create, patience) as store:
         result = run_search(plan, store, name, resume, Silent(), folder / f"{name}.json")
         table = trial_frame(store, result.search.id)
     best = exported(result.best, result.search)
@@ -96,7 +97,7 @@ def trials(
     from ..db import Store
     from ..db.frames import trial_frame
 
-    with Store(storage or _url(_work_folder(work_dir, name)), create=False) as store:
+    with Store(storage_url(storage, work_folder(work_dir, name)), create=False) as store:
         return trial_frame(store, None if name is None else store.search(name).id)
 
 
@@ -110,19 +111,24 @@ def load_distiller(file: str | Path) -> Distiller:
     return Distiller.from_json(distiller_file(str(file)))
 
 
-def _work_folder(work_dir: str | Path | None, name: str | None) -> Path:
+def work_folder(work_dir: str | Path | None, name: str | None) -> Path:
+    """``work_dir``, or by default the folder of a search of this name."""
+    if work_dir is None and name is not None:
+        check_name(Path(name).name, "name")
     return Path(work_dir) if work_dir else Path("runs") / Path(name or "").name
 
 
-def _url(folder: Path) -> str:
-    return f"sqlite:///{folder / 'detkds.db'}"
+def storage_url(storage: str | None, folder: Path) -> str:
+    """``storage``, or by default the URL of the database in a work folder."""
+    return storage or f"sqlite:///{folder / 'detkds.db'}"
 
 
-def _make(folder: Path) -> None:
+def make_work_folder(folder: Path) -> None:
+    """Raises :class:`WrongUse` if the folder can't be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WrongUse(f"can't make {folder}: {error.strerror}", "work_dir") from None
+        raise WrongUse(f"{folder}: can't make it: {error.strerror}", "work_dir") from None
 
 
 def _name_of(config: Any) -> str:

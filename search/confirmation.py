@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..db import SearchRow, Store, TrialRow
+from ..db import SearchRow, Store, TrialRow, ranked
 from ..settings import Confirm, Schedule
 from ..workers.training import Training
 from .exported import trained_distiller
@@ -134,9 +134,8 @@ def contenders(
 def _ranked(trials: Sequence[TrialRow], start: Mapping[str, str]) -> list[Contender]:
     """Every distiller that completed, the best first, with its best trial."""
     scored: dict[str, TrialRow] = {}
-    for trial in sorted(trials, key=lambda trial: (-(trial.score or 0.0), trial.number)):
-        if trial.score is not None:
-            scored.setdefault(trial.key, trial)
+    for trial in ranked(trials):
+        scored.setdefault(trial.key, trial)
     return [Contender(trial, start.get(key)) for key, trial in scored.items()]
 
 

@@ -65,7 +65,7 @@ def check_name(name: str, setting: str) -> None:
     """Raise :class:`WrongUse` for a name that is no plain name of a file or folder."""
     if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
         raise WrongUse(
-            f"{name!r}: a name is no path, and has no characters that can't be printed; say where "
-            "files go by --work-dir",
+            f"{name!r}: a name is no path, and has only characters that can be printed; the work "
+            "folder says where files go",
             setting,
         )

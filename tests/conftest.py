@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,8 +31,9 @@ settings.load_profile("detkds")
 
 #: The files that take longest, longest first. They start first, so that pytest-xdist's workers end
 #: at about the same time.
-LONG = ["test_search_command", "test_coco_pairs", "test_progressive", "test_benchmarks"]
-LONG += ["test_ray_engine", "test_extended", "test_resuming", "test_cluster", "test_teacher_order"]
+LONG = ["test_signals", "test_together", "test_batches", "test_search_command"]
+LONG += ["test_coco_pairs", "test_progressive", "test_benchmarks", "test_ray_engine"]
+LONG += ["test_extended", "test_resuming", "test_cluster", "test_teacher_order"]
 LONG += ["test_bad_input", "test_plan", "test_heads"]
 
 
@@ -54,6 +55,25 @@ def pytest_runtest_setup() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run ``detkds`` in an empty folder; returns (exit code, standard output and error)."""
+    from detkds.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["detkds", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out + said.err
+
+    return run
 
 
 @contextmanager

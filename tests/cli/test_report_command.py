@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 from pathlib import Path
 
 import pytest
-from detkds.cli import main
 from detkds.db import Store
 from detkds.space import Distiller, Outcome
 from stored_search import Page, add, finished_search
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run the command in an empty folder; returns (exit code, standard output and error)."""
-    monkeypatch.chdir(tmp_path)
+def run(command):
+    """Run the command beside a folder for a search."""
     Path("runs/cells").mkdir(parents=True)
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["detkds", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out + said.err
-
-    return run
+    return command
 
 
 def store() -> Store:

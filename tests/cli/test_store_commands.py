@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import optuna
 import pandas
 import pytest
-from detkds.cli import listing, main
+from detkds.cli import listing
 from detkds.db import Store
 from detkds.report import Facts, model_card
 from detkds.report.card import as_code
@@ -18,21 +17,12 @@ from stored_search import FOUND, NASTY, add, finished_search
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run the command beside a finished search; returns (exit code, standard output and error)."""
-    monkeypatch.chdir(tmp_path)
+def run(command):
+    """Run the command beside a finished search."""
     Path("runs/cells").mkdir(parents=True)
     with Store("sqlite:///runs/cells/detkds.db") as store:
         finished_search(store)
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["detkds", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out + said.err
-
-    return run
+    return command
 
 
 def numbers(said: str) -> list[int]:
