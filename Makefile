@@ -26,11 +26,11 @@ quickstart: $(STAMP)
 	$(BIN)/detkds search quickstart --work-dir $(QUICKSTART) \
 		$(if $(wildcard $(QUICKSTART)/detkds.db),--resume)
 
-# Under two minutes on two cores: what starts neither Ray nor the command line.
+# Meant to take two minutes on two cores: what starts neither Ray nor the command line.
 check: lint
 	$(PYTEST) -m "not slow"
 
-# Under fifteen minutes on two cores. Prints the files below 85 % of their lines, and the total.
+# Meant to take fifteen minutes on two cores. Prints the files below 85 % of their lines, and the total.
 test: lint
 	$(PYTEST) --cov --cov-report=
 	$(BIN)/coverage report --sort=cover | awk 'NR == 1 || /^TOTAL/ || $$NF + 0 < 85'
