@@ -112,7 +112,7 @@ def test_a_driver_of_another_host_is_asked_for_a_sign_of_life(store, url):
         with redirect_stderr(stderr), pytest.raises(WrongUse, match=WHO), store.held("a"):
             pass
         assert re.fullmatch(
-            rf"detkds: the search 'a' was run by {WHO}, and may still be: waiting up to 3 seconds "
+            rf"detkds: the search 'a' was run by {WHO}, and may still be: waiting up to {EXPIRY} seconds "
             "for a sign of life\n",
             stderr.getvalue(),
         )
