@@ -2,7 +2,7 @@
 
 The row is all there is: no lock of a session, a connection or a file system. So it outlives a
 restart of PostgreSQL and a lost connection, and works behind PgBouncer. Every write of a search
-reads the row in its own transaction: a driver that another has replaced writes nothing more.
+renews the row in its own transaction: a driver that another has replaced writes nothing more.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Held:
     lost: str | None = None
     interrupt: Callable[[], None] = lambda: None
 
-    def check(self, session: Session) -> Lease:
-        """The lease's row. Raises :class:`SearchFailed` if another driver has taken the lease.
+    def renew(self, session: Session) -> None:
+        """Give a sign of life. Raises :class:`SearchFailed` if another driver has the lease.
 
         In the transaction of a write: nobody takes the lease until the transaction ends.
         """
@@ -107,7 +107,7 @@ class Held:
         if row is None or row.token != self.token:
             self.lost = _lost(self.name, row)
             raise SearchFailed(self.lost)
-        return row
+        row.heartbeat = _now(session)
 
 
 def _row(session: Session, name: str) -> Lease | None:
@@ -147,7 +147,7 @@ def leased(transactions: Transactions, name: str) -> Iterator[None]:
     held = _take(transactions, name)
     stopped = threading.Event()
     beat = threading.Thread(target=_beat, args=(transactions, held, stopped), daemon=True)
-    guard, transactions.guard = transactions.guard, held.check
+    guard, transactions.guard = transactions.guard, held.renew
     with _interrupted_when_lost(held) as interrupt:
         held.interrupt = interrupt
         beat.start()
@@ -252,13 +252,9 @@ def _beat(transactions: Transactions, held: Held, stopped: threading.Event) -> N
 
     A driver that was frozen for longer than a lease lasts has it again if nobody else took it.
     """
-
-    def renew(session: Session) -> None:
-        held.check(session).heartbeat = _now(session)
-
     while not stopped.wait(HEARTBEAT_SECONDS):
         with suppress(Exception):
-            transactions.once(renew)
+            transactions.once(held.renew)
         if held.lost is not None and not stopped.is_set():
             held.interrupt()
             return

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, text
 pytestmark = pytest.mark.slow
 
 GLOBAL = Distiller.parse("global: catt → scale_2 → norm_n, l1 × 5")
-HEARTBEAT, EXPIRY = 0.5, 8
+HEARTBEAT, EXPIRY = 0.3, 4
 #: Who holds a lease, as messages say it.
 WHO = r"\S+@\S+, process \d+, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
 
@@ -112,8 +112,8 @@ def test_a_driver_of_another_host_is_asked_for_a_sign_of_life(store, url):
         with redirect_stderr(stderr), pytest.raises(WrongUse, match=WHO), store.held("a"):
             pass
         assert re.fullmatch(
-            rf"detkds: the search 'a' was run by {WHO}, and may still be: waiting up to {EXPIRY} seconds "
-            "for a sign of life\n",
+            rf"detkds: the search 'a' was run by {WHO}, and may still be: waiting up to {EXPIRY} "
+            r"seconds for a sign of life\n",
             stderr.getvalue(),
         )
         assert "@elsewhere" in stderr.getvalue()
