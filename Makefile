@@ -43,7 +43,8 @@ lint: $(STAMP) package
 	$(BIN)/ruff check .
 	cd $(PACKAGE) && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml \
 		--cache-dir ../.mypy_cache -p detkds
-	MYPYPATH=$(PACKAGE) $(BIN)/mypy benchmarks/*.py
+	cd $(PACKAGE) && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml \
+		--cache-dir ../.mypy_cache detkds/benchmarks/*.py
 	cd $(PACKAGE) && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache --no-logo
 
 bench: $(STAMP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,17 +48,18 @@ class Configured:
     folder: Path
     derived: list[str]
 
-    def say(self) -> None:
-        """Print what was derived."""
+    def say(self, notes: Sequence[str], before: str = "") -> None:
+        """Print what was derived, and a plan's notes, each line after ``before``."""
         for line in self.derived:
-            typer.echo(f"derived  {line}")
+            typer.echo(f"{before}derived  {line}")
+        for line in notes:
+            typer.echo(f"{before}note  {line}")
 
-    def show(self) -> None:
+    def show(self, notes: Sequence[str]) -> None:
         """Print the whole config, as a search config that may be kept in a file."""
         from mmengine.config import Config
 
-        for line in self.derived:
-            typer.echo(f"# derived  {line}")
+        self.say(notes, before="# ")
         typer.echo(Config(self.settings.model_dump(exclude_defaults=True)).pretty_text)
 
 

@@ -67,8 +67,8 @@ def search(
 
     plan = make_plan(settings, folder)
     if dry_run:
-        return found.show()
-    found.say()
+        return found.show(plan.notes)
+    found.say(plan.notes)
     must_exist = resume or reads_store(settings.search.start)
     patience = settings.resources.patience
     opened = open_store(storage, folder, not must_exist, patience)
@@ -159,10 +159,10 @@ def train(
     if simultaneous:
         check_sizes(order or plan.pool[1:])
     if dry_run:
-        return found.show()
+        return found.show(plan.notes)
     if export_config is not None:
         return _export_config(plan, name, chosen, export_config, order if simultaneous else None)
-    found.say()
+    found.say(plan.notes)
     opened = open_store(storage, folder, True, settings.resources.patience)
     with opened as store, make_display() as display:
         if teachers is None or chosen is None:

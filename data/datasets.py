@@ -56,6 +56,13 @@ def _walk(dataset: Any, where: str) -> Iterator[tuple[str, Config]]:
         )
 
 
+def passes(dataset: Mapping[str, Any]) -> int:
+    """How often an epoch of a data set shows each image: what RepeatDatasets around it multiply."""
+    times = int(dataset.get("times", 1)) if _type(dataset) == "RepeatDataset" else 1
+    inside = dataset.get("dataset")
+    return times * (passes(inside) if isinstance(inside, Mapping) else 1)
+
+
 def files_of(inner: Config) -> Split:
     """The files of an innermost data set, by their whole paths."""
     root = inner.get("data_root") or ""

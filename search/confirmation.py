@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..db import SearchRow, Store, TrialRow, ranked
-from ..settings import Confirm, Schedule
+from ..settings import Confirm
 from ..workers.training import Training
 from .exported import trained_distiller
 from .paired import probability_better
@@ -193,7 +193,8 @@ def _trained(
 
 def _training(plan: Plan, contender: Contender, seed: int) -> Training:
     """A trial under another seed and schedule, as a full training on the proxy."""
-    distiller, schedule = trained_distiller(contender.trial), confirm_schedule(plan)
+    distiller, schedule = trained_distiller(contender.trial), plan.config.confirm_schedule
+    assert schedule is not None
     model = plan.task.student if plan.warmup is None else trained(plan.task.student, plan.warmup)
     key = keys.fingerprint([plan.trial_conditions, distiller.key, schedule.model_dump(), seed])
     title = contender.title.replace(" ", "-")
@@ -207,11 +208,3 @@ def _training(plan: Plan, contender: Contender, seed: int) -> Training:
     )
     on_proxy = {"train": plan.proxy[0], "test": plan.proxy[1], "full": False}
     return training.model_copy(update=on_proxy)
-
-
-def confirm_schedule(plan: Plan) -> Schedule:
-    """The trials' schedule over ``confirm.epochs``; by default, twice as many as a trial has."""
-    assert plan.config.confirm is not None
-    trial = plan.config.trial
-    schedule = Schedule(**trial.model_dump(exclude={"warmup"}))
-    return schedule.over(plan.config.confirm.epochs or 2 * trial.epochs)

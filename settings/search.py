@@ -195,6 +195,17 @@ class SearchConfig(Settings):
         found = {f"{name}.processes": one.processes for name, one in schedules.items() if one}
         return {name: processes for name, processes in found.items() if processes > 1}
 
+    @property
+    def confirm_schedule(self) -> Schedule | None:
+        """The trials' schedule over ``confirm.epochs``; by default, twice as many as a trial has.
+
+        None: nothing is confirmed.
+        """
+        if self.confirm is None:
+            return None
+        schedule = Schedule(**self.trial.model_dump(exclude={"warmup"}))
+        return schedule.over(self.confirm.epochs or 2 * self.trial.epochs)
+
     @model_validator(mode="after")
     def _whole_gpus(self) -> SearchConfig:
         """Processes that share a training can't share a GPU."""

@@ -8,7 +8,9 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..data.loading import built
 from ..detectors import configured, has_masks
+from ..settings.schedules import fitted, iterations_of
 from .job import make_job, scheduled
 from .training import Training
 
@@ -27,6 +29,10 @@ def plain_config(training: Training) -> Config:
     split = training.train, training.test
     job = make_job(training.job, training.data, *split, masks=has_masks(student), full=True)
     whole = scheduled(job, training.schedule)
+    if whole["param_scheduler"]:
+        images = len(built(whole["train_dataloader"]["dataset"]))
+        length = training.schedule.epochs, iterations_of(training.schedule, images)
+        whole["param_scheduler"], _ = fitted(whole["param_scheduler"], *length)
     model: dict[str, Any] = {"type": "DistilledDetector", "student": student.to_dict()}
     if training.distiller is not None:
         model |= {"distiller": training.distiller, "inherit": training.inherit}

@@ -28,6 +28,7 @@ from ..data.loading import quiet
 from ..detectors import register
 from ..detectors.checkpoints import allow_runner_resume
 from ..distillers import DistillationHook
+from ..settings.schedules import fitted
 from .ranks import first_says, launcher, part_ways, wrapper
 from .resuming import RESUME, Loop, ResumeHook, in_batches, random_states, set_random_states
 
@@ -49,7 +50,13 @@ class _Runner(Runner):
 
     mmengine's runner starts subprocesses to report on compilers and cards, writes its config, which
     is empty here, to a file, and logs to the console.
+
+    The schedulers of the learning rate are fitted to the training's length (:func:`fitted`).
     """
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        own, _ = fitted(scheduler, self.max_epochs, self.max_iters)
+        return super().build_param_scheduler(own)
 
     def _log_env(self, env_cfg: dict) -> None:
         pass

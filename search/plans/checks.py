@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...configs import distiller_file
 from ...data import CLASSES, class_names, read_document, read_split, shapes_files
+from ...data.datasets import passes
 from ...data.proxy import check_disjoint, check_sizes
 from ...detectors import (
     Signature,
@@ -41,6 +42,8 @@ class Splits:
     test: Split | None
     train_key: str
     test_key: str | None
+    #: Images that an epoch of the training split shows.
+    images: int
 
 
 def read_data(config: SearchConfig, folder: Path) -> Splits:
@@ -53,7 +56,15 @@ def read_data(config: SearchConfig, folder: Path) -> Splits:
             for path in (files.train, files.val, files.test)
         )
         key = keys.synthetic_key(data.synthetic)
-        return Splits(classes=CLASSES, train=train, val=val, test=test, train_key=key, test_key=key)
+        return Splits(
+            classes=CLASSES,
+            train=train,
+            val=val,
+            test=test,
+            train_key=key,
+            test_key=key,
+            images=data.synthetic.train,
+        )
     assert data.train is not None
     document = read_split(data.train)
     if not document["annotations"]:
@@ -63,6 +74,9 @@ def read_data(config: SearchConfig, folder: Path) -> Splits:
     if own:
         check_pipeline(config.job, document, data.train, classes)
     train_key, test_key = keys.split_key(data.train, document), None
+    images = len({annotation["image_id"] for annotation in document["annotations"]})
+    if own:
+        images = len(document["images"]) * passes(config.job["train_dataloader"]["dataset"])
     for split in (data.val, data.test):
         if split is None:
             continue
@@ -87,6 +101,7 @@ def read_data(config: SearchConfig, folder: Path) -> Splits:
         test=data.test,
         train_key=train_key,
         test_key=test_key,
+        images=images,
     )
 
 

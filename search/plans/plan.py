@@ -34,6 +34,7 @@ from .pool import (
     check_shares,
     pool_teachers,
 )
+from .schedules import Scheduled, schedules
 from .start import start_distillers
 
 
@@ -72,6 +73,21 @@ class Plan:
     train_key: str
     #: The key of the test split, if there is one.
     test_key: str | None
+    #: Images that an epoch of the training split shows.
+    images: int
+
+    @property
+    def schedules(self) -> list[Scheduled]:
+        """The schedules of the trainings that the config asks for."""
+        proxy = self.config.proxy.train_images
+        if self.config.proxy.train is not None:
+            proxy = len(read_document(self.config.proxy.train)["images"])
+        return schedules(self.config, self.images, proxy)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a training does otherwise than its section says, a line each."""
+        return [f"{one.section}: {change}" for one in self.schedules for change in one.changes]
 
     @property
     def seed(self) -> int:
@@ -165,6 +181,7 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
         trial_keys=trial_keys,
         train_key=data_key,
         test_key=data.test_key,
+        images=data.images,
     )
     if not (PROGRESSIVE in compare if pool is None else pool):
         return plan
