@@ -1,18 +1,23 @@
-"""What a resume queues again: trials that were interrupted, and failures that ended the search.
+"""What goes on after an interruption: trials that were interrupted, failures, a whole search.
 
 A resume repeats the stored search: a fresh controller is asked for the trials and told their
-outcomes in the stored order. Both functions leave an order that a controller can repeat.
+outcomes in the stored order. What is queued again leaves an order that a controller can repeat.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ..space import Status
-from .models import Trial
+from .. import __version__
+from ..space import Status, WrongUse
+from .lease import holder
+from .models import Search, Trial, find
+from .rows import SCORED
 
 
 def requeue_running(session: Session, search_id: int) -> int:
@@ -67,6 +72,26 @@ def requeue_failures(session: Session, search_id: int, in_a_row: int) -> int:
     return sum(trial.status is Status.FAILED for trial in deleted) + len(failed)
 
 
+def begin_anew(
+    session: Session, search_id: int, config: dict[str, Any], conditions: str, seed: int
+) -> Search:
+    """Let a search without scores begin again under another config; its trials are deleted.
+
+    Raises :class:`WrongUse` if a trial has a score: it would not compare.
+    """
+    search = find(session, Search, search_id)
+    trials = session.scalars(select(Trial).filter_by(search_id=search_id)).all()
+    scored = sum(trial.status in SCORED for trial in trials)
+    if scored:
+        raise WrongUse(f"the search '{search.name}' has {scored} scored trials: resume it", "name")
+    for trial in trials:
+        session.delete(trial)
+    search.config, search.conditions, search.seed = config, conditions, seed
+    search.version, search.host, search.holder = __version__, platform.node(), holder()
+    session.flush()
+    return search
+
+
 def _first_failure(told: Sequence[Trial], in_a_row: int) -> int | None:
     """The place in the order of telling of the first failure of the row; None without a row."""
     first, count = None, 0
@@ -82,7 +107,7 @@ def _first_failure(told: Sequence[Trial], in_a_row: int) -> int | None:
 
 def _is_scored(trial: Trial) -> bool:
     """Whether a worker trained a student and scored it, halfway at least."""
-    return trial.reused_from is None and trial.status in (Status.COMPLETED, Status.STOPPED)
+    return trial.reused_from is None and trial.status in SCORED
 
 
 def _queue(trials: Iterable[Trial]) -> None:

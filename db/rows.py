@@ -11,6 +11,8 @@ from ..space import Candidate, Distiller, Outcome, Status
 
 #: The states of a trial or training that has an outcome.
 FINISHED = (Status.COMPLETED, Status.STOPPED, Status.REJECTED, Status.FAILED)
+#: The states of a trial whose student was trained and scored, halfway at least.
+SCORED = (Status.COMPLETED, Status.STOPPED)
 
 
 @dataclass(frozen=True)

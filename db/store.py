@@ -20,7 +20,7 @@ from .conflicts import find_untold, flush
 from .database import open_database
 from .lease import holder, leased
 from .models import AdaptationCost, Search, Training, Trial, find, now
-from .requeue import requeue_failures, requeue_running
+from .requeue import begin_anew, requeue_failures, requeue_running
 from .rows import CostRow, Row, SearchRow, TrainingRow, TrialRow, flatten, to_row
 from .transactions import Transactions
 
@@ -87,6 +87,13 @@ class Store:
                 f"{self.url} holds a search '{name}' already: resume it or give another name",
                 setting="name",
             ) from None
+
+    def begin_anew(self, search_id: int, config: dict, conditions: str, seed: int) -> SearchRow:
+        """Begin a search without scores again; see :func:`~detkds.db.requeue.begin_anew`."""
+        own = config, conditions, seed
+        return self._transactions.write(
+            lambda session: to_row(SearchRow, begin_anew(session, search_id, *own))
+        )
 
     def find_search(self, name: str) -> SearchRow | None:
         return self._first(SearchRow, select(Search).filter_by(name=name))

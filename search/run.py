@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..db import SearchRow, Store, TrialRow
+from ..db.rows import SCORED
 from ..detectors import register
 from ..settings import BEST_PRESET, FOUND, PROGRESSIVE
 from ..space import Distiller, Outcome, SearchFailed, WrongUse
@@ -46,12 +47,15 @@ class Result:
 def check_name(plan: Plan, store: Store, name: str, resume: bool) -> None:
     """Raise :class:`WrongUse` if the name is taken, or if scores would not compare.
 
-    Resuming in a store without any search starts one.
+    Resuming in a store without any search starts one. A search without scores takes no name: it may
+    begin anew, under another config, too.
     """
     known = store.find_search(name)
     if known is None:
         if resume and store.searches():
             store.search(name)  # raises with the nearest name
+        return
+    if not has_scores(store, known):
         return
     if not resume:
         raise WrongUse(
@@ -84,7 +88,8 @@ def run_search(
     if another process runs the search; :class:`SearchFailed` if trials or trainings fail.
     """
     check_name(plan, store, name, resume)
-    start = _start(plan, store, store.find_search(name))
+    goes_on = _goes_on(plan, store, name, resume)
+    start = _start(plan, store, store.find_search(name) if goes_on else None)
     controller = Controller(plan.space, plan.config.search, plan.seed, start)
     say_scores(plan, display)
     config = plan.config
@@ -92,7 +97,7 @@ def run_search(
         store.held(name),
         cluster(config.resources, plan.folder, config.shared) as dashboard,
     ):
-        search = store.find_search(name) or _create(plan, store, name, start)
+        search = store.search(name) if goes_on else _begin(plan, store, name, start, display)
         display.dashboard(dashboard)
         make_data(plan)
         register()
@@ -130,11 +135,31 @@ def _start(plan: Plan, store: Store, known: SearchRow | None) -> list[Distiller]
     return [Distiller.from_dict(one) for one in known.config["search"]["start"]]
 
 
-def _create(plan: Plan, store: Store, name: str, start: list[Distiller]) -> SearchRow:
-    """Store a new search with the distillers that it starts from."""
+def has_scores(store: Store, search: SearchRow) -> bool:
+    """Whether a trial of the search was scored; a rejection or a failure is no score."""
+    counts = store.counts(search.id)
+    return any(counts[status] for status in SCORED)
+
+
+def _goes_on(plan: Plan, store: Store, name: str, resume: bool) -> bool:
+    """Whether a search that is in the store goes on; one without scores may begin anew."""
+    known = store.find_search(name)
+    if known is None:
+        return False
+    return has_scores(store, known) or (resume and known.conditions == plan.conditions)
+
+
+def _begin(
+    plan: Plan, store: Store, name: str, start: list[Distiller], display: Display
+) -> SearchRow:
+    """Store a new search with the distillers that it starts from, or let one begin anew."""
     config = plan.record
     config["search"]["start"] = [replace(one, provenance=None).to_dict() for one in start]
-    return store.create_search(name, config, plan.conditions, plan.seed)
+    known = store.find_search(name)
+    if known is None:
+        return store.create_search(name, config, plan.conditions, plan.seed)
+    display.say(f"the search '{name}' had no score yet: it begins anew")
+    return store.begin_anew(known.id, config, plan.conditions, plan.seed)
 
 
 def _run_trials(
