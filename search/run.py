@@ -23,6 +23,7 @@ from .controller import Controller
 from .exported import best_trial, exported, started_from, trained_distiller
 from .plans.keys import changed_conditions
 from .plans.plan import Plan, final_section, final_trainings, make_data
+from .plans.schedules import check_devices
 from .plans.start import start_distillers
 from .plans.trainings import Display, because, train_all
 from .session import Session
@@ -87,6 +88,7 @@ def run_search(
     Raises :class:`WrongUse`, before anything is made, if the name can't be started or resumed, and
     if another process runs the search; :class:`SearchFailed` if trials or trainings fail.
     """
+    check_devices(plan.config, plan.schedules)
     check_name(plan, store, name, resume)
     goes_on = _goes_on(plan, store, name, resume)
     start = _start(plan, store, store.find_search(name) if goes_on else None)

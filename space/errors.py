@@ -33,10 +33,16 @@ def nearest(name: object, choices: Iterable[str]) -> str:
 
     >>> nearest("pearsen", ["l1", "pearson"])
     'did you mean pearson?'
+    >>> nearest("Adamw", ["Adam", "AdamW"])
+    'did you mean AdamW?'
     """
-    options = list(choices)
-    close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(options)}"
+    options = {option.lower(): option for option in choices}
+    if not options:
+        return "there is none"
+    close = difflib.get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {options[close[0]]}?"
+    return f"choose one of {', '.join(options.values())}"
 
 
 def hide_password(url: str) -> str:

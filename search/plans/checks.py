@@ -10,6 +10,7 @@ from pathlib import Path
 from ...configs import distiller_file
 from ...data import CLASSES, class_names, read_document, read_split, shapes_files
 from ...data.datasets import passes
+from ...data.inspection import Opened
 from ...data.proxy import check_disjoint, check_sizes
 from ...detectors import (
     Signature,
@@ -46,7 +47,7 @@ class Splits:
     images: int
 
 
-def read_data(config: SearchConfig, folder: Path) -> Splits:
+def read_data(config: SearchConfig, folder: Path, opened: Opened) -> Splits:
     """The splits of a config, checked. A synthetic set will be drawn into ``folder`` later."""
     data = config.data
     if data.synthetic is not None:
@@ -67,8 +68,7 @@ def read_data(config: SearchConfig, folder: Path) -> Splits:
         )
     assert data.train is not None
     document = read_split(data.train)
-    if not document["annotations"]:
-        raise WrongUse(f"{data.train.annotations}: no image has a box: there is nothing to learn")
+    opened.look(data.train, document, training=True)
     own = "train_dataloader" in config.job
     classes = job_classes(config.job, data.train, document) if own else class_names(document)
     if own:
@@ -81,6 +81,7 @@ def read_data(config: SearchConfig, folder: Path) -> Splits:
         if split is None:
             continue
         document = read_split(split)
+        opened.look(split, document, training=False)
         there = class_names(document)
         if own:
             check_val_classes(config.job, split, document, classes)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...data import make_shapes, part_of, read_annotations, read_document, write_annotations
+from ...data.inspection import Opened
 from ...data.proxy import write_proxy
 from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Data, Final, SearchConfig, Split, Task
 from ...space import NONE, Distiller, SearchSpace, WrongUse
+from ...workers.buildable import check_job, check_schedule
 from ...workers.cluster import check_machine
 from ...workers.training import Training
 from ..algorithms import check_algorithm_name
@@ -75,19 +77,19 @@ class Plan:
     test_key: str | None
     #: Images that an epoch of the training split shows.
     images: int
+    #: The images that could be opened.
+    opened: Opened
 
     @property
     def schedules(self) -> list[Scheduled]:
-        """The schedules of the trainings that the config asks for."""
-        proxy = self.config.proxy.train_images
-        if self.config.proxy.train is not None:
-            proxy = len(read_document(self.config.proxy.train)["images"])
-        return schedules(self.config, self.images, proxy)
+        """Of the trainings that the config asks for."""
+        return schedules(self.config, self.images)
 
     @property
     def notes(self) -> list[str]:
-        """What a training does otherwise than its section says, a line each."""
-        return [f"{one.section}: {change}" for one in self.schedules for change in one.changes]
+        """What is odd about the data, and what trainings do otherwise than their sections say."""
+        changes = [f"{one.section}: {text}" for one in self.schedules for text in one.changes]
+        return [*self.opened.notes, *changes]
 
     @property
     def seed(self) -> int:
@@ -133,16 +135,20 @@ class Plan:
         return [training for training in (self.teacher, self.warmup) if training is not None]
 
 
-def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -> Plan:
+def make_plan(
+    config: SearchConfig, folder: Path, *, pool: bool | None = None, every_image: bool = False
+) -> Plan:
     """Check a whole config and plan what it asks for. Raises :class:`WrongUse`; writes nothing.
 
     ``pool``: whether the plan has the models of a teacher order. None: it has them if the final
     table has a progressive training, and their teachers must share what the search may find.
+    ``every_image``: whether all are opened; see :class:`~detkds.data.inspection.Opened`.
     """
     folder = folder.absolute()
+    opened = Opened.read(folder, every_image)
     check_algorithm_name(config.search.algorithm)
     check_machine(config.resources, config.shared)
-    data = read_data(config, folder)
+    data = read_data(config, folder, opened)
     train, data_key = data.train, data.train_key
     whole = with_resolved_models(config)
     check_outlines(whole, (train, data.test))
@@ -182,7 +188,11 @@ def make_plan(config: SearchConfig, folder: Path, *, pool: bool | None = None) -
         train_key=data_key,
         test_key=data.test_key,
         images=data.images,
+        opened=opened,
     )
+    check_job(config.job)
+    for one in plan.schedules:
+        check_schedule(one.section, one.schedule, one.iterations)
     if not (PROGRESSIVE in compare if pool is None else pool):
         return plan
     if config.data.image_size is None:
@@ -226,8 +236,9 @@ def _pool_student(plan: Plan) -> PoolModel:
 
 
 def make_data(plan: Plan) -> None:
-    """Write the synthetic set and the proxy's files, if the plan has them and they are missing."""
+    """Write the files of the synthetic set and the proxy that are missing, and what was opened."""
     data, proxy = plan.config.data, plan.config.proxy
+    plan.opened.write(plan.folder)
     if data.synthetic is not None:
         make_shapes(plan.folder / "data", **data.synthetic.model_dump())
     if plan.train.parts:

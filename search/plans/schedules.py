@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from ...data import read_document
 from ...settings import Schedule, SearchConfig
 from ...settings.schedules import fitted, iterations_of
+from ...space import WrongUse
+from ...workers.buildable import needs_gpu
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,15 @@ class Scheduled:
         return fitted(own.param_scheduler, own.epochs, self.iterations)[1]
 
 
-def schedules(config: SearchConfig, images: int, proxy: int) -> list[Scheduled]:
+def schedules(config: SearchConfig, images: int) -> list[Scheduled]:
     """All schedules that a config's trainings may have, in their order.
 
-    ``images``: of the training split; ``proxy``: those that a trial trains on.
+    ``images``: those that an epoch of the training split shows.
     """
     found: list[Scheduled] = []
+    proxy = config.proxy.train_images
+    if config.proxy.train is not None:
+        proxy = len(read_document(config.proxy.train)["images"])
     teachers = {"teacher": config.teacher}
     teachers |= {f"teachers.{name}": one for name, one in config.teachers.items()}
     for section, model in teachers.items():
@@ -46,3 +54,19 @@ def schedules(config: SearchConfig, images: int, proxy: int) -> list[Scheduled]:
     if config.final is not None:
         found.append(Scheduled("final", config.final.schedule, images))
     return found
+
+
+def check_devices(config: SearchConfig, trainings: list[Scheduled]) -> None:
+    """Raise :class:`WrongUse` for mixed precision without a GPU, before a training starts.
+
+    Nodes of a joined cluster may have GPUs where this machine has none.
+    """
+    resources = config.resources
+    if resources.address is not None or (torch.cuda.is_available() and resources.gpus != 0):
+        return
+    for one in trainings:
+        if needs_gpu(one.schedule):
+            raise WrongUse(
+                "it trains on GPUs only, and trainings here have none: set it to OptimWrapper",
+                f"{one.section}.optim_wrapper.type",
+            )

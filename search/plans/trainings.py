@@ -16,6 +16,7 @@ from ..session import Session
 from .checks import Pair, check_distiller
 from .plan import Plan, final_section, make_data, student_training
 from .pool import PoolModel, taught_pair
+from .schedules import check_devices
 
 
 class Display(Protocol):
@@ -65,6 +66,7 @@ def run_training(
 @contextmanager
 def ready(plan: Plan, display: Display) -> Iterator[None]:
     """Make the plan's data and start or join the cluster for the block."""
+    check_devices(plan.config, plan.schedules)
     make_data(plan)
     register()
     config = plan.config

@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 import torch
 from detkds.data import make_shapes
+from detkds.data.inspection import Opened
 from detkds.detectors import build_detector, model_config
 from detkds.search.plans import keys
 from detkds.search.plans.checks import read_data
@@ -118,7 +119,7 @@ CHANGES: dict[str, list[str]] = {
 
 def conditions(config: SearchConfig, folder: Path) -> tuple[str, dict]:
     """The key of a config's conditions, and the config as the store keeps it."""
-    data = read_data(config, folder)
+    data = read_data(config, folder, Opened())
     trial_keys = keys.TrialKeys(
         student=keys.model_key(config.student),
         teacher=keys.teacher_key(config.teacher, config.data, data.train_key),
@@ -169,7 +170,9 @@ def test_every_setting_that_scores_depend_on_exists() -> None:
 
 
 def test_a_warm_up_is_of_one_size(tmp_path: Path, shapes: list[str]) -> None:
-    schedule = "{'epochs': 1, 'batch_size': 2, 'optim_wrapper': {}}"
+    schedule = (
+        "{'epochs': 1, 'batch_size': 2, 'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 0.1}}}"
+    )
     shapes = [*shapes, f"trial.warmup={schedule}"]
     names = {planned(tmp_path, *shapes, *more).warmup.folder for more in ([], ["data.flip=0"])}
     names.add(planned(tmp_path, *shapes, "data.image_size=(96,96)").warmup.folder)
