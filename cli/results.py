@@ -13,6 +13,7 @@ from .console import console
 
 if TYPE_CHECKING:
     from ..search.confirmation import Confirmation
+    from ..search.inspection import Inspected
     from ..search.run import Result
     from ..workers.training import Training
 
@@ -57,6 +58,30 @@ def confirmation_table(confirmation: Confirmation) -> None:
             f"probability that {winner.title} is better, paired over seeds: "
             f"{confirmation.probability:.2f}"
         )
+
+
+def inspection_tables(found: Inspected) -> None:
+    """How long each kind of step takes and what it holds; then the whole, stage by stage."""
+    steps = Table(title="steps, as trials have them", title_justify="left")
+    steps.add_column("step of")
+    for column in ("ms an image", "peak MiB"):
+        steps.add_column(column, justify="right", no_wrap=True)
+    for step in found.steps:
+        steps.add_row(step.name, f"{1000 * step.seconds:.1f}", f"{step.megabytes:.0f}")
+    console.print(steps)
+    title = f"the whole at most, {found.workers} side by side"
+    whole = Table(title=title, title_justify="left")
+    whole.add_column("stage")
+    for column in ("trainings", "epochs", "images an epoch", "hours"):
+        whole.add_column(column, justify="right", no_wrap=True)
+    hours = [found.hours(one) for one in found.work]
+    for one, time in zip(found.work, hours, strict=True):
+        cells = str(one.trainings), str(one.epochs), str(one.images)
+        whole.add_row(one.stage, *cells, f"{time:.2f}")
+    whole.add_row(
+        "in all", str(sum(one.trainings for one in found.work)), "", "", f"{sum(hours):.2f}"
+    )
+    console.print(whole)
 
 
 def training_table(trainings: list[tuple[Training, Outcome]]) -> None:

@@ -60,6 +60,7 @@ def search(
     found = read_configured(config, options, cfg_options or [], work_dir, name)
     settings, name, folder = found.settings, found.name, found.folder
 
+    from ..search.plans.estimate import in_words, whole_work
     from ..search.plans.plan import make_plan
     from ..search.plans.start import reads_store
     from ..search.run import run_search
@@ -69,12 +70,41 @@ def search(
     if dry_run:
         return found.show(plan.notes)
     found.say(plan.notes)
+    for line in in_words(whole_work(plan)):
+        typer.echo(f"planned  {line}")
     must_exist = resume or reads_store(settings.search.start)
     patience = settings.resources.patience
     opened = open_store(storage, folder, not must_exist, patience)
     with opened as store, make_display() as display:
         result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
     final_table(result)
+
+
+@app.command()
+def check(
+    config: ConfigArgument = None,
+    student: StudentConfig = None,
+    teacher: TeacherConfig = None,
+    teacher_checkpoint: TeacherWeights = None,
+    work_dir: WorkDir = None,
+    cfg_options: Options = None,
+) -> None:
+    """Try a config before a search: every image, every step; then estimate the whole.
+
+    Opens all images, builds what all sections name, runs a few steps of the teacher, of the student
+    and of one distiller of each kind where trials run, and says how long a search would take.
+    """
+    options = Given(student, teacher, teacher_checkpoint)
+    found = read_configured(config, options, cfg_options or [], work_dir)
+
+    from ..search.inspection import inspect
+    from ..search.plans.plan import make_plan
+    from .results import inspection_tables
+
+    plan = make_plan(found.settings, found.folder, every_image=True)
+    found.say(plan.notes)
+    with make_display() as display:
+        inspection_tables(inspect(plan, display))
 
 
 @app.command()
