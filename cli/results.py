@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from ..space import Outcome
+from ..search.exported import unlearned
+from ..settings import FOUND
+from ..space import NONE, Outcome
 from .console import console
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from ..search.run import Result
     from ..workers.training import Training
 
+#: What tables call the training without a distiller.
+ALONE = "student alone"
 #: The ends of COCO's metric names, in the order of the columns.
 _ENDS = ("", "_50", "_75", "_s", "_m", "_l")
 
@@ -25,9 +29,16 @@ def final_table(result: Result) -> None:
     """What was confirmed, the distiller, the final trainings, and where the files are."""
     if result.confirmation is not None:
         confirmation_table(result.confirmation)
-    console.print(f"\nbest distiller, proxy AP {result.best.score:.3f}:\n{result.best.distiller}\n")
+    warning = unlearned(result.best)
+    if warning is None:
+        best = result.best
+        console.print(f"\nbest distiller, proxy AP {best.score:.3f}:\n{best.distiller}\n")
+    else:
+        console.print(f"\n{warning}\n", style="bold", soft_wrap=True)
     if result.trainings:
         training_table(result.trainings)
+        for line in losses_of(FOUND, result.trainings):
+            console.print(line, style="bold", soft_wrap=True, highlight=False)
     console.print(f"distiller: {result.distiller_file}", soft_wrap=True, highlight=False)
 
 
@@ -38,13 +49,13 @@ def confirmation_table(confirmation: Confirmation) -> None:
     for column in ("AP in its trial", "mean ± standard deviation", "seeds"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in confirmation.contenders:
-        name = "student alone" if one.name == "none" else one.title
+        name = ALONE if one.name == NONE else one.title
         score = f"{100 * (one.trial.score or 0.0):.1f}"
         table.add_row(name, score, _spread(list(one.scores)), str(len(one.scores)))
     console.print(table)
     winner, rival = confirmation.winner, confirmation.rival
     if winner.name is not None:
-        what = "no distillation at all" if winner.name == "none" else f"the preset {winner.name}"
+        what = "no distillation at all" if winner.name == NONE else f"the preset {winner.name}"
         console.print(f"no found distiller is better than {what}, which is exported", style="bold")
     if rival is None or confirmation.leads is None:
         return
@@ -99,10 +110,26 @@ def training_table(trainings: list[tuple[Training, Outcome]]) -> None:
     for name, group in groups.items():
         metrics = [outcome.metrics for _, outcome in group]
         cells = [_spread([m.get(f"bbox_mAP{end}", float("nan")) for m in metrics]) for end in _ENDS]
-        table.add_row("student alone" if name == "none" else name, *cells)
+        table.add_row(ALONE if name == NONE else name, *cells)
     console.print(table)
     for name, group in groups.items():
         console.print(f"{name}: {group[0][0].checkpoint}", soft_wrap=True, highlight=False)
+
+
+def losses_of(name: str, trainings: list[tuple[Training, Outcome]]) -> list[str]:
+    """To whom the distiller of this name loses in the final trainings, by mean AP; a line each."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for training, outcome in trainings:
+        if outcome.score is not None and training.test is not None:
+            scores[training.name].append(outcome.score)
+    means = {one: 100 * float(np.mean(values)) for one, values in scores.items()}
+    own = means.pop(name, None)
+    return [
+        f"the {name} distiller loses to {f'the {ALONE}' if one == NONE else one}: "
+        f"{own:.1f} against {mean:.1f} AP on the test split"
+        for one, mean in means.items()
+        if own is not None and mean >= own
+    ]
 
 
 def _spread(values: list[float]) -> str:

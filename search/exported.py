@@ -26,6 +26,17 @@ def best_trial(store: Store, search: SearchRow) -> TrialRow | None:
     return store.best(search.id)
 
 
+def unlearned(best: TrialRow) -> str | None:
+    """That nothing was learned and what to look at, if the best trial has an AP of 0."""
+    if best.score:
+        return None
+    return (
+        "nothing was learned: no trial has an AP above 0, so no distiller is better than another. "
+        "Look at the teacher's own AP, at images and boxes (detkds check), at the learning rate "
+        "(trial.optim_wrapper) and at the length of a trial (trial.epochs, proxy.train_images)"
+    )
+
+
 def exported(best: TrialRow, search: SearchRow) -> Distiller:
     """What the best trial trained with, and where it comes from."""
     config = search.config

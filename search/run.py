@@ -20,7 +20,7 @@ from ..workers.ray_engine import run
 from ..workers.training import Training
 from .confirmation import Confirmation, best_preset, confirm
 from .controller import Controller
-from .exported import best_trial, exported, started_from, trained_distiller
+from .exported import best_trial, exported, started_from, trained_distiller, unlearned
 from .plans.keys import changed_conditions
 from .plans.plan import Plan, final_section, final_trainings, make_data
 from .plans.schedules import check_devices
@@ -105,6 +105,10 @@ def run_search(
         register()
         train_all(plan.preliminary, plan, display, store, search)
         _run_trials(plan, store, search, controller, display)
+        leader = store.best(search.id)
+        warning = leader and unlearned(leader)
+        if warning:
+            display.say(warning)
         names = started_from(start)
         confirmation = confirm(plan, store, display, search, names)
         search = store.search(name)
