@@ -19,7 +19,7 @@ from ..space.errors import hide_password, shown
 from .app import ALGORITHM_HELP, MaxTeachers, Options, Storage, WorkDir, app
 from .listing import SORTS, best_of, listed
 from .options import naming
-from .places import check_writable, make_display, open_store
+from .places import check_writable, make_display, open_store, stores
 
 if TYPE_CHECKING:
     from ..db import Store
@@ -40,9 +40,9 @@ def trials(
     """List trials with their stage, status, score and distiller; the best is marked."""
     if csv is not None:
         check_writable("--csv", csv)
-    with open_store(storage, work_folder(work_dir, name)) as store:
-        search_id = None if name is None else store.search(name).id
-        records = store.trial_records(search_id)
+    records = []
+    for store in stores(storage, work_dir, name):
+        records += store.trial_records(None if name is None else store.search(name).id)
     chosen = listed(records, status=status, stage=stage, sort=sort, top=top)
     if csv is None:
         from .tables import trial_table

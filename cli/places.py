@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..search.api import make_work_folder, storage_url
+from ..search.api import make_work_folder, storage_url, work_folder
 from ..space import WrongUse
 from ..space.errors import hide_password
 
@@ -32,6 +33,26 @@ def open_store(
     if storage is None and create:
         make_work_folder(folder)
     return Store(storage_url(storage, folder), create, patience)
+
+
+def stores(storage: str | None, work_dir: Path | None, name: str | None) -> Iterator[Store]:
+    """The opened database of a command; without any of the three, those of all folders in runs/.
+
+    Raises :class:`WrongUse` if there is none.
+    """
+    folders = [work_folder(work_dir, name)]
+    if storage is None and work_dir is None and name is None:
+        runs = folders[0]
+        folders = [runs, *sorted(path for path in runs.glob("*") if path.is_dir())]
+        folders = [folder for folder in folders if (folder / "detkds.db").is_file()]
+        if not folders:
+            raise WrongUse(
+                f"no database in {runs.absolute()} or in a folder of it: name a search, or give "
+                "--work-dir or --storage"
+            )
+    for folder in folders:
+        with open_store(storage, folder) as store:
+            yield store
 
 
 def make_display() -> SearchDisplay:

@@ -76,12 +76,18 @@ def _shipped(folder: str, suffix: str) -> list[str]:
 
 
 def _find(reference: str, folder: str, suffix: str, what: str) -> Path:
-    if Path(reference).is_file():
-        return Path(reference)
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return path
     shipped = FOLDER / folder / f"{reference}{suffix}"
     if shipped.is_file():
         return shipped
     names = _shipped(folder, suffix)
+    if path.suffix or len(path.parts) > 1:
+        raise WrongUse(
+            f"{reference}: no such {what} file; give a path that is there, or the name of a "
+            f"shipped one: {', '.join(names)}"
+        )
     raise WrongUse(
         f"{reference}: no such {what}; give a path or the name of a shipped one: "
         + nearest(Path(reference).stem, names)

@@ -8,6 +8,7 @@ from .assigned import places_of  # noqa: E402
 from .build import (  # noqa: E402
     Signature,
     build_detector,
+    class_options,
     config_path,
     configured,
     custom_imports,
@@ -44,6 +45,7 @@ __all__ = [
     "Tap",
     "TeacherMemory",
     "build_detector",
+    "class_options",
     "config_path",
     "configured",
     "copy_samples",

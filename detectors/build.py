@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -60,9 +60,10 @@ def config_path(reference: str) -> Path:
     """
     owner, separator, name = reference.partition("::")
     if not separator:
-        if not Path(reference).is_file():
+        path = Path(reference).expanduser()
+        if not path.is_file():
             raise WrongUse(f"{reference}: no such config; give a path or mmdet::<folder>/<name>.py")
-        return Path(reference)
+        return path
     roots = {"mmdet": _mmdet_configs, "detkds": lambda: FOLDER / "detectors"}
     if owner not in roots:
         raise WrongUse(f"{reference}: unknown package '{owner}': {nearest(owner, roots)}")
@@ -100,10 +101,57 @@ def whole_config(
     """The whole of a config that has a ``model``, as :func:`model_config` reads it."""
     config = _whole_config(reference)
     for key, value in (options or {}).items():
-        config.merge_from_dict({key: value})  # one at a time: keys "a" and "a.b" may both be there
+        try:  # one at a time: keys "a" and "a.b" may both be there
+            config.merge_from_dict({key: value})
+        except (KeyError, TypeError, IndexError, AssertionError, ValueError) as error:
+            raise _unmergeable(config, key, value, error) from None
     if "model" not in config:
         raise WrongUse(f"{reference}: the config has no `model`; give a config of a detector")
     return config
+
+
+def _unmergeable(config: Any, key: str, value: Any, error: Exception) -> WrongUse:
+    """Why an option can't be merged into a config; a list of parts is the usual reason."""
+    path: list[str] = []
+    names = key.split(".")
+    while names or (isinstance(value, Mapping) and value):
+        if not names:
+            name, value = next(iter(value.items()))
+            names = str(name).split(".")
+        if isinstance(config, list) and not names[0].isdigit():
+            rest = ".".join(names)
+            where = ".".join(path)
+            return WrongUse(
+                f"{where} is a list of {len(config)}: say which of them, as in {where}.0.{rest}, "
+                "each by an option of its own",
+                "cfg_options",
+            )
+        name = names.pop(0)
+        path.append(name)
+        try:
+            config = config[int(name)] if isinstance(config, list) else config[name]
+        except (KeyError, IndexError, TypeError):
+            break
+    reason = " ".join(str(error).split())
+    return WrongUse(f"{'.'.join(path)}: can't be merged into the config: {reason}", "cfg_options")
+
+
+def class_options(config: Mapping[str, Any]) -> list[str]:
+    """The options that say how many classes the heads of a model's config have.
+
+    >>> class_options({"roi_head": {"bbox_head": [{"num_classes": 80}, {"num_classes": 80}]}})
+    ['model.roi_head.bbox_head.0.num_classes', 'model.roi_head.bbox_head.1.num_classes']
+    """
+
+    def walk(part: Any, path: str) -> Iterator[str]:
+        items = part.items() if isinstance(part, Mapping) else enumerate(part)
+        for name, inner in items:
+            if name == "num_classes" and "head" in path:
+                yield f"{path}.num_classes"
+            elif isinstance(inner, Mapping | list | tuple):
+                yield from walk(inner, f"{path}.{name}")
+
+    return list(walk(config, "model"))
 
 
 def configured(model: Model) -> ConfigDict:

@@ -115,7 +115,7 @@ def work_folder(work_dir: str | Path | None, name: str | None) -> Path:
     """``work_dir``, or by default the folder of a search of this name."""
     if work_dir is None and name is not None:
         check_name(Path(name).name, "name")
-    return Path(work_dir) if work_dir else Path("runs") / Path(name or "").name
+    return Path(work_dir).expanduser() if work_dir else Path("runs") / Path(name or "").name
 
 
 def storage_url(storage: str | None, folder: Path) -> str:

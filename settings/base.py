@@ -1,4 +1,4 @@
-"""What all sections share: unknown keys are errors, relative paths become absolute."""
+"""What all sections share: unknown keys are errors, relative paths and ~ become absolute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Settings(BaseModel):
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).absolute())
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 #: A path or a URL. Relative paths become absolute, since a worker may run in another folder.

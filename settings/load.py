@@ -47,8 +47,14 @@ def read_sections(reference: str, options: Iterable[str] = ()) -> dict[str, Any]
         _merge(config, changes)
     except (KeyError, TypeError) as error:
         raise WrongUse(str(error), "cfg_options") from None
+    whole = config.to_dict()
+    if "model" in whole and "proxy" not in whole:
+        raise WrongUse(
+            f"{path}: it is a model's config, not a search config: give it as --student, with "
+            "--teacher and --teacher-checkpoint, or name it in a search config's section student"
+        )
     # A config may define variables and functions for its own use.
-    return {k: v for k, v in config.to_dict().items() if k in known}
+    return {k: v for k, v in whole.items() if k in known}
 
 
 def read_config(path: Path) -> Any:

@@ -15,6 +15,7 @@ from ...data.proxy import check_disjoint, check_sizes
 from ...detectors import (
     Signature,
     build_detector,
+    class_options,
     configured,
     has_masks,
     load_checkpoint,
@@ -130,10 +131,11 @@ def read_signature(name: str, model: Model, classes: tuple[str, ...]) -> Signatu
     built = build_detector(without_pretrained(configured(model)), name)
     there = num_classes(built)
     if there is not None and there != len(classes):
+        keys_of = class_options(configured(model)) or ["model.bbox_head.num_classes"]
+        options = " ".join(f"{name}.cfg_options.{key}={len(classes)}" for key in keys_of)
         raise WrongUse(
             f"its head has {there} classes and the data have {len(classes)} "
-            f"({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): set "
-            f"{name}.cfg_options.'model.bbox_head.num_classes' to {len(classes)}",
+            f"({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}): set {options}",
             name,
         )
     if model.checkpoint is not None:

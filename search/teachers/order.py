@@ -100,7 +100,7 @@ def backward_greedy(pool: Pool, maximum: int) -> TeacherOrder:
                 f"no teacher left is closer to {target} than {pool.student} is ({limit:.3g})",
             )
         order.insert(0, pool.best(closer, lambda name: pool.costs[name][target]))  # noqa: B023
-    return _complete(order, maximum)
+    return _complete(order, pool)
 
 
 def forward_construction(pool: Pool, maximum: int) -> TeacherOrder:
@@ -110,7 +110,7 @@ def forward_construction(pool: Pool, maximum: int) -> TeacherOrder:
         start = order[-1] if order else pool.student
         left = [name for name in pool.scores if name not in order]
         order.append(pool.best(left, lambda name: pool.costs[start][name]))  # noqa: B023
-    return _complete(order, maximum)
+    return _complete(order, pool)
 
 
 def shortest_path(pool: Pool, maximum: int, total: Callable[[list[float]], float]) -> TeacherOrder:
@@ -135,12 +135,13 @@ def shortest_path(pool: Pool, maximum: int, total: Callable[[list[float]], float
         return cost, [-pool.scores[name] for name in path], path
 
     best = min(((*p, pool.final) for p in permutations(between, length - 1)), key=rank)
-    return _complete(list(best), maximum)
+    return _complete(list(best), pool)
 
 
-def _complete(order: list[str], maximum: int) -> TeacherOrder:
+def _complete(order: list[str], pool: Pool) -> TeacherOrder:
     reason = "it has as many teachers as asked for"
-    return TeacherOrder(tuple(order), reason if len(order) == maximum else "no teacher is left")
+    left = len(order) < len(pool.scores)
+    return TeacherOrder(tuple(order), reason if left else "no teacher is left")
 
 
 ALGORITHMS: dict[str, Callable[[Pool, int], TeacherOrder]] = {

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import stored_search
+from detkds.db import Store
 
 NO_SUCH = "{'epochs':1,'batch_size':8,'optim_wrapper':{'optimizer':{'type':'x'}}}"
 #: An option, and what is said of it.
@@ -60,9 +64,10 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("use", ["search"])
-def test_what_mmengine_cannot_build(refused, option, use):
-    said = refused(use, "quickstart", "--work-dir", "run", "--cfg-options", option)
+def test_what_mmengine_cannot_build(refused, option):
+    said = refused(
+        "search", "quickstart", "--dry-run", "--work-dir", "run", "--cfg-options", option
+    )
     assert said.startswith(OPTIONS[option])
 
 
@@ -82,3 +87,98 @@ def test_mixed_precision_without_a_gpu_is_planned_but_not_run(command, monkeypat
         assert said.startswith(
             "detkds: final.optim_wrapper.type: it trains on GPUs only, and trainings here have none"
         )
+
+
+CASCADE = "student.config=mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py"
+HEADS = "student.cfg_options.model.roi_head.bbox_head"
+#: A command's arguments, and the line that it is refused with. A * stands for what varies.
+USES = {
+    "show typo.json": (
+        "typo.json: no such distiller file; give a path that is there, or the name of a shipped "
+        "one: crosskd, "
+    ),
+    "search my/cfg.py": (
+        "my/cfg.py: no such search config file; give a path that is there, or the name of a "
+        "shipped one: custom, quickstart"
+    ),
+    f"search quickstart --cfg-options {CASCADE} {HEADS}.num_classes=4": (
+        "--cfg-options: model.roi_head.bbox_head is a list of 3: say which of them, as in "
+        "model.roi_head.bbox_head.0.num_classes, each by an option of its own"
+    ),
+    f"search quickstart --cfg-options {CASCADE} student.cfg_options.model.backbone.depth.x=4": (
+        "--cfg-options: model.backbone.depth.x: can't be merged into the config: "
+    ),
+    "search model.py": (
+        "model.py: it is a model's config, not a search config: give it as --student, with "
+    ),
+    "trials": "no database in ",
+    "trials --work-dir nowhere": "--storage: can't use 'sqlite:///nowhere/detkds.db': there is no ",
+}
+
+
+@pytest.mark.parametrize("arguments", USES)
+def test_a_wrong_use_is_told_in_one_line(refused, tmp_path, arguments):
+    (tmp_path / "model.py").write_text("model = dict(type='RetinaNet')\n")
+    dry = ["--dry-run"] if arguments.startswith("search") else []
+    assert refused(*arguments.split(), *dry).startswith(USES[arguments])
+
+
+@pytest.mark.parametrize(
+    ("student", "heads"),
+    [
+        ("retinanet/retinanet_r18_fpn_1x_coco.py", ["bbox_head"]),
+        ("faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", ["roi_head.bbox_head"]),
+        (
+            "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
+            [f"roi_head.bbox_head.{number}" for number in range(3)],
+        ),
+    ],
+)
+def test_the_classes_are_advised_where_the_head_has_them_and_the_advice_works(
+    refused, command, student, heads
+):
+    model = {"config": f"mmdet::{student}", "_delete_": True}
+    use = ["search", "quickstart", "--dry-run", "--cfg-options", f"student={model}"]
+    use += ["student.cfg_options.model.backbone.init_cfg=None", "search.start=[]"]
+    use += ["search.knowledge=['global']", "final.compare=['none','found']"]
+    advice = [f"student.cfg_options.model.{head}.num_classes=4" for head in heads]
+    said = refused(*use)
+    assert said.startswith("student: its head has 80 classes and the data have 4 (")
+    assert said.endswith(f": set {' '.join(advice)}")
+    code, said = command(*use, *advice)
+    assert code == 0, said
+
+
+def test_the_home_folder_is_expanded(refused, command, custom, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    at_home = [option.replace(f"={tmp_path}/", "=~/") for option in custom]
+    assert at_home != custom
+    code, said = command("search", *at_home, "--dry-run")
+    assert code == 0, said
+    assert "~" not in said
+    said = refused("search", "~/nowhere.py")
+    assert said.startswith("~/nowhere.py: no such search config file")
+
+
+def test_trials_without_a_folder_are_those_of_all_searches(command, tmp_path):
+    for name in ("cells", "cars"):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        with Store(f"sqlite:///{folder}/detkds.db") as store:
+            stored_search.finished_search(store, name)
+    code, said = command("trials", "--top", "1", "--sort", "score")
+    assert code == 0, said
+    code, said = command("trials")
+    assert code == 0, said
+    assert "│ cars " in said
+    assert "│ cells " in said
+
+
+def test_an_order_of_all_teachers_was_not_cut_short(command, tmp_path):
+    costs = {"s": {"a": 3, "b": 2}, "a": {"b": 1}, "b": {"a": 1}}
+    (tmp_path / "costs.json").write_text(json.dumps({"costs": costs, "scores": {"a": 4, "b": 5}}))
+    use = ["teachers", "--costs", "costs.json", "--student", "s"]
+    assert "bgs stops: no teacher is left" in command(*use)[1]
+    assert "bgs stops: no teacher is left" in command(*use, "--max-teachers", "2")[1]
+    cut = command(*use, "--max-teachers", "1")[1]
+    assert "bgs stops: it has as many teachers as asked for" in cut
