@@ -15,13 +15,13 @@ app = typer.Typer(
 )
 
 WorkDir = Annotated[
-    Path | None, typer.Option("--work-dir", help="Where all files go. [default: runs/<config>]")
+    Path | None, typer.Option("--work-dir", help="Where all files go. \\[default: runs/<config>]")
 ]
 Storage = Annotated[
     str | None,
     typer.Option(
         envvar="DETKDS_STORAGE",
-        help="Database URL. [default: sqlite:///<work-dir>/detkds.db]",
+        help="Database URL. \\[default: sqlite:///<work-dir>/detkds.db]",
     ),
 ]
 Options = Annotated[
@@ -43,6 +43,6 @@ TeacherWeights = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check all, print the whole config, and stop.")
 ]
-MaxTeachers = Annotated[int | None, typer.Option(help="At most so many. [default: all]")]
+MaxTeachers = Annotated[int | None, typer.Option(help="At most so many. \\[default: all]")]
 ALGORITHM_HELP = "bgs, shortest-sum, shortest-max or forward."
 OutFile = Annotated[Path, typer.Option("--out", help="The file to write.")]

@@ -220,7 +220,7 @@ def space(
 def report(
     name: Annotated[str, typer.Argument(help="A search's name.")],
     out: Annotated[
-        Path | None, typer.Option(help="The file to write. [default: <work-dir>/<name>.html]")
+        Path | None, typer.Option(help="The file to write. \\[default: <work-dir>/<name>.html]")
     ] = None,
     storage: Storage = None,
     work_dir: WorkDir = None,

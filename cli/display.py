@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -111,7 +112,8 @@ class SearchDisplay:
                 f"{in_one_line(candidate.distiller)}"
             )
         if self._live:
-            bar = ProgressBar(total=planned, completed=done, width=60)
+            # A bar ends without a new line, and would share its line with the table.
+            bar = Padding(ProgressBar(total=planned, completed=done, width=60), 0)
             self._live.update(Group(Text(summary), bar, _stages(session), Text(leader)))
         else:
             self._line(f"{summary}; {leader}", now=session.done)
@@ -121,10 +123,11 @@ class SearchDisplay:
         new = done - self._done_before
         if new < 1:
             return "time left unknown yet"
-        seconds = (time.monotonic() - self._started) / new * max(planned - done, 0)
-        return (
-            f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
-        )
+        if done >= planned:
+            return "the trials are done"
+        seconds = (time.monotonic() - self._started) / new * (planned - done)
+        left = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+        return f"about {left} left of the trials"
 
     def _line(self, text: str, now: bool) -> None:
         """Print a line that says something new, ``now`` or if the last line is old enough."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from ..search.exported import unlearned
+from ..search.exported import trained_distiller, unlearned
 from ..settings import FOUND
 from ..space import NONE, Outcome
 from .console import console
@@ -32,7 +32,7 @@ def final_table(result: Result) -> None:
     warning = unlearned(result.best)
     if warning is None:
         best = result.best
-        console.print(f"\nbest distiller, proxy AP {best.score:.3f}:\n{best.distiller}\n")
+        console.print(f"\nbest distiller, proxy AP {best.score:.3f}:\n{trained_distiller(best)}\n")
     else:
         console.print(f"\n{warning}\n", style="bold", soft_wrap=True)
     if result.trainings:

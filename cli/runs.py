@@ -42,7 +42,7 @@ def search(
     teacher: TeacherConfig = None,
     teacher_checkpoint: TeacherWeights = None,
     name: Annotated[
-        str | None, typer.Option(help="The search's name. [default: the config's]")
+        str | None, typer.Option(help="The search's name. \\[default: the config's]")
     ] = None,
     storage: Storage = None,
     work_dir: WorkDir = None,
@@ -115,7 +115,7 @@ def train(
     teacher_checkpoint: TeacherWeights = None,
     distiller: Annotated[
         str | None,
-        typer.Option(help="A distiller file, a shipped name, or none. [default: the row's]"),
+        typer.Option(help="A distiller file, a shipped name, or none. \\[default: the row's]"),
     ] = None,
     teachers: Annotated[
         str | None,
@@ -123,7 +123,7 @@ def train(
     ] = None,
     max_teachers: MaxTeachers = None,
     algorithm: Annotated[
-        str | None, typer.Option("--algorithm", help=f"{ALGORITHM_HELP} [default: bgs]")
+        str | None, typer.Option("--algorithm", help=f"{ALGORITHM_HELP} \\[default: bgs]")
     ] = None,
     simultaneous: Annotated[
         bool, typer.Option("--simultaneous", help="All of --teachers at once, not in sequence.")
@@ -134,7 +134,7 @@ def train(
             "--gpus",
             min=1,
             help="GPUs that share the training, on one machine or several, with final.batch_size "
-            "images each a step. [default: final.processes]",
+            "images each a step. \\[default: final.processes]",
         ),
     ] = None,
     export_config: Annotated[
