@@ -56,6 +56,20 @@ def trials(
 
 
 @app.command()
+def searches(storage: Storage = None, work_dir: WorkDir = None) -> None:
+    """List the searches of a database, or of all folders in runs/, and where each stands."""
+    from ..db.runners import runner_of
+    from .tables import search_table
+
+    rows = [
+        (row, store.trials(row.id), runner_of(store, row.name), store.url)
+        for store in stores(storage, work_dir, None)
+        for row in store.searches()
+    ]
+    search_table(rows)
+
+
+@app.command()
 def export(
     name: Annotated[str, typer.Argument(help="A search's name.")],
     out: Annotated[Path | None, typer.Option("--out", help="The distiller file.")] = None,

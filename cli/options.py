@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "search": {**_CONFIGURED, "name": "--name", "resume": "--resume"},
     "check": {**_CONFIGURED},
     "trials": _STORED,
+    "searches": _STORED,
     "export": _STORED,
     "db": _STORED,
     "report": _STORED,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..configs import Paper
     from ..configs import Table as PaperTable
     from ..data.proxy import ProxyFiles
+    from ..db import SearchRow, TrialRow
 
 
 def teacher_table(pool: Pool, algorithm: str, max_teachers: int | None) -> None:
@@ -73,6 +74,27 @@ def trial_table(records: list[dict[str, Any]], best: Mapping[str, int] | None = 
             f"{score} ★" if leads else score,
             f"{text} ({why})" if why else text,
             style="bold" if leads else None,
+        )
+    console.print(table)
+
+
+def search_table(rows: list[tuple[SearchRow, list[TrialRow], str | None, str]]) -> None:
+    """Searches, a row each: with its trials, who runs it now, and the URL of its database."""
+    from ..db import ranked
+
+    table = Table()
+    for column in ("search", "begun (UTC)", "state", "trials", "best AP", "database"):
+        table.add_column(column, overflow="fold")
+    for search, trials, runner, url in rows:
+        state = f"run by {runner}" if runner else "interrupted"
+        best = [f"{trial.score:.3f}" for trial in ranked(trials)[:1]]
+        table.add_row(
+            search.name,
+            f"{search.created:%Y-%m-%d %H:%M}",
+            state if search.finished is None else "finished",
+            str(len(trials)),
+            *(best or [""]),
+            url,
         )
     console.print(table)
 

@@ -112,6 +112,7 @@ USES = {
         "model.py: it is a model's config, not a search config: give it as --student, with "
     ),
     "trials": "no database in ",
+    "searches": "no database in ",
     "trials --work-dir nowhere": "--storage: can't use 'sqlite:///nowhere/detkds.db': there is no ",
 }
 
@@ -119,7 +120,7 @@ USES = {
 @pytest.mark.parametrize("arguments", USES)
 def test_a_wrong_use_is_told_in_one_line(refused, tmp_path, arguments):
     (tmp_path / "model.py").write_text("model = dict(type='RetinaNet')\n")
-    dry = ["--dry-run"] if arguments.startswith("search") else []
+    dry = ["--dry-run"] if arguments.startswith("search ") else []
     assert refused(*arguments.split(), *dry).startswith(USES[arguments])
 
 
@@ -149,15 +150,16 @@ def test_the_classes_are_advised_where_the_head_has_them_and_the_advice_works(
     assert code == 0, said
 
 
-def test_the_home_folder_is_expanded(refused, command, custom, tmp_path, monkeypatch):
+def test_the_home_folder_is_expanded(command, custom, shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     at_home = [option.replace(f"={tmp_path}/", "=~/") for option in custom]
     assert at_home != custom
     code, said = command("search", *at_home, "--dry-run")
     assert code == 0, said
-    assert "~" not in said
-    said = refused("search", "~/nowhere.py")
-    assert said.startswith("~/nowhere.py: no such search config file")
+    assert str(shapes.train) in said
+    code, said = command("search", "~/nowhere.py")
+    assert code == 2
+    assert said.startswith("detkds: ~/nowhere.py: no such search config file")
 
 
 def test_trials_without_a_folder_are_those_of_all_searches(command, tmp_path):
@@ -172,6 +174,13 @@ def test_trials_without_a_folder_are_those_of_all_searches(command, tmp_path):
     assert code == 0, said
     assert "│ cars " in said
     assert "│ cells " in said
+    code, said = command("searches")
+    assert code == 0, said
+    for name in ("cars", "cells"):
+        (row,) = (line for line in said.splitlines() if line.startswith(f"│ {name} "))
+        assert f"sqlite:///runs/{name}/detkds.db" in row
+        assert " 6 " in row
+        assert " 0.310 " in row
 
 
 def test_an_order_of_all_teachers_was_not_cut_short(command, tmp_path):
