@@ -26,7 +26,7 @@ _GPUS = {"final.processes": "--gpus", "resources.gpus": "--gpus"}
 
 #: The options of every command, by the settings that they set.
 OPTIONS: dict[str, dict[str, str]] = {
-    "search": {**_CONFIGURED, "name": "--name", "resume": "--resume"},
+    "search": {**_CONFIGURED, "name": "--name", "resume": "--resume", "submit": "--submit"},
     "trials": _STORED,
     "export": _STORED,
     "db": _STORED,
