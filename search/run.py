@@ -13,7 +13,7 @@ from typing import Any
 from ..db import SearchRow, Store, TrialRow
 from ..detectors import register
 from ..settings import BEST_PRESET, FOUND, PROGRESSIVE
-from ..space import Distiller, Outcome, SearchFailed, WrongUse
+from ..space import Distiller, Outcome, SearchFailed, Status, WrongUse
 from ..workers.cluster import cluster
 from ..workers.ray_engine import run
 from ..workers.training import Training
@@ -158,12 +158,21 @@ def _run_trials(
                 seed=seed,
                 warmup=warmup,
                 filtered=plan.config.search.filter,
+                folder=plan.folder,
+                durations=_durations(store, search),
+                say=display.say,
             )
     if session.failure is not None:
         raise SearchFailed(
             f"{session.failures} trials in a row failed, the last{because(session.failure)}; "
             "resume the search to try them again"
         )
+
+
+def _durations(store: Store, search: SearchRow) -> list[float]:
+    """What the trials took that workers have completed so far, in seconds."""
+    trials = store.trials(search.id, status=Status.COMPLETED)
+    return [one.seconds for one in trials if one.seconds and one.reused_from is None]
 
 
 @contextmanager

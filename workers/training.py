@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mmengine.dist import is_main_process
 from pydantic import BaseModel, ConfigDict
 
@@ -122,6 +122,18 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(training: Training) -> Path | None:
+    """The lock of the training's folder, if a process holds it."""
+    file = Path(training.folder) / _LOCK
+    try:
+        with FileLock(file, timeout=0):
+            return None
+    except Timeout:
+        return file
+    except (OSError, NotImplementedError):
+        return None
 
 
 def train_and_score(training: Training) -> Outcome:
