@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "trials": _STORED,
     "export": _STORED,
     "db": _STORED,
+    "clean": _STORED,
     "report": _STORED,
     "watch": _STORED,
     "train": {

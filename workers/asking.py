@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from ..space import Candidate, Outcome, Status
+from . import retries as limits
 from .cluster import alive
 from .retries import Deadline, Fault, Place, Retries, fault_of
 
@@ -36,12 +37,14 @@ class Source(Protocol):
 class Live:
     """A candidate at a worker, and what is known of the worker so far.
 
-    ``again``: whether it has been tried before. ``since``: the monotonic time at which the worker
-    took it; None: it waits for a worker.
+    ``again``: whether it has been tried before. ``asked``, ``since``: the monotonic times at which
+    Tune was given the trial and the worker took it; None: it waits for a worker.
     """
 
     candidate: Candidate
+    place: Place
     again: bool = False
+    asked: float = field(default_factory=time.monotonic)
     host: str | None = None
     device: str | None = None
     node: str | None = None
@@ -80,7 +83,7 @@ class AskTell(Searcher):
             finished = self.error is not None or self.source.done
             return Searcher.FINISHED if finished else None
         candidate, place, again = found
-        self.live[trial_id] = Live(candidate, again)
+        self.live[trial_id] = Live(candidate, place, again)
         document = candidate.distiller.to_dict()
         return {
             CANDIDATE: (candidate.number, candidate.stage, document, candidate.early_bar),
@@ -105,6 +108,25 @@ class AskTell(Searcher):
         """A worker takes the trial: its deadline begins."""
         live = self.live[trial_id]
         live.worker, live.since = worker, time.monotonic()
+
+    def is_stuck(self) -> bool:
+        """Whether a candidate waits for other nodes than those that are left."""
+        last = time.monotonic() - limits.PATIENCE_SECONDS
+        return any(
+            one.since is None and one.asked <= last and self.retries.nowhere(one.place)
+            for one in self.live.values()
+        )
+
+    def begins_again(self) -> bool:
+        """Whether Tune has ended since a candidate was stuck; all that was live is tried again.
+
+        Tune can't give a trial another request.
+        """
+        if self.error is not None or not self.live:
+            return False
+        self.waiting.extend((one.candidate, Place()) for one in self.live.values())
+        self.live.clear()
+        return True
 
     def end_late_trials(self) -> None:
         """Kill the workers of trials that take too long; Tune then says that they died."""
@@ -210,7 +232,7 @@ class Ended(tune.Callback):
 
 
 class Watch(tune.Stopper):
-    """Stops all trials when the source has raised, and looks for trials that take too long."""
+    """Stops all trials when the source has raised or one is stuck, and one that takes too long."""
 
     def __init__(self, searcher: AskTell) -> None:
         self.searcher = searcher
@@ -220,4 +242,4 @@ class Watch(tune.Stopper):
 
     def stop_all(self) -> bool:
         self.searcher.end_late_trials()
-        return self.searcher.error is not None
+        return self.searcher.error is not None or self.searcher.is_stuck()

@@ -27,6 +27,9 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Without a limit, Ray would restart a task that runs out of memory for ever.
     "RAY_task_oom_retries": "3",
+    # A search of weeks writes more than Ray's default of 512 MB a log file, six times over.
+    "RAY_ROTATION_MAX_BYTES": "50000000",
+    "RAY_ROTATION_BACKUP_COUNT": "1",
     # Ray's library would answer SIGTERM with pages of native trace.
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
 }

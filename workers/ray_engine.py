@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray import tune
 
 from ..settings import Resources, Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
+from ..space.writing import temporary
 from .asking import BLIND, CANDIDATE, NODE, OUTCOME, PLACE, AskTell, Ended, Source, Watch
 from .cluster import marker, names, per_trial, room
 from .places import place
@@ -106,29 +108,32 @@ def run_actors(
     )
     with ExitStack() as stack:
         seen = None if folder is None else stack.enter_context(marker(folder))
-        own = stack.enter_context(tempfile.TemporaryDirectory(prefix="detkds-tune-"))
+        own = stack.enter_context(tempfile.TemporaryDirectory(prefix=temporary("tune")))
         trainable = tune.with_parameters(
             TrialActor, make_context=make_context, evaluator=evaluator, seen=seen
         )
-        tune.Tuner(
-            tune.with_resources(trainable, lambda config: place(per_worker, config[PLACE])),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=-1,
-                reuse_actors=reuse,
-                metric="score",
-                mode="max",
-            ),
-            run_config=tune.RunConfig(
-                storage_path=own,
-                name="search",
-                verbose=0,
-                callbacks=[Ended(searcher)],
-                stop=Watch(searcher),
-                failure_config=tune.FailureConfig(max_failures=0),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        ).fit()
+        for turn in count():
+            tune.Tuner(
+                tune.with_resources(trainable, lambda config: place(per_worker, config[PLACE])),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    reuse_actors=reuse,
+                    metric="score",
+                    mode="max",
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=own,
+                    name=f"search-{turn}",
+                    verbose=0,
+                    callbacks=[Ended(searcher)],
+                    stop=Watch(searcher),
+                    failure_config=tune.FailureConfig(max_failures=0),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            ).fit()
+            if not searcher.begins_again():
+                break
     if searcher.error is not None:
         raise searcher.error
 

@@ -17,6 +17,8 @@ from statistics import median
 RETRIES = 2
 #: A node is put aside after it has failed so many works that other nodes completed.
 FAULTS_OF_A_NODE = 2
+#: Work that waits for other nodes than those that are there takes these after so many seconds.
+PATIENCE_SECONDS = 60.0
 #: A deadline is so many times what the work's kind takes, and so many seconds at least.
 MULTIPLE = 5
 LEAST_SECONDS = 600.0
@@ -141,6 +143,11 @@ class Retries:
         return Place(
             frozenset((avoided if others else set()) | self.aside), memory[-1] if memory else None
         )
+
+    def nowhere(self, place: Place) -> bool:
+        """Whether all nodes that are there now are avoided. Where there is none, one may come."""
+        known = set(self._nodes())
+        return bool(known) and known <= place.avoided
 
     def tries(self, work: Hashable) -> int:
         """How many tries of the work have failed so far."""

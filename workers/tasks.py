@@ -15,6 +15,7 @@ import ray
 from ..settings import Resources
 from ..space import Outcome, SearchFailed, Status
 from ..space.writing import find_json, replace_file
+from . import retries as limits
 from .cluster import alive, marker, names, per_trial
 from .places import alone_on, none_of
 from .retries import Deadline, Fault, Place, Retries, fault_of
@@ -96,6 +97,7 @@ class _Running:
         self._submit(Place(retries.avoided))
 
     def _submit(self, place: Place) -> None:
+        self.place, self.asked = place, time.monotonic()
         self.tries += 1
         self.late = False
         self.progress = self.training.progress()
@@ -115,6 +117,9 @@ class _Running:
         """Whether the training has its outcome; if its worker is lost, it goes to another."""
         if not ray.wait([self.future], timeout=0)[0]:
             self._end_if_late()
+            if self._is_stuck():
+                ray.cancel(self.future, force=True)
+                self._submit(Place())
             return False
         error, outcome = "", None
         node = self._worker()
@@ -146,6 +151,11 @@ class _Running:
         if most and self.since and time.monotonic() - self.since > most and not self.late:
             self.late = True
             ray.cancel(self.future, force=True)
+
+    def _is_stuck(self) -> bool:
+        """Whether the training waits for other nodes than those that are left."""
+        waited = time.monotonic() - self.asked > limits.PATIENCE_SECONDS
+        return waited and self._worker() is None and self.retries.nowhere(self.place)
 
     def _worker(self) -> str | None:
         """The node of the training's worker; None: no worker has taken this try yet."""

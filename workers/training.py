@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
-from ..space.writing import find_json, replace_file, replacing
+from ..space.writing import FREED, find_json, replace_file, replacing
 from .job import scheduled
 from .ranks import first_says
 from .resuming import DAMAGED, RESUME, set_aside_if_damaged
@@ -71,9 +71,12 @@ class Training(BaseModel):
     def finished(self) -> Outcome | None:
         """The outcome of a training that is done; None: it is not done yet.
 
-        A file that holds no whole outcome is none: the student is scored again.
+        A file that holds no whole outcome is none: the student is scored again. A student whose
+        file was freed (``detkds clean``) was trained.
         """
-        outcome = self.last_outcome() if self.checkpoint.is_file() else None
+        freed = self.checkpoint.with_name(CHECKPOINT + FREED)
+        there = self.checkpoint.is_file() or freed.is_file()
+        outcome = self.last_outcome() if there else None
         return outcome if outcome is not None and outcome.completed else None
 
     def last_outcome(self) -> Outcome | None:
