@@ -149,7 +149,7 @@ def _run_trials(
     if not session.done:
         resources = plan.config.resources
         with _stopped_by_interrupt(session):
-            run(
+            in_use = run(
                 session,
                 plan.task,
                 trial,
@@ -162,6 +162,7 @@ def _run_trials(
                 durations=_durations(store, search),
                 say=display.say,
             )
+        display.say(f"trials  workers had one {in_use:.0%} of the time")
     if session.failure is not None:
         raise SearchFailed(
             f"{session.failures} trials in a row failed, the last{because(session.failure)}; "

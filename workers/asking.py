@@ -71,6 +71,8 @@ class AskTell(Searcher):
         self.live: dict[str, Live] = {}
         self.waiting: deque[tuple[Candidate, Place]] = deque()
         self.error: Exception | None = None
+        self._looked: float | None = None
+        self._busy = self._room = 0.0
 
     def __reduce__(self) -> tuple:
         return AskTell, (None, None, None, None)
@@ -108,6 +110,21 @@ class AskTell(Searcher):
         """A worker takes the trial: its deadline begins."""
         live = self.live[trial_id]
         live.worker, live.since = worker, time.monotonic()
+
+    def look(self) -> None:
+        """Count the time since the last look: of workers with a trial, and of all workers."""
+        now = time.monotonic()
+        passed = now - (now if self._looked is None else self._looked)
+        self._looked = now
+        places = self.limit()
+        working = sum(one.since is not None for one in self.live.values())
+        self._busy += passed * min(working, places)
+        self._room += passed * places
+
+    @property
+    def in_use(self) -> float:
+        """The share of the workers' time in which they had a trial."""
+        return self._busy / self._room if self._room else 0.0
 
     def is_stuck(self) -> bool:
         """Whether a candidate waits for other nodes than those that are left."""
@@ -241,5 +258,6 @@ class Watch(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
+        self.searcher.look()
         self.searcher.end_late_trials()
         return self.searcher.error is not None or self.searcher.is_stuck()

@@ -53,18 +53,19 @@ def run(
     folder: Path | None = None,
     durations: Iterable[float] = (),
     say: Callable[[str], object] = lambda line: None,
-) -> None:
+) -> float:
     """Score the candidates of ``source`` until it is done, on as many workers as fit.
 
     A worker builds its :class:`TrialContext` once and keeps it from trial to trial. ``filtered``:
     whether its filter tries a candidate before a student is trained. ``folder``: the work folder,
     which every node has to see. ``durations``: the seconds of earlier trials of the same kind, for
-    the deadline. ``say`` is called with one line for each node that is put aside.
+    the deadline. ``say`` is called with one line for each node that is put aside. Returns the share
+    of the workers' time in which they had a trial.
     """
     make_context = partial(
         TrialContext.build, task, schedule, proxy, seed=seed, warmup=warmup, filtered=filtered
     )
-    run_actors(
+    return run_actors(
         source,
         per_trial(resources),
         resources.workers,
@@ -87,14 +88,15 @@ def run_actors(
     folder: Path | None = None,
     deadline: Deadline | None = None,
     say: Callable[[str], object] = lambda line: None,
-) -> None:
+) -> float:
     """Run ``evaluator`` for every candidate, on workers that call ``make_context`` once each.
 
     At most ``workers`` candidates are at workers at a time, and never more than the cluster has
     room for. :class:`~detkds.workers.retries.Retries` says where a candidate is tried again, and
     which nodes get no more; a node that does not see ``folder`` gets none. A worker on which a
     trial failed is not used again; a trial beyond the ``deadline`` loses its worker. An exception
-    of ``source`` ends the run and is raised here. ``reuse=False`` starts an actor for every trial,
+    of ``source`` ends the run and is raised here. Returns the share of
+    the workers' time in which they had a trial. ``reuse=False`` starts an actor for every trial,
     for the benchmark.
     """
     os.environ.update(_TUNE_ENVIRONMENT)
@@ -136,6 +138,7 @@ def run_actors(
                 break
     if searcher.error is not None:
         raise searcher.error
+    return searcher.in_use
 
 
 class TrialActor(tune.Trainable):

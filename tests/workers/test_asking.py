@@ -85,3 +85,19 @@ def test_an_error_of_the_source_ends_the_run(searcher: AskTell) -> None:
     searcher.error = OSError()
     assert Watch(searcher).stop_all()
     assert not searcher.begins_again()
+
+
+def test_the_share_of_time_in_use_counts_workers_without_a_trial(
+    searcher: AskTell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("detkds.workers.asking.time.monotonic", lambda: now)
+    searcher.suggest("0")
+    searcher.look()
+    now = 110.0
+    searcher.look()
+    assert searcher.in_use == 0, "no worker has taken it yet"
+    start(searcher, "0", "a")
+    now = 120.0
+    searcher.look()
+    assert searcher.in_use == pytest.approx(10 / 60), "one of three workers, half of the time"
