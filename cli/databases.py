@@ -1,15 +1,16 @@
-"""``detkds db``: what the owner of a database does with it."""
+"""``detkds db`` and ``detkds clean``: what the owner of a database and its files does with them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from ..search.api import storage_url, work_folder
 from ..space import SearchFailed
 from .app import OutFile, Storage, WorkDir, app
-from .places import check_writable
+from .places import check_writable, open_store
 
 db = typer.Typer(help="Check, copy or upgrade a database.", no_args_is_help=True)
 app.add_typer(db, name="db")
@@ -52,3 +53,32 @@ def upgrade(storage: Storage = None, work_dir: WorkDir = None) -> None:
 
     before, after = maintenance.upgrade_database(_url(storage, work_dir))
     typer.echo(f"schema {before} upgraded to {after}" if before != after else "up to date already")
+
+
+@app.command()
+def clean(
+    name: Annotated[str, typer.Argument(help="A search's name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it.")] = False,
+    storage: Storage = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Say what of a search's files nobody needs any more; with --yes, delete it.
+
+    A search goes on after it as before. Nothing of a search that runs is touched.
+    """
+    from ..search.cleaning import waste_of
+
+    with open_store(storage, work_folder(work_dir, name)) as store:
+        search = store.search(name)
+        with store.held(name):
+            found = waste_of(store, search)
+            for one in found:
+                typer.echo(f"{one.size / 1e6:10.1f} MB  {one.path}: {one.why}")
+                if yes:
+                    one.delete()
+    total = sum(one.size for one in found) / 1e6
+    what = f"{len(found)} file(s) and folder(s), {total:.1f} MB"
+    if not found:
+        typer.echo("nothing to free")
+    else:
+        typer.echo(f"{what} deleted" if yes else f"{what}; --yes deletes them")

@@ -26,12 +26,13 @@ _GPUS = {"final.processes": "--gpus", "resources.gpus": "--gpus"}
 
 #: The options of every command, by the settings that they set.
 OPTIONS: dict[str, dict[str, str]] = {
-    "search": {**_CONFIGURED, "name": "--name", "resume": "--resume"},
+    "search": {**_CONFIGURED, "name": "--name", "resume": "--resume", "submit": "--submit"},
     "check": {**_CONFIGURED},
     "trials": _STORED,
     "searches": _STORED,
     "export": _STORED,
     "db": _STORED,
+    "clean": _STORED,
     "report": _STORED,
     "watch": _STORED,
     "train": {

@@ -6,6 +6,7 @@ imported.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,8 +49,16 @@ def search(
     work_dir: WorkDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     dry_run: DryRun = False,
+    submit_to: Annotated[
+        str | None,
+        typer.Option(
+            "--submit",
+            help="Run as a job on the Ray cluster of this dashboard, http://head:8265, which sees "
+            "this folder. Ctrl-C leaves it running.",
+        ),
+    ] = None,
     cfg_options: Options = None,
-) -> None:
+) -> int | None:
     """Search the distiller that trains the student best, then compare it in full trainings.
 
     Either by a search config, or by two mmdet configs: --student, --teacher, --teacher-checkpoint.
@@ -59,6 +68,12 @@ def search(
     options = Given(student, teacher, teacher_checkpoint)
     found = read_configured(config, options, cfg_options or [], work_dir, name)
     settings, name, folder = found.settings, found.name, found.folder
+    if submit_to is not None and not dry_run:
+        from .submitting import submit
+
+        joined = settings.resources.address is not None
+        here = [] if joined else ["--cfg-options", "resources.address=auto"]
+        return submit(submit_to, name, [*sys.argv[1:], *here], storage)
 
     from ..search.plans.estimate import in_words, whole_work
     from ..search.plans.plan import make_plan
@@ -68,7 +83,8 @@ def search(
 
     plan = make_plan(settings, folder)
     if dry_run:
-        return found.show(plan.notes)
+        found.show(plan.notes)
+        return None
     found.say(plan.notes)
     for line in in_words(whole_work(plan)):
         typer.echo(f"planned  {line}")
@@ -78,6 +94,7 @@ def search(
     with opened as store, make_display() as display:
         result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
     final_table(result)
+    return None
 
 
 @app.command()

@@ -14,7 +14,7 @@ from ..db import SearchRow, Store, TrialRow
 from ..db.rows import SCORED
 from ..detectors import register
 from ..settings import BEST_PRESET, FOUND, PROGRESSIVE
-from ..space import Distiller, Outcome, SearchFailed, WrongUse
+from ..space import Distiller, Outcome, SearchFailed, Status, WrongUse
 from ..workers.cluster import cluster
 from ..workers.ray_engine import run
 from ..workers.training import Training
@@ -180,7 +180,7 @@ def _run_trials(
     if not session.done:
         resources = plan.config.resources
         with _stopped_by_interrupt(session):
-            run(
+            in_use = run(
                 session,
                 plan.task,
                 trial,
@@ -189,12 +189,22 @@ def _run_trials(
                 seed=seed,
                 warmup=warmup,
                 filtered=plan.config.search.filter,
+                folder=plan.folder,
+                durations=_durations(store, search),
+                say=display.say,
             )
+        display.say(f"trials  workers had one {in_use:.0%} of the time")
     if session.failure is not None:
         raise SearchFailed(
             f"{session.failures} trials in a row failed, the last{because(session.failure)}; "
             "resume the search to try them again"
         )
+
+
+def _durations(store: Store, search: SearchRow) -> list[float]:
+    """What the trials took that workers have completed so far, in seconds."""
+    trials = store.trials(search.id, status=Status.COMPLETED)
+    return [one.seconds for one in trials if one.seconds and one.reused_from is None]
 
 
 @contextmanager

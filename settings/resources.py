@@ -26,6 +26,14 @@ class Resources(Settings):
     #: has a full disk or is locked by another program. Then it ends, to be resumed.
     patience: float = Field(default=600, ge=0)
 
+    #: Seconds that a trial may take; then another worker tries it, and then it has failed. None:
+    #: five times what trials of the search take, ten minutes at least.
+    trial_deadline: float | None = Field(default=None, gt=0)
+    #: Seconds that a training may take no step, or wait for another process that takes none in its
+    #: folder; then another worker goes on, and then it has failed. None: a tenth of what trainings
+    #: of its kind take, an hour at least.
+    training_deadline: float | None = Field(default=None, gt=0)
+
     @field_validator("gpus")
     @classmethod
     def _one_gpu(cls, gpus: float | None) -> float | None:

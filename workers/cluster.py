@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,9 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Without a limit, Ray would restart a task that runs out of memory for ever.
     "RAY_task_oom_retries": "3",
+    # A search of weeks writes more than Ray's default of 512 MB a log file, six times over.
+    "RAY_ROTATION_MAX_BYTES": "50000000",
+    "RAY_ROTATION_BACKUP_COUNT": "1",
     # Ray's library would answer SIGTERM with pages of native trace.
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
 }
@@ -201,9 +204,8 @@ def _check_shared_trainings(
 
 def check_shared(folder: Path) -> None:
     """Raise :class:`WrongUse` naming the nodes that do not see the work folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-by-all-") as marker:
-        futures = [(node["NodeManagerHostname"], _sees(node, marker.name)) for node in alive()]
+    with marker(folder) as file:
+        futures = [(node["NodeManagerHostname"], _sees(node, file)) for node in alive()]
         blind = sorted({host for host, future in futures if not _answer(future)})
     if blind:
         raise WrongUse(
@@ -211,6 +213,14 @@ def check_shared(folder: Path) -> None:
             "a file system that all nodes share",
             "work_dir",
         )
+
+
+@contextmanager
+def marker(folder: Path) -> Iterator[str]:
+    """A file in the work folder, for the block: who sees it sees the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".seen-by-all-") as file:
+        yield file.name
 
 
 def _sees(node: Mapping[str, Any], file: str) -> Any:
@@ -241,9 +251,16 @@ def alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def room(each: Mapping[str, float]) -> int:
-    """How many workers the cluster has room for now, at least one."""
-    return max(1, sum(fits(node["Resources"], each) for node in alive()))
+def names(each: Mapping[str, float]) -> dict[str, str]:
+    """The names of the nodes that have room for a worker, by their ids."""
+    nodes = [node for node in alive() if fits(node["Resources"], each)]
+    return {node["NodeID"]: node["NodeManagerHostname"] for node in nodes}
+
+
+def room(each: Mapping[str, float], without: Collection[str] = ()) -> int:
+    """How many workers the cluster has room for now, at least one. ``without``: nodes, by ids."""
+    nodes = [node for node in alive() if node["NodeID"] not in without]
+    return max(1, sum(fits(node["Resources"], each) for node in nodes))
 
 
 def fits(node: Mapping[str, float], each: Mapping[str, float]) -> int:

@@ -15,8 +15,7 @@ from ray.train.torch import TorchTrainer
 from ..space import Outcome
 from .training import Training, train, train_and_score
 
-#: How often a task restarts when its worker dies, and a training of several processes when one of
-#: them fails.
+#: How often all processes of a training start again without a step in between.
 RETRIES = 3
 
 
@@ -25,9 +24,9 @@ def train_together(training: Training, each: Mapping[str, float]) -> Outcome:
 
     ``each``: CPUs (``cpu``) and GPUs (``gpu``) of a process. Processes with GPUs talk by ``nccl``,
     others by ``gloo``. This process needs neither: it starts the others, waits, and starts all of
-    them again, up to :data:`RETRIES` times, when one is lost or raises an exception: where a
-    process is lost, the others raise exceptions too. They go on from the last state that was
-    written.
+    them again when one is lost or raises an exception: where a process is lost, the others raise
+    exceptions too. They go on from the last state that was written, and give up after
+    :data:`RETRIES` times in a row without a step.
     """
     return train(training, partial(_by_ray_train, each=each))
 
@@ -49,9 +48,12 @@ def _by_ray_train(training: Training, each: Mapping[str, float]) -> Outcome:
             failure_config=FailureConfig(max_failures=RETRIES),
         ),
     )
+    steps = training.progress()[0]
     try:
         trainer.fit()
     except TrainingFailedError as error:
+        if training.progress()[0] > steps:
+            return _by_ray_train(training, each)
         return Outcome.failed(str(error))
     finally:
         shutil.rmtree(own, ignore_errors=True)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mmengine.dist import is_main_process
 from pydantic import BaseModel, ConfigDict
 
 from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
-from ..space.writing import find_json, replace_file, replacing
+from ..space.writing import FREED, find_json, replace_file, replacing
 from .job import scheduled
 from .ranks import first_says
 from .resuming import DAMAGED, RESUME, set_aside_if_damaged
@@ -71,9 +71,12 @@ class Training(BaseModel):
     def finished(self) -> Outcome | None:
         """The outcome of a training that is done; None: it is not done yet.
 
-        A file that holds no whole outcome is none: the student is scored again.
+        A file that holds no whole outcome is none: the student is scored again. A student whose
+        file was freed (``detkds clean``) was trained.
         """
-        outcome = self.last_outcome() if self.checkpoint.is_file() else None
+        freed = self.checkpoint.with_name(CHECKPOINT + FREED)
+        there = self.checkpoint.is_file() or freed.is_file()
+        outcome = self.last_outcome() if there else None
         return outcome if outcome is not None and outcome.completed else None
 
     def last_outcome(self) -> Outcome | None:
@@ -122,6 +125,18 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(training: Training) -> Path | None:
+    """The lock of the training's folder, if a process holds it."""
+    file = Path(training.folder) / _LOCK
+    try:
+        with FileLock(file, timeout=0):
+            return None
+    except Timeout:
+        return file
+    except (OSError, NotImplementedError):
+        return None
 
 
 def train_and_score(training: Training) -> Outcome:

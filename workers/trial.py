@@ -20,6 +20,7 @@ from torch.utils.data import Subset
 
 from ..settings import Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
+from ..space.writing import temporary
 from .filter import measure
 from .job import scheduled
 from .rejection import Rejected, RejectionHook
@@ -170,7 +171,7 @@ def _train(
     context: TrialContext, distiller: Distiller | None, check: EarlyCheck | None
 ) -> dict[str, float]:
     student = build_student(context.task.student, context.seed, context.warmup)
-    with tempfile.TemporaryDirectory(prefix="detkds-trial-") as folder:
+    with tempfile.TemporaryDirectory(prefix=temporary("trial")) as folder:
         return train_student(
             student,
             context,

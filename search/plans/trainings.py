@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -10,7 +11,8 @@ from ...db import SearchRow, Store
 from ...detectors import register
 from ...space import Distiller, Outcome, SearchFailed, Status, WrongUse
 from ...workers.cluster import cluster
-from ...workers.tasks import run_trainings
+from ...workers.retries import Deadline
+from ...workers.tasks import run_trainings, silence
 from ...workers.training import Training
 from ..session import Session
 from .checks import Pair, check_distiller
@@ -116,12 +118,26 @@ def train_all(
             plan.config.resources,
             on_progress=lambda progress: display.training(names, progress),
             on_done=on_done,
+            folder=plan.folder,
+            deadlines=_deadlines(todo, plan, store),
+            say=display.say,
         )
     failed = [pair for pair in zip(todo, new, strict=True) if pair[1].status is Status.FAILED]
     if failed:
         raise SearchFailed("; ".join(f"{t.name} failed{because(outcome)}" for t, outcome in failed))
     remaining = iter(new)
     return [outcome or next(remaining) for outcome in known]
+
+
+def _deadlines(trainings: list[Training], plan: Plan, store: Store) -> list[Deadline]:
+    """How long each training may take no step, by what trainings of its kind took."""
+    took: dict[object, list[float]] = defaultdict(list)
+    for row in store.trainings():
+        if row.status is Status.COMPLETED and row.seconds is not None:
+            took[row.conditions, row.split, row.distiller is None].append(row.seconds)
+    given = plan.config.resources.training_deadline
+    kinds = [(plan.conditions, _split(t, plan), t.distiller is None) for t in trainings]
+    return [silence(given, took[kind]) for kind in kinds]
 
 
 def because(failure: Outcome) -> str:

@@ -24,7 +24,7 @@ from detkds.search.plans.plan import make_plan
 from detkds.search.plans.trainings import train_all
 from detkds.settings import Resources, load_config
 from detkds.space import Outcome, SearchFailed, Status, WrongUse
-from detkds.workers import tasks
+from detkds.workers import retries
 from detkds.workers.cluster import alive, check_shared, cluster
 from detkds.workers.tasks import run_job, run_trainings
 from detkds.workers.training import Training, train
@@ -110,16 +110,19 @@ def training(folder: Path, name: str) -> Training:
 
 
 def fake_train(training: Training) -> Outcome:
-    """Dies once, dies always, fails or completes, as the training's name says."""
+    """Fails, dies, hangs, or dies twice after a step each, as the training's name says."""
     folder = Path(training.folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / str(os.getpid())).touch()
-    if training.name == "dies" or (training.name == "recovers" and len(list(folder.iterdir())) < 2):
+    tries = len(list(folder.glob("[0-9]*")))
+    if training.name == "advances":
+        (folder / "progress.json").write_text(f"[{tries}, 4]")
+    if training.name == "dies" or (training.name == "advances" and tries < 3):
         os.kill(os.getpid(), signal.SIGKILL)
+    if training.name == "hangs":
+        time.sleep(600)
     if training.name == "fails":
         return Outcome.failed("Traceback:\nOSError: no space", host="node-7")
-    if training.name == "slow":
-        time.sleep(3)
     return Outcome(Status.COMPLETED, score=0.5)
 
 
@@ -127,14 +130,22 @@ class Silent:
     def training(self, names: list[str], progress: list[tuple[int, int]]) -> None:
         """The test needs no display."""
 
+    def say(self, text: str) -> None:
+        """As above."""
+
 
 def test_siblings_of_a_failed_training_finish_and_all_that_failed_are_named(
     joined: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(load_config("quickstart", tiny.OPTIONS), tmp_path)
-    plan = replace(plan, config=plan.config.model_copy(update={"resources": SMALL}))
-    four = [training(tmp_path, name) for name in ("fails", "dies", "recovers", "slow")]
-    monkeypatch.setattr(tasks, "RETRIES", 1)
+    plan = replace(
+        plan,
+        config=plan.config.model_copy(
+            update={"resources": SMALL.model_copy(update={"training_deadline": 3})}
+        ),
+    )
+    four = [training(tmp_path, name) for name in ("fails", "dies", "hangs", "advances")]
+    monkeypatch.setattr(retries, "RETRIES", 1)
     instead = partial(run_trainings, trainer=fake_train)
     monkeypatch.setattr(search_trainings, "run_trainings", instead)
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
@@ -144,13 +155,15 @@ def test_siblings_of_a_failed_training_finish_and_all_that_failed_are_named(
         assert rows == {
             "fails": "failed",
             "dies": "failed",
-            "recovers": "completed",
-            "slow": "completed",
+            "hangs": "failed",
+            "advances": "completed",
         }
-        assert train_all(four[2:], plan, Silent(), store) == [fake_train(four[3])] * 2
-    first, second = str(failed.value).split("; ")
+        done = Outcome(Status.COMPLETED, score=0.5)
+        assert train_all(four[3:], plan, Silent(), store) == [done]
+    first, second, third = str(failed.value).split("; ")
     assert first == "fails failed on node-7: OSError: no space"
     assert second.startswith("dies failed: its worker died 2 times: The worker died unexpectedly")
+    assert third == "hangs failed: it took no step for 3 s, 2 times"
 
 
 def test_a_job_whose_worker_dies_is_told_in_one_line(
@@ -159,7 +172,7 @@ def test_a_job_whose_worker_dies_is_told_in_one_line(
     assert run_job(SMALL, partial(int, "7")) == 7
     with pytest.raises(ValueError, match="invalid literal"):
         run_job(SMALL, partial(int, "seven"))
-    monkeypatch.setattr(tasks, "RETRIES", 0)
+    monkeypatch.setattr(retries, "RETRIES", 0)
     with pytest.raises(SearchFailed, match=r"a job's worker died 1 times: .*died unexpectedly"):
         run_job(SMALL, die)
 

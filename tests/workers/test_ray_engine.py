@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from conftest import importable_by_workers
 from detkds.settings import Resources
 from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse
-from detkds.workers import ray_engine
+from detkds.workers import retries
 from detkds.workers.cluster import cluster, fits, per_trial, room
 from detkds.workers.ray_engine import run_actors
+from detkds.workers.retries import Deadline
 from ray.cluster_utils import Cluster
 
 pytestmark = pytest.mark.slow
@@ -80,8 +82,8 @@ def completed() -> Outcome:
     return Outcome(Status.COMPLETED, score=0.5, metrics={"pid": os.getpid()})
 
 
-def run(source: Any, evaluator: Callable[[Any, Candidate], Outcome]) -> Any:
-    run_actors(source, ONE_CPU, None, nothing, evaluator)
+def run(source: Any, evaluator: Callable[[Any, Candidate], Outcome], **more: Any) -> Any:
+    run_actors(source, ONE_CPU, None, nothing, evaluator, **more)
     return source
 
 
@@ -103,7 +105,7 @@ def faults(nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Candidat
         return completed()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_engine, "RETRIES", 1)
+        patch.setattr(retries, "RETRIES", 1)
         return run(Candidates(6), evaluator)
 
 
@@ -148,6 +150,40 @@ def test_a_worker_knows_its_candidates_bar_and_may_stop_the_trial(nodes: Cluster
 
     source = run(Candidates(1, early_bar=0.1 + 0.2), evaluator)
     assert source.told == {0: Outcome(Status.STOPPED, early_score=0.1 + 0.2)}
+
+
+@pytest.fixture(scope="module")
+def slow_and_large(nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Candidates:
+    """Half a CPU each: trial 0 hangs once, trial 1 needs all memory, trial 2 completes."""
+    folder = tmp_path_factory.mktemp("hangs")
+
+    def evaluator(context: None, candidate: Candidate) -> Outcome:
+        (folder / f"{candidate.number}-{os.getpid()}").touch()
+        tries = len(list(folder.glob(f"{candidate.number}-*")))
+        if candidate.number == 0 and tries == 1:
+            time.sleep(600)
+        if candidate.number == 1 and tries == 1:
+            raise MemoryError
+        running = folder / f"running-{candidate.number}"
+        running.touch()
+        beside = len(list(folder.glob("running-*"))) - 1
+        time.sleep(0.5)
+        running.unlink()
+        return Outcome(Status.COMPLETED, score=float(beside))
+
+    source = Candidates(3)
+    run_actors(source, {"cpu": 0.5, "gpu": 0}, None, nothing, evaluator, deadline=Deadline(10))
+    return source
+
+
+def test_a_trial_that_hangs_is_tried_by_another_worker(slow_and_large: Candidates) -> None:
+    assert [number for number, _, _ in slow_and_large.starts].count(0) == 2
+    assert slow_and_large.told[0].completed
+
+
+def test_after_too_little_memory_a_trial_is_alone_on_its_node(slow_and_large: Candidates) -> None:
+    assert [number for number, _, _ in slow_and_large.starts].count(1) == 2
+    assert slow_and_large.told[1].score == 0, "nothing ran beside it"
 
 
 # Sources that raise
@@ -204,3 +240,53 @@ def test_nodes_that_join_later_are_used(nodes: Cluster, tmp_path: Path) -> None:
     assert source.told[0].score == 1
     assert source.most == room(ONE_CPU) == 2
     nodes.remove_node(joined[0])
+
+
+def test_a_node_that_fails_what_others_complete_is_put_aside(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    """Without it, the bad node would spend the search: it is done with each trial at once."""
+    joined = nodes.add_node(num_cpus=1)
+    bad = joined.node_id
+
+    def evaluator(context: None, candidate: Candidate) -> Outcome:
+        if ray.get_runtime_context().get_node_id() == bad:
+            (tmp_path / str(candidate.number)).touch()
+            raise OSError("No space left on device")
+        deadline = time.monotonic() + 300
+        while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return completed()
+
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retries, "FAULTS_OF_A_NODE", 1)
+        source = run(Candidates(4), evaluator, say=lines.append)
+    assert {outcome.status for outcome in source.told.values()} == {Status.COMPLETED}
+    assert lines == [f"node {HOST} is put aside: it failed 1 that other nodes completed"]
+    assert len(source.starts) == 4 + 1
+    nodes.remove_node(joined)
+
+
+def test_a_lost_node_is_no_failure_of_its_candidate(nodes: Cluster, tmp_path: Path) -> None:
+    """As spot machines that are taken away, here more often than a worker may die."""
+    joined = [nodes.add_node(num_cpus=2)]
+
+    def lose(number: int) -> None:
+        if len(joined) < 3:
+            joined.append(nodes.add_node(num_cpus=2))
+            nodes.remove_node(joined[-2], allow_graceful=False)
+
+    def evaluator(context: None, candidate: Candidate) -> Outcome:
+        if len(list(tmp_path.iterdir())) < 2:
+            (tmp_path / str(os.getpid())).touch()
+            time.sleep(600)
+        return completed()
+
+    source = Candidates(1, on_start=lose)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retries, "RETRIES", 1)
+        run_actors(source, {"cpu": 2, "gpu": 0}, None, nothing, evaluator)
+    assert len(source.starts) == 3
+    assert source.told[0].completed
+    nodes.remove_node(joined[-1])
