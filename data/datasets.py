@@ -56,6 +56,19 @@ def _walk(dataset: Any, where: str) -> Iterator[tuple[str, Config]]:
         )
 
 
+def repeats(dataset: Config) -> int:
+    """How many times an epoch shows an image: RepeatDataset's ``times``.
+
+    Of data sets side by side, the first one's; a ClassBalancedDataset counts once.
+    """
+    if isinstance(dataset.get("dataset"), Mapping):
+        times = dataset.get("times", 1) if _type(dataset) == "RepeatDataset" else 1
+        return times * repeats(dataset["dataset"])
+    if dataset.get("datasets"):
+        return repeats(dataset["datasets"][0])
+    return 1
+
+
 def files_of(inner: Config) -> Split:
     """The files of an innermost data set, by their whole paths."""
     root = inner.get("data_root") or ""

@@ -80,7 +80,7 @@ def test_a_dry_run_prints_the_whole_config_and_leaves_nothing(
          "--cfg-options: train_dataloder.batch_size: neither a section nor a part of"),
         (["MODELS", "--cfg-options", "data.flip=0.1"], "data.flip stands beside job"),
         (["MODELS", "--cfg-options", "train_cfg.type=IterBasedTrainLoop"],
-         "--student: its train_cfg is a IterBasedTrainLoop"),
+         "--student: its train_cfg is a IterBasedTrainLoop that says no max_iters"),
         (["MODELS", "--cfg-options", "model.bbox_head.num_classes=3"],
          "--student: its head has 3 classes"),
         (["MODELS", "--cfg-options", "teacher.checkpoint=none"],
