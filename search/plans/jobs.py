@@ -15,7 +15,8 @@ from mmengine.registry import VISBACKENDS
 
 from ...data import Document, class_ids, join, read_document
 from ...data.datasets import Config, files_of, innermost, repeats, with_files
-from ...data.loading import built, known_classes
+from ...data.formats import as_coco
+from ...data.loading import built, known_classes, metric_config
 from ...detectors import register, whole_config
 from ...settings import Model, Split
 from ...settings.load import merge, validated
@@ -67,6 +68,7 @@ def completed(given: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], l
             )
     job = {part: copy.deepcopy(whole[part]) for part in RUNNER if whole.get(part) is not None}
     train, val = (_files(job, loader, folder) for loader in ("train_dataloader", "val_dataloader"))
+    job["val_evaluator"] = _evaluators(job["val_evaluator"], val)
     images = len(read_document(train)["images"])
     times = repeats(job["train_dataloader"]["dataset"])
     processes = (given.get("final") or {}).get("processes", 1)
@@ -110,14 +112,25 @@ def completed(given: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], l
 def _files(job: Config, loader: str, folder: Path) -> Split:
     """The files of a loader's data sets. The job's config has their whole paths from then on."""
     where = f"{loader}.dataset"
-    parts = [files_of(inner) for inner in innermost(job[loader].get("dataset"), where)]
-    split = join(parts, folder.absolute() / f"joined_{loader.partition('_')[0]}.json")
+    name = loader.partition("_")[0]
+    parts = [
+        as_coco(inner, str(folder.absolute() / f"{name}_{number}.json"), where) or files_of(inner)
+        for number, inner in enumerate(innermost(job[loader].get("dataset"), where))
+    ]
+    split = join(parts, folder.absolute() / f"joined_{name}.json")
     job[loader]["dataset"] = with_files(job[loader]["dataset"], split, where)
-    evaluators = job["val_evaluator"]
-    for one in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+    return split
+
+
+def _evaluators(asked: Any, val: Split) -> Any:
+    """The config's evaluators by the whole paths of their files, and COCO's metrics in any case."""
+    several = list(asked) if isinstance(asked, list | tuple) else [asked]
+    for one in several:
         if isinstance(one, dict) and isinstance(one.get("ann_file"), str):
             one["ann_file"] = os.path.abspath(one["ann_file"])
-    return split
+    if any(str(one.get("type")).rpartition(".")[2] == "CocoMetric" for one in several):
+        return asked
+    return [*several, metric_config(val)]
 
 
 def _notes(name: str, images: int, sections: Mapping[str, Any]) -> list[str]:

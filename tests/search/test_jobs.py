@@ -333,8 +333,8 @@ def test_a_file_that_is_no_coco_file_and_an_unknown_wrapper_are_told(
 ) -> None:
     names = tmp_path / "trainval.txt"
     names.write_text("000005\n000007\n")
-    voc = shapes_set(files, "train", FIXED, ann_file=str(names))
-    assert "trainval.txt" in refused(user_config(tmp_path, files, voc), weights, tmp_path)
+    text = shapes_set(files, "train", FIXED, ann_file=str(names))
+    assert "trainval.txt" in refused(user_config(tmp_path, files, text), weights, tmp_path)
     mine = {"type": "MyWrapper", "source": shapes_set(files, "train", FIXED)}
     said = refused(user_config(tmp_path, files, mine), weights, tmp_path)
     assert "train_dataloader.dataset: MyWrapper has no `ann_file`" in said
