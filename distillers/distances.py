@@ -142,9 +142,10 @@ def jensen_shannon(student: Tensor, teacher: Tensor, weight: Tensor | None = Non
     log_m = torch.logaddexp(log_q, log_p) - math.log(2)
     parts = log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)
     divergence = parts.sum(dim=1, keepdim=True) / 2
-    weight = _of_vectors(weight)
-    share = torch.ones_like(divergence) if weight is None else weight.to(divergence.dtype)
-    share, rows = share.flatten(1), divergence.flatten(1)
+    rows = divergence.flatten(1)
+    if weight is None:
+        return js_root(rows.mean(dim=1)).mean()
+    share = weight.amax(dim=1).to(divergence.dtype).flatten(1)
     mean = (rows * share).sum(dim=1) / share.sum(dim=1).clamp(min=EPSILON)
     return _mean(js_root(mean), share.amax(dim=1))
 

@@ -57,10 +57,13 @@ def command(*arguments: str | Path) -> list[str]:
     return [str(Path(sys.executable).parent / "detkds"), *map(str, arguments)]
 
 
+def search_arguments(work_dir: Path, *more: str | Path, options: tuple[str, ...] = ()) -> list[str]:
+    first = ("search", "quickstart", "--work-dir", work_dir, *more, "--cfg-options")
+    return [*map(str, first), *OPTIONS, *options]
+
+
 def search_command(work_dir: Path, *more: str | Path, options: tuple[str, ...] = ()) -> list[str]:
-    return command(
-        "search", "quickstart", "--work-dir", work_dir, *more, "--cfg-options", *OPTIONS, *options
-    )
+    return command(*search_arguments(work_dir, *more, options=options))
 
 
 def run(arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

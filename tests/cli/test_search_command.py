@@ -108,18 +108,18 @@ def test_train_takes_the_exported_distiller(finished):
     assert "student.pth" in done.stdout
 
 
-def test_the_same_name_is_not_searched_twice_by_accident(finished):
-    again = tiny.run(tiny.search_command(finished))
-    assert again.returncode == 2
-    assert "resume it or give another name" in again.stderr
-    assert again.stderr.count("\n") == 1
+def test_the_same_name_is_not_searched_twice_by_accident(finished, command):
+    code, printed = command(*tiny.search_arguments(finished))
+    assert code == 2
+    assert "resume it or give another name" in printed
+    assert printed.count("\n") == 1
 
 
-def test_a_resume_of_a_name_that_is_not_there_starts_nothing(finished):
+def test_a_resume_of_a_name_that_is_not_there_starts_nothing(finished, command):
     before = len(rows(finished))
-    typo = tiny.run(tiny.search_command(finished, "--name", "quikstart", "--resume"))
-    assert typo.returncode == 2
-    assert typo.stderr.endswith("did you mean quickstart?\n"), typo.stderr
+    code, printed = command(*tiny.search_arguments(finished, "--name", "quikstart", "--resume"))
+    assert code == 2
+    assert printed.endswith("did you mean quickstart?\n"), printed
     assert len(rows(finished)) == before
 
 
@@ -138,23 +138,22 @@ def test_a_search_without_a_completed_trial_fails_in_one_line(finished):
     assert {row.status for row in rows(finished, "failing.db")} == {Status.REJECTED}
 
 
-def test_a_resume_under_other_conditions_is_refused(finished):
-    changed = tiny.run(
-        tiny.search_command(finished, "--resume", options=("trial.epochs=2", "search.seed=3"))
-    )
-    assert changed.returncode == 2
-    assert "trial.epochs" in changed.stderr
-    assert "search.seed" in changed.stderr
+def test_a_resume_under_other_conditions_is_refused(finished, command):
+    changed = ("trial.epochs=2", "search.seed=3")
+    code, printed = command(*tiny.search_arguments(finished, "--resume", options=changed))
+    assert code == 2
+    assert "trial.epochs" in printed
+    assert "search.seed" in printed
 
 
-def interrupted(folder: Path, database: str, kill: int, after_told: int) -> tuple[int, Terminal]:
-    """Start a search in a terminal, with a database of its own, and end it midway.
+def interrupted(
+    command: list[str], folder: Path, database: str, kill: int, after_told: int
+) -> tuple[int, Terminal]:
+    """Start a search in a terminal and end it midway; SIGINT is Ctrl-C, pressed in the terminal.
 
-    The search uses the trained teacher in the finished search's folder. SIGINT is Ctrl-C, pressed
-    in the terminal. Returns the exit code and the terminal.
+    Returns the exit code and the terminal.
     """
-    url = f"sqlite:///{folder / database}"
-    terminal = Terminal(tiny.search_command(folder, "--storage", url, options=OPTIONS))
+    terminal = Terminal(command)
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and terminal.process.poll() is None:
         if (folder / database).is_file() and _told_count(folder, database) >= after_told:
@@ -174,31 +173,39 @@ def _told_count(folder: Path, database: str) -> int:
         return 0  # not migrated yet
 
 
-@pytest.mark.parametrize(("kill", "after"), [(signal.SIGINT, 3), (signal.SIGKILL, 6)])
-def test_an_interrupted_search_resumes_as_the_uninterrupted_one_would(finished, kill, after):
-    database = f"killed{int(kill)}.db"
-    code, terminal = interrupted(finished, database, kill, after)
-    screen = terminal.screen
-    assert [line for line in screen if f"/{tiny.TRIALS + 2} trials done, " in line]
-    assert [line for line in screen if line.split()[:1] == ["global"]]
-    if kill == signal.SIGINT:
-        assert code == 130
-        said = "".join(screen).partition("interrupted; go on with: ")[2]
-        assert said.startswith("detkds search quickstart")
-        assert said.endswith("--resume")
-    else:
-        assert code == -signal.SIGKILL
-    before = {row.number: row for row in told(finished, database)}
-    assert after <= len(before) < tiny.TRIALS, "the kill must come midway"
-    done = tiny.run(
-        tiny.search_command(
-            finished, "--resume", "--storage", f"sqlite:///{finished / database}",
-            options=OPTIONS,
-        )
-    )  # fmt: skip
+def test_an_interrupted_search_resumes_as_the_uninterrupted_one_would(finished):
+    """First Ctrl-C ends the search, then SIGKILL its continuation.
+
+    The search uses the trained teacher in the finished search's folder.
+    """
+    database = "killed.db"
+    command = tiny.search_command(
+        finished,
+        *("--storage", f"sqlite:///{finished / database}"),
+        options=(*OPTIONS, "final=None"),
+    )
+    known: dict[int, object] = {}
+    for kill, after in ((signal.SIGINT, 3), (signal.SIGKILL, 6)):
+        code, terminal = interrupted(command, finished, database, kill, after)
+        screen = terminal.screen
+        assert [line for line in screen if f"/{tiny.TRIALS + 2} trials done, " in line]
+        assert [line for line in screen if line.split()[:1] == ["global"]]
+        if kill == signal.SIGINT:
+            assert code == 130
+            said = "".join(screen).partition("interrupted; go on with: ")[2]
+            assert said.startswith("detkds search quickstart")
+            assert said.endswith("--resume")
+            command.insert(3, "--resume")
+        else:
+            assert code == -signal.SIGKILL
+        before = {row.number: row for row in told(finished, database)}
+        assert after <= len(before) < tiny.TRIALS, "the kill must come midway"
+        assert known.items() <= before.items()
+        known = before
+    done = tiny.run(command)
     assert done.returncode == 0, done.stderr
     after_resume = rows(finished, database)
-    for number, row in before.items():
+    for number, row in known.items():
         assert after_resume[number] == row, "a finished trial is neither lost nor run again"
     whole = rows(finished)
     assert [(r.stage, r.key, r.status, r.score) for r in after_resume] == [
@@ -223,7 +230,11 @@ def test_the_wheel_alone_runs_the_quickstart_elsewhere(tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": str(elsewhere)}
     search = tiny.search_command(
-        tmp_path / "run", options=("search.knowledge=['logits']", "final=None")
+        tmp_path / "run",
+        options=(
+            *("search.knowledge=['logits']", "search.population=1", "search.iterations=0"),
+            "final=None",
+        ),
     )[1:]
     done = subprocess.run(
         [tiny.sys.executable, "-c", script, str(elsewhere), *search],

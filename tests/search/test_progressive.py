@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,12 @@ pytestmark = pytest.mark.slow
 SMALL = (*tiny.OPTIONS, "final.epochs=3", "resources.workers=2")
 
 
-def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    first, *more = arguments
-    options = ("--cfg-options", *SMALL)
-    return tiny.run(tiny.command(first, "quickstart", "--work-dir", folder, *options, *more))
+def arguments_of(folder: Path, first: str, *more: str) -> list[str]:
+    return [first, "quickstart", "--work-dir", str(folder), "--cfg-options", *SMALL, *more]
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return tiny.run(tiny.command(*arguments_of(folder, *arguments)))
 
 
 def store(folder: Path) -> Store:
@@ -137,14 +140,15 @@ def test_the_student_starts_from_the_student_of_the_costs(
 
 
 def test_a_stopped_training_goes_on_and_other_teachers_are_refused(
-    folder: Path, trained: list[Path]
+    command: Callable[..., tuple[int, str]], folder: Path, trained: list[Path]
 ) -> None:
     for name in ("student.pth", "outcome.json"):
         (trained[1] / name).unlink()
-    refused = run(folder, "train", "--distiller", "pkd", "--teachers", "r34,r18")
-    assert refused.returncode == 2
-    assert "was started with r18,r34 and is not finished" in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+    arguments = arguments_of(folder, "train", "--distiller", "pkd", "--teachers", "r34,r18")
+    code, printed = command(*arguments)
+    assert code == 2
+    assert "was started with r18,r34 and is not finished" in printed
+    assert len(printed.strip().splitlines()) == 1
     done = run(folder, "train", "--distiller", "pkd", "--teachers", "r18,r34")
     assert done.returncode == 0, done.stderr
     with store(folder) as opened:
@@ -177,12 +181,14 @@ def test_two_teachers_teach_at_once(folder: Path, ordered: dict) -> None:
         (("--teachers", "auto", "--max-teachers", "1"), "--max-teachers 1: it ends a sequence"),
     ],
 )
-def test_teachers_at_once_are_named(tmp_path: Path, options: tuple, says: str) -> None:
-    done = run(tmp_path / "run", "train", "--distiller", "pkd", "--simultaneous", *options)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "run").exists()
+def test_teachers_at_once_are_named(
+    command: Callable[..., tuple[int, str]], tmp_path: Path, options: tuple, says: str
+) -> None:
+    code, printed = command("train", "quickstart", "--distiller", "pkd", "--simultaneous", *options)
+    assert code == 2
+    assert says in printed
+    assert len(printed.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_command_from_the_search_to_the_progressive_training(
@@ -218,8 +224,10 @@ def test_one_command_from_the_search_to_the_progressive_training(
         ("student,r18", "the student is no teacher of its own"),
     ],
 )
-def test_a_wrong_list_of_teachers(tmp_path: Path, teachers: str, says: str) -> None:
-    done = run(tmp_path / "run", "train", "--distiller", "pkd", "--teachers", teachers)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_a_wrong_list_of_teachers(
+    command: Callable[..., tuple[int, str]], tmp_path: Path, teachers: str, says: str
+) -> None:
+    code, printed = command("train", "quickstart", "--distiller", "pkd", "--teachers", teachers)
+    assert code == 2
+    assert says in printed
+    assert not list(tmp_path.iterdir())
