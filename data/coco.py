@@ -43,7 +43,13 @@ def read_annotations(path: PathLike) -> Document:
     category, or has a wrong box or area. Empty annotations (area 0 on a box without extent) pass:
     COCO's train2017 itself has two of them, and detectors leave them out.
     """
-    document = read_json(path, "the annotation file", "give a COCO-format JSON file")
+    return check_document(
+        read_json(path, "the annotation file", "give a COCO-format JSON file"), path
+    )
+
+
+def check_document(document: Any, path: PathLike) -> Document:
+    """The document, if it is a COCO-format one; ``path``: where it is from, or will lie."""
     for find_fault in (_find_layout_fault, _find_entry_fault, _find_annotation_fault):
         fault = find_fault(document)
         if fault is not None:
@@ -58,11 +64,15 @@ def read_document(split: Split) -> Document:
     the number of their ``part``. Raises :class:`WrongUse` as :func:`read_annotations` does, and for
     parts with other categories than the first's.
     """
+    if split.source is not None:
+        from .formats import document_of  # not above: it needs mmdet
+
+        return check_document(document_of(split.source), split.annotations)
     if not split.parts:
         return read_annotations(split.annotations)
     images: list[Entry] = []
     annotations: list[Entry] = []
-    documents = [read_annotations(part.annotations) for part in split.parts]
+    documents = [read_document(part) for part in split.parts]
     categories = documents[0]["categories"]
     for number, (part, document) in enumerate(zip(split.parts, documents, strict=True)):
         if class_ids(document) != class_ids(documents[0]):

@@ -56,11 +56,17 @@ def _walk(dataset: Any, where: str) -> Iterator[tuple[str, Config]]:
         )
 
 
-def passes(dataset: Mapping[str, Any]) -> int:
-    """How often an epoch of a data set shows each image: what RepeatDatasets around it multiply."""
-    times = int(dataset.get("times", 1)) if _type(dataset) == "RepeatDataset" else 1
-    inside = dataset.get("dataset")
-    return times * (passes(inside) if isinstance(inside, Mapping) else 1)
+def repeats(dataset: Config) -> int:
+    """How many times an epoch shows an image: RepeatDataset's ``times``.
+
+    Of data sets side by side, the first one's; a ClassBalancedDataset counts once.
+    """
+    if isinstance(dataset.get("dataset"), Mapping):
+        times = dataset.get("times", 1) if _type(dataset) == "RepeatDataset" else 1
+        return times * repeats(dataset["dataset"])
+    if dataset.get("datasets"):
+        return repeats(dataset["datasets"][0])
+    return 1
 
 
 def files_of(inner: Config) -> Split:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, model_validator
 
 from .base import FilePath, Settings
@@ -21,6 +23,14 @@ class Split(Settings):
     #: The splits that this one joins, whose data sets stand side by side; the annotation file is
     #: written from theirs. Empty: the annotation file is there.
     parts: list[Split] = []
+    #: mmdet's config of a data set of another format, such as VOC's; the annotation file is written
+    #: from it. None: the annotation file is there.
+    source: dict[str, Any] | None = None
+
+    @property
+    def written(self) -> bool:
+        """Whether detkds writes the annotation file."""
+        return bool(self.parts) or self.source is not None
 
 
 class Synthetic(Settings):

@@ -80,11 +80,14 @@ class Model(Settings):
     schedule: Schedule | None = None
 
 
-def moved(schedulers: Iterable[Mapping[str, Any]], before: int, now: int) -> list[dict[str, Any]]:
+def moved(
+    schedulers: Iterable[Mapping[str, Any]], before: int, now: int, *, by_epoch: bool = True
+) -> list[dict[str, Any]]:
     """mmengine's schedulers of ``before`` epochs for ``now`` epochs.
 
     What they count in epochs keeps its share of the epochs, rounded down so that a milestone stays
-    within them, and is at least 1. What they count in iterations stays.
+    within them, and is at least 1. What they count in iterations stays. ``by_epoch=False``:
+    ``before`` and ``now`` are iterations, and epochs stay.
 
     >>> steps = {"type": "MultiStepLR", "by_epoch": True, "milestones": [16, 22]}
     >>> moved([{"type": "LinearLR", "by_epoch": False, "end": 500}, steps], 24, 12)[1]["milestones"]
@@ -99,7 +102,7 @@ def moved(schedulers: Iterable[Mapping[str, Any]], before: int, now: int) -> lis
     found = []
     for scheduler in schedulers:
         own = dict(scheduler)
-        if own.get("by_epoch", True):
+        if own.get("by_epoch", True) == by_epoch:
             own |= {name: scaled(own[name]) for name in _COUNTED if own.get(name)}
         found.append(own)
     return found

@@ -33,6 +33,25 @@ MIXED = [
     *(FLIP, PACK),
 ]
 
+#: RTMDet's mosaic and mixup, which take their other images from those seen before.
+REMIXED = [
+    *LOAD,
+    {"type": "CachedMosaic", "img_scale": (64, 64), "pad_val": 114.0, "max_cached_images": 8},
+    {"type": "RandomResize", "scale": (128, 128), "ratio_range": (0.5, 2.0), "keep_ratio": True},
+    {"type": "RandomCrop", "crop_size": (64, 64)},
+    {"type": "YOLOXHSVRandomAug"},
+    FLIP,
+    {"type": "Pad", "size": (64, 64), "pad_val": {"img": (114, 114, 114)}},
+    {
+        "type": "CachedMixUp",
+        "img_scale": (64, 64),
+        "ratio_range": (1.0, 1.0),
+        "max_cached_images": 8,
+        "pad_val": (114, 114, 114),
+    },
+    PACK,
+]
+
 
 def shapes_set(files: ShapesFiles, name: str, pipeline: list, **own: Any) -> dict[str, Any]:
     """The config of a split of the synthetic set as an mmdet data set, with a root of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,9 @@ def store_batch(
                 inherit(student, inputs.teachers[0])
         student.to(device).train().requires_grad_(False)
         count = min(size, len(inputs.train_set))
-        raw = pseudo_collate([inputs.train_set[index] for index in range(count)])
+        # As mmengine's loader does: CachedMosaic and its like remember images that they have seen.
+        train_set = copy.deepcopy(inputs.train_set)
+        raw = pseudo_collate([train_set[index] for index in range(count)])
         batch = student.data_preprocessor(raw, True)
         images, samples = batch["inputs"], batch["data_samples"]
         own_images, _ = student_view(student, images, samples, scale)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...configs import distiller_file
 from ...data import CLASSES, class_names, read_document, read_split, shapes_files
-from ...data.datasets import passes
+from ...data.datasets import repeats
 from ...data.inspection import Opened
 from ...data.proxy import check_disjoint, check_sizes
 from ...detectors import (
@@ -28,7 +28,7 @@ from ...distillers import available_knowledge, check_pair, excluded, mismatch
 from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Model, Schedule, SearchConfig, Split
 from ...space import SHARE, STEPWISE, Distiller, SearchSpace, WrongUse
 from . import keys
-from .jobs import check_pipeline, check_val_classes, job_classes
+from .jobs import check_backends, check_pipeline, check_val_classes, job_classes
 
 #: The signatures of a student and of its teacher, if it has one.
 Pair = tuple[Signature, Signature | None]
@@ -73,11 +73,12 @@ def read_data(config: SearchConfig, folder: Path, opened: Opened) -> Splits:
     own = "train_dataloader" in config.job
     classes = job_classes(config.job, data.train, document) if own else class_names(document)
     if own:
+        check_backends(config.job)
         check_pipeline(config.job, document, data.train, classes)
     train_key, test_key = keys.split_key(data.train, document), None
     images = len({annotation["image_id"] for annotation in document["annotations"]})
     if own:
-        images = len(document["images"]) * passes(config.job["train_dataloader"]["dataset"])
+        images = len(document["images"]) * repeats(config.job["train_dataloader"]["dataset"])
     for split in (data.val, data.test):
         if split is None:
             continue

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mmengine.registry import VISBACKENDS
+
 from ...data import Document, class_ids, join, read_document
-from ...data.datasets import Config, files_of, innermost, with_files
-from ...data.loading import built, known_classes
-from ...detectors import whole_config
+from ...data.datasets import Config, files_of, innermost, repeats, with_files
+from ...data.formats import as_coco
+from ...data.loading import built, known_classes, metric_config
+from ...detectors import register, whole_config
 from ...settings import Model, Split
 from ...settings.load import merge, validated
-from ...settings.models import moved
 from ...space import WrongUse
 from ...workers.resuming import seeded
+from .job_schedules import MOST_SEEN, own_schedule, trial_schedule
 
 #: What of a mmdet config says how a training goes: mmengine's Runner takes it, besides the model,
 #: the optimizer and the schedulers.
@@ -39,7 +42,7 @@ NEEDED = {
 }
 #: A trial's proxy: two thirds of the images to train on and one third to score on, and at most
 #: DetKDS's 25,000 and 5,000 (Section 4.1).
-MAX_PROXY = (25_000, 5_000)
+MAX_PROXY = (MOST_SEEN, 5_000)
 #: Images that the pipeline is tried on before anything starts.
 TRIED = 8
 
@@ -65,8 +68,12 @@ def completed(given: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], l
             )
     job = {part: copy.deepcopy(whole[part]) for part in RUNNER if whole.get(part) is not None}
     train, val = (_files(job, loader, folder) for loader in ("train_dataloader", "val_dataloader"))
-    schedule = _schedule(job, whole)
+    job["val_evaluator"] = _evaluators(job["val_evaluator"], val)
     images = len(read_document(train)["images"])
+    times = repeats(job["train_dataloader"]["dataset"])
+    processes = (given.get("final") or {}).get("processes", 1)
+    iterations = job["train_cfg"].get("max_iters")
+    schedule = own_schedule(job, whole, images * times, processes)
     shares = images * 2 // 3, images - images * 2 // 3
     proxy = {
         name: min(most, share)
@@ -77,7 +84,7 @@ def completed(given: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], l
     if given_proxy.get("train") is not None:
         drawn = validated(Split, given_proxy["train"], "proxy.train")
         proxy, trained = {}, len(read_document(drawn)["images"])
-    trial = _trial(schedule, trained)
+    trial = trial_schedule(schedule, trained * times, images * times)
     seed = (job.get("randomness") or {}).get("seed")
     job.pop("randomness", None) if seed is None else job["randomness"].pop("seed")
     derived: dict[str, Any] = {
@@ -94,59 +101,36 @@ def completed(given: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], l
     if whole.get("load_from") and student.checkpoint is None:
         derived["student"] = {"load_from": whole["load_from"]}
     sections = merge(derived, given)
-    return sections, _notes(name, images, sections)
+    notes = _notes(name, images, sections)
+    if iterations is not None:
+        notes.append(
+            f"final: {iterations} iterations are {schedule['epochs']} epochs (final.epochs)"
+        )
+    return sections, notes
 
 
 def _files(job: Config, loader: str, folder: Path) -> Split:
     """The files of a loader's data sets. The job's config has their whole paths from then on."""
     where = f"{loader}.dataset"
-    parts = [files_of(inner) for inner in innermost(job[loader].get("dataset"), where)]
-    split = join(parts, folder.absolute() / f"joined_{loader.partition('_')[0]}.json")
+    name = loader.partition("_")[0]
+    parts = [
+        as_coco(inner, str(folder.absolute() / f"{name}_{number}.json"), where) or files_of(inner)
+        for number, inner in enumerate(innermost(job[loader].get("dataset"), where))
+    ]
+    split = join(parts, folder.absolute() / f"joined_{name}.json")
     job[loader]["dataset"] = with_files(job[loader]["dataset"], split, where)
-    evaluators = job["val_evaluator"]
-    for one in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
-        if isinstance(one, dict) and isinstance(one.get("ann_file"), str):
-            one["ann_file"] = os.path.abspath(one["ann_file"])
     return split
 
 
-def _schedule(job: Config, whole: Config) -> dict[str, Any]:
-    """The config's schedule as our sections write it; the job's ``train_cfg`` keeps the rest."""
-    loop = job["train_cfg"]
-    kind = str(loop.pop("type", "EpochBasedTrainLoop")).rpartition(".")[2]
-    epochs = loop.pop("max_epochs", None)
-    if kind != "EpochBasedTrainLoop" or loop.pop("by_epoch", True) is not True or epochs is None:
-        raise WrongUse(
-            f"its train_cfg is a {kind} that doesn't count epochs: give one that does, "
-            "dict(type='EpochBasedTrainLoop', max_epochs=…)",
-            "student",
-        )
-    loader = job["train_dataloader"]
-    batches = loader.get("batch_sampler") or {}
-    size = loader.pop("batch_size", None) or batches.pop("batch_size", None)
-    schedulers = whole.get("param_scheduler") or []
-    return {
-        "epochs": epochs,
-        "batch_size": size or 1,
-        "optim_wrapper": copy.deepcopy(whole["optim_wrapper"]),
-        "param_scheduler": [schedulers] if isinstance(schedulers, dict) else list(schedulers),
-    }
-
-
-def _trial(schedule: Mapping[str, Any], images: int) -> dict[str, Any]:
-    """A trial's schedule: the training's own, in so many epochs that it sees 25,000 images.
-
-    It has half of the training's epochs at most. A warm-up that is counted in iterations takes a
-    tenth of the trial at most, or a short trial would end within it.
-    """
-    most = max(1, schedule["epochs"] // 2)
-    epochs = min(most, math.ceil(MAX_PROXY[0] / max(1, images)))
-    tenth = max(1, epochs * math.ceil(images / schedule["batch_size"]) // 10)
-    schedulers = moved(schedule["param_scheduler"], schedule["epochs"], epochs)
-    for one in schedulers:
-        if not one.get("by_epoch", True) and not one.get("begin") and one.get("end", 0) > tenth:
-            one["end"] = tenth
-    return {**copy.deepcopy(dict(schedule)), "epochs": epochs, "param_scheduler": schedulers}
+def _evaluators(asked: Any, val: Split) -> Any:
+    """The config's evaluators by the whole paths of their files, and COCO's metrics in any case."""
+    several = list(asked) if isinstance(asked, list | tuple) else [asked]
+    for one in several:
+        if isinstance(one, dict) and isinstance(one.get("ann_file"), str):
+            one["ann_file"] = os.path.abspath(one["ann_file"])
+    if any(str(one.get("type")).rpartition(".")[2] == "CocoMetric" for one in several):
+        return asked
+    return [*several, metric_config(val)]
 
 
 def _notes(name: str, images: int, sections: Mapping[str, Any]) -> list[str]:
@@ -179,6 +163,34 @@ def _notes(name: str, images: int, sections: Mapping[str, Any]) -> list[str]:
 
 
 # Checks
+
+#: The packages that mmengine's visualization backends need and does not install.
+_BACKENDS = {
+    **{"TensorboardVisBackend": "tensorboard", "WandbVisBackend": "wandb"},
+    **{"MLflowVisBackend": "mlflow", "ClearMLVisBackend": "clearml", "AimVisBackend": "aim"},
+    **{"NeptuneVisBackend": "neptune", "DVCLiveVisBackend": "dvclive"},
+}
+
+
+def check_backends(job: Config) -> None:
+    """Raise :class:`WrongUse` if a visualization backend of the job can't be had here."""
+    register()
+    for backend in (job.get("visualizer") or {}).get("vis_backends") or ():
+        name = backend["type"] if isinstance(backend, Mapping) else backend
+        where = "visualizer.vis_backends"
+        if isinstance(name, str) and VISBACKENDS.get(name) is None:
+            raise WrongUse(
+                f"{where}: mmengine knows no {name}: write it in full, or import its module by "
+                "custom_imports",
+                "student",
+            )
+        package = _BACKENDS.get(str(name).rpartition(".")[2])
+        if package is not None and find_spec(package) is None:
+            raise WrongUse(
+                f"{where}: {name} needs the package {package}, which is not installed: "
+                f"`pip install {package}`, or leave the backend out",
+                "student",
+            )
 
 
 def job_classes(job: Config, train: Split, document: Document) -> tuple[str, ...]:

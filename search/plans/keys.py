@@ -18,7 +18,7 @@ import mmdet
 import torch
 
 from ... import __version__
-from ...data import VERSION, Document, pixels_hash
+from ...data import VERSION, Document, pixels_hash, read_document
 from ...data.datasets import without_files
 from ...detectors import configured, local_file, named_code, user_code
 from ...settings import Data, Model, Proxy, Schedule, SearchConfig, Split, Synthetic, TrialSchedule
@@ -74,7 +74,10 @@ def split_key(split: Split, document: Document) -> str:
     See :func:`~detkds.data.pixels_hash` for what the key may miss.
     """
     names = [image["file_name"] for image in document["images"]]
-    files = [file_fingerprint(one.annotations) for one in split.parts or [split]]
+    files = [
+        file_fingerprint(one.annotations) if one.source is None else fingerprint(read_document(one))
+        for one in split.parts or [split]
+    ]
     labels = files if split.parts else files[0]
     return fingerprint([labels, pixels_hash(split.images, names)])
 

@@ -241,9 +241,11 @@ def make_data(plan: Plan) -> None:
     plan.opened.write(plan.folder)
     if data.synthetic is not None:
         make_shapes(plan.folder / "data", **data.synthetic.model_dump())
-    if plan.train.parts:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        write_annotations(plan.train.annotations, read_document(plan.train))
+    for split in (plan.train, plan.val, plan.test):
+        for one in (split, *split.parts) if split else ():
+            if one.written:
+                plan.folder.mkdir(parents=True, exist_ok=True)
+                write_annotations(one.annotations, read_document(one))
     first, second = plan.proxy
     if proxy.train is None and not all(
         Path(split.annotations).is_file() for split in (*first.parts, first, second)

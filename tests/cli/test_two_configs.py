@@ -9,13 +9,11 @@ import pytest
 import tiny
 import torch
 from detkds.cli import main
-from detkds.data import ShapesFiles, make_shapes
+from detkds.data import ShapesFiles, make_shapes, read_annotations, write_annotations
 from mmengine.config import Config
 from real_data import BCCD
-from thin_detectors import thin_detector
-from two_configs import AUGMENTED, user_config, weights_of
+from two_configs import user_config, weights_of
 
-STOCK = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"
 CELLS = ("RBC", "WBC", "Platelets")
 
 
@@ -86,7 +84,7 @@ def _config(printed: str) -> list[str]:
          "--cfg-options: train_dataloder.batch_size: neither a section nor a part of"),
         (["MODELS", "--cfg-options", "data.flip=0.1"], "data.flip stands beside job"),
         (["MODELS", "--cfg-options", "train_cfg.type=IterBasedTrainLoop"],
-         "--student: its train_cfg is a IterBasedTrainLoop"),
+         "--student: its train_cfg is a IterBasedTrainLoop that says no max_iters"),
         (["MODELS", "--cfg-options", "model.bbox_head.num_classes=3"],
          "--student: its head has 3 classes"),
         (["MODELS", "--cfg-options", "teacher.checkpoint=none"],
@@ -125,50 +123,83 @@ def test_an_export_that_cannot_be_is_refused(
         assert said in capsys.readouterr().err
 
 
-def thin(prefix: str = "") -> list[str]:
-    """A stock RetinaNet made thin."""
-    changes = {
-        **{"backbone.base_channels": 8, "backbone.stem_channels": 8, "backbone.init_cfg": None},
-        **{"backbone.frozen_stages": -1, "backbone.norm_eval": False},
-        **{"neck.in_channels": [8, 16, 32, 64], "neck.out_channels": 16},
-        **{"bbox_head.in_channels": 16, "bbox_head.feat_channels": 16},
-        **{"bbox_head.stacked_convs": 1, "bbox_head.num_classes": 3},
-    }
-    return [f"{prefix}model.{key}={value}" for key, value in changes.items()]
+def test_an_export_is_a_plain_mmdet_config(
+    models: list[str], files: ShapesFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = ["--export-config", "out.py"]
+    assert ended(monkeypatch, "train", *models, "--distiller", "pkd", *out) == 0
+    exported = Config.fromfile("out.py")
+    assert exported.model.type == "DistilledDetector"
+    assert exported.train_dataloader.dataset.ann_file == str(files.train)
+
+
+#: A user's RTMDet: mmdet's own, thin, with its own pipeline at 64 pixels; the second epoch has no
+#: mosaic and no mixup any more.
+RTMDET = """
+_base_ = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
+model = dict(
+    backbone=dict(deepen_factor=0.1, widen_factor=0.125, init_cfg=None),
+    neck=dict(in_channels=[32, 64, 128], out_channels=32),
+    bbox_head=dict(num_classes=3, in_channels=32, feat_channels=32))
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+crop = [
+    dict(type='RandomResize', scale=(128, 128), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(64, 64)),
+    dict(type='YOLOXHSVRandomAug'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='Pad', size=(64, 64), pad_val=dict(img=(114, 114, 114)))]
+mosaic = dict(type='CachedMosaic', img_scale=(64, 64), pad_val=114.0, max_cached_images=20)
+mixup = dict(
+    type='CachedMixUp', img_scale=(64, 64), ratio_range=(1.0, 1.0), max_cached_images=10,
+    pad_val=(114, 114, 114))
+pack = dict(type='PackDetInputs')
+files = dict(
+    data_prefix=dict(img='IMAGES'),
+    metainfo=dict(classes=('RBC', 'WBC', 'Platelets')))
+test_pipeline = _base_.test_pipeline
+test_pipeline[1].scale = test_pipeline[2].size = (64, 64)
+train_dataloader = dict(
+    batch_size=8, num_workers=0, persistent_workers=False,
+    dataset=dict(
+        ann_file='FILES/train.json', pipeline=[*load, mosaic, *crop, mixup, pack], **files))
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False,
+    dataset=dict(ann_file='FILES/val.json', pipeline=test_pipeline, **files))
+val_evaluator = dict(ann_file='FILES/val.json')
+custom_hooks = [
+    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0002, update_buffers=True),
+    dict(type='PipelineSwitchHook', switch_epoch=1, switch_pipeline=[*load, *crop, pack])]
+train_cfg = dict(max_epochs=2, val_interval=1, dynamic_intervals=None)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=1))
+"""
 
 
 @pytest.mark.slow
 def test_a_stock_config_is_searched_and_trained_on_cells(tmp_path: Path) -> None:
-    """The README's two commands, with a pipeline of random sizes, crops and colours."""
+    """The README's two commands, with RTMDet's mosaic and mixup on a few real images."""
     if not BCCD.is_dir():
         pytest.skip(f"no {BCCD}")
-    weights = tmp_path / "best.pth"
-    teacher = thin_detector("retinanet", **{"model.bbox_head.num_classes": 3})
-    torch.save({"state_dict": teacher.state_dict()}, weights)
-    options = [
-        *thin(),
-        *thin("teacher.cfg_options."),
-        f"train_dataloader.dataset.pipeline={AUGMENTED}",
-    ]
-    for loader, split in (("train_dataloader", "train"), ("val_dataloader", "val")):
-        options += [
-            f"{loader}.dataset.data_root={BCCD}/", f"{loader}.dataset.ann_file={split}.json",
-            f"{loader}.dataset.data_prefix.img=images/", f"{loader}.num_workers=0",
-            f"{loader}.dataset.metainfo={{'classes': {CELLS}}}", f"{loader}.batch_size=4",
-        ]  # fmt: skip
-    options += [f"val_evaluator.ann_file={BCCD}/val.json"]
-    options += ["val_dataloader.dataset.pipeline.1.scale=(64,64)"]
-    options += ["train_cfg.max_epochs=1", "default_hooks.checkpoint.max_keep_ckpts=1"]
-    options += ["search.knowledge=['global']", "search.population=2", "search.iterations=1"]
-    options += ["search.weights=2", "proxy.train_images=16", "proxy.val_images=8"]
-    options += ["search.start=[]", "confirm.candidates=1", "confirm.rounds=1", "confirm.seeds=1"]
+    student = tmp_path / "rtmdet.py"
+    text = RTMDET.replace("FILES", str(tmp_path)).replace("IMAGES", f"{BCCD}/images/")
+    student.write_text(text)
+    for name, count in {"train": 24, "val": 8}.items():
+        document = read_annotations(BCCD / f"{name}.json")
+        few = document["images"][:count]
+        boxes = [a for a in document["annotations"] if a["image_id"] in {one["id"] for one in few}]
+        write_annotations(
+            tmp_path / f"{name}.json", {**document, "images": few, "annotations": boxes}
+        )
+    weights = weights_of(student, tmp_path / "best.pth")
+    options = ["search.divide=False", "search.algorithm=random", "search.trials=2"]
+    options += ["search.start=[]", "confirm=None", "proxy.train_images=16", "proxy.val_images=8"]
     options += ["resources.dashboard=False", "resources.workers=1"]
-    models = ["--student", STOCK, "--teacher", STOCK, "--teacher-checkpoint", str(weights)]
+    models = ["--student", student, "--teacher", student, "--teacher-checkpoint", weights]
     folder = tmp_path / "run"
     both = [*models, "--work-dir", str(folder), "--cfg-options", *options]
     searched = tiny.run(tiny.command("search", "--name", "cells", *both))
     assert searched.returncode == 0, searched.stderr[-3000:]
-    assert "derived  proxy: of 205 training images, trials train on 16" in searched.stdout
+    assert "derived  proxy: of 24 training images, trials train on 16" in searched.stdout
     assert "best distiller, proxy AP" in searched.stdout
     found = folder / "cells.json"
     trained = tiny.run(tiny.command("train", "--distiller", found, *both))
@@ -176,10 +207,4 @@ def test_a_stock_config_is_searched_and_trained_on_cells(tmp_path: Path) -> None
     (checkpoint,) = folder.glob("trained/*/student.pth")
     assert torch.load(checkpoint)["meta"]["dataset_meta"]["classes"] == CELLS
     assert list(checkpoint.parent.glob("*/vis_data/scalars.json"))
-    assert list(checkpoint.parent.glob("epoch_1.pth")), "mmengine's own checkpoint"
-    out = ["--export-config", tmp_path / "out.py"]
-    written = tiny.run(tiny.command("train", "--distiller", found, *out, *both))
-    assert written.returncode == 0, written.stderr[-3000:]
-    exported = Config.fromfile(tmp_path / "out.py")
-    assert exported.model.type == "DistilledDetector"
-    assert exported.train_dataloader.dataset.ann_file == str(BCCD / "train.json")
+    assert list(checkpoint.parent.glob("epoch_2.pth")), "mmengine's own checkpoint"

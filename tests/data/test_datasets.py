@@ -14,7 +14,17 @@ from detkds.data.loading import built
 from detkds.settings import Split
 from detkds.space import WrongUse
 from mmengine.runner import set_random_seed
-from two_configs import AUGMENTED, FIXED, FLIP, LOAD, PACK, RESIZE, mosaic_set, shapes_set
+from two_configs import (
+    AUGMENTED,
+    FIXED,
+    FLIP,
+    LOAD,
+    PACK,
+    REMIXED,
+    RESIZE,
+    mosaic_set,
+    shapes_set,
+)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +89,9 @@ PIPELINES = {
             "range": {"type": "RandomResize", "scale": (64, 64), "ratio_range": (0.5, 2.0)},
             "two directions": {"type": "RandomFlip", "direction": ["horizontal", "vertical"]},
             "affine": {"type": "RandomAffine"},
+            "hues": {"type": "YOLOXHSVRandomAug"},
+            "mosaic of images seen before": REMIXED[2],
+            "mixup with images seen before": REMIXED[-2],
             "the user's own": {"type": "MyTransform"},
         }.items()
     },
@@ -114,13 +127,15 @@ def draws(config: dict[str, Any], epochs: int = 3) -> list[tuple[torch.Tensor, t
     return [(one["inputs"], one["data_samples"].gt_instances.bboxes.tensor) for one in seen]
 
 
-@pytest.mark.parametrize("kind", ["fixed", "augmented", "mosaic", "wrapped"])
+@pytest.mark.parametrize("kind", ["fixed", "augmented", "colours", "mosaic", "remixed", "wrapped"])
 def test_a_cache_changes_no_draw(files: ShapesFiles, kind: str) -> None:
     """Pixel by pixel and box by box, over epochs: crops and mosaics are drawn anew."""
     config = {
         "fixed": shapes_set(files, "train", FIXED),
         "augmented": shapes_set(files, "train", AUGMENTED),
+        "colours": shapes_set(files, "train", [*LOAD, RESIZE, AUGMENTED[-3], PACK]),
         "mosaic": mosaic_set(files),
+        "remixed": shapes_set(files, "train", REMIXED),
         "wrapped": wrapped(files, AUGMENTED),
     }[kind]
     kept = cached(config, 64)

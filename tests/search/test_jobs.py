@@ -199,10 +199,67 @@ def test_a_config_that_lacks_a_part_is_told_which(
     assert "add it to that config, or give a search config with the sections data" in said
 
 
-def test_a_loop_over_iterations_is_told(files: ShapesFiles, weights: Path, tmp_path: Path) -> None:
-    loop = {"_delete_": True, "type": "IterBasedTrainLoop", "max_iters": 100}
-    said = refused(user_config(tmp_path, files, train_cfg=loop), weights, tmp_path)
-    assert "its train_cfg is a IterBasedTrainLoop that doesn't count epochs" in said
+def over_iterations(files: ShapesFiles, folder: Path, **loop: Any) -> Path:
+    """A student's config as mmdet's 90k schedules: 12 images, 4 in a batch, in 10 iterations."""
+    steps = [
+        {"type": "LinearLR", "start_factor": 0.001, "by_epoch": False, "begin": 0, "end": 2},
+        {"type": "MultiStepLR", "by_epoch": False, "begin": 0, "end": 10, "milestones": [6, 8]},
+        {"type": "CosineAnnealingLR", "by_epoch": False, "begin": 2, "T_max": 8, "end": 10},
+    ]
+    return user_config(
+        folder,
+        files,
+        train_cfg={
+            **{"_delete_": True, "type": "IterBasedTrainLoop", "max_iters": 10},
+            **{"val_interval": 7, "dynamic_intervals": [(9, 1)], **loop},
+        },
+        param_scheduler=steps,
+        **{"train_dataloader.sampler": {"_delete_": True, "type": "InfiniteSampler"}},
+    )
+
+
+def test_a_loop_over_iterations_becomes_whole_epochs(files: ShapesFiles, tmp_path: Path) -> None:
+    given, notes = completed(sections(over_iterations(files, tmp_path)), tmp_path)
+    config = validated(SearchConfig, given, "config")
+    assert config.final.epochs == 4, "ten iterations, of three in an epoch"
+    assert config.job["train_cfg"] == {"val_interval": 3, "dynamic_intervals": [(3, 1)]}
+    loader = config.job["train_dataloader"]
+    assert loader["sampler"] == {"type": "DefaultSampler", "shuffle": True}
+    assert [one.get("milestones") for one in config.final.param_scheduler] == [None, [6, 8], None]
+    # A trial: two epochs of 8 images are 4 of the training's 12 iterations.
+    assert config.trial.epochs == 2
+    warmup, steps, cosine = config.trial.param_scheduler
+    assert warmup["end"] == 1
+    assert (steps["milestones"], steps["end"]) == ([2, 2], 3)
+    assert (cosine["begin"], cosine["T_max"]) == (1, 2), "it follows the warm-up"
+    assert "10 iterations are 4 epochs" in "\n".join(notes)
+    both, _ = completed(
+        merge(sections(over_iterations(files, tmp_path)), {"final.processes": 2}), tmp_path
+    )
+    assert both["final"]["epochs"] == 5, "two processes go through the images twice as fast"
+
+
+def test_a_loop_without_a_length_is_told(files: ShapesFiles, weights: Path, tmp_path: Path) -> None:
+    for loop, says in {
+        "IterBasedTrainLoop": "a IterBasedTrainLoop that says no max_iters",
+        "MyLoop": "a MyLoop that says no epochs",
+    }.items():
+        config = user_config(tmp_path, files, train_cfg={"_delete_": True, "type": loop})
+        assert says in refused(config, weights, tmp_path)
+
+
+def test_a_backend_that_cannot_be_had_is_told(
+    files: ShapesFiles, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("detkds.search.plans.jobs.find_spec", lambda name: None)
+    for backend, says in {
+        "WandbVisBackend": "WandbVisBackend needs the package wandb",
+        "WandVisBackend": "mmengine knows no WandVisBackend",
+    }.items():
+        asked = {"visualizer.vis_backends": [{"type": "LocalVisBackend"}, {"type": backend}]}
+        said = refused(user_config(tmp_path, files, **asked), weights, tmp_path)
+        assert said.startswith("student: visualizer.vis_backends: ")
+        assert says in said
 
 
 @pytest.mark.slow
@@ -276,8 +333,8 @@ def test_a_file_that_is_no_coco_file_and_an_unknown_wrapper_are_told(
 ) -> None:
     names = tmp_path / "trainval.txt"
     names.write_text("000005\n000007\n")
-    voc = shapes_set(files, "train", FIXED, ann_file=str(names))
-    assert "trainval.txt" in refused(user_config(tmp_path, files, voc), weights, tmp_path)
+    text = shapes_set(files, "train", FIXED, ann_file=str(names))
+    assert "trainval.txt" in refused(user_config(tmp_path, files, text), weights, tmp_path)
     mine = {"type": "MyWrapper", "source": shapes_set(files, "train", FIXED)}
     said = refused(user_config(tmp_path, files, mine), weights, tmp_path)
     assert "train_dataloader.dataset: MyWrapper has no `ann_file`" in said

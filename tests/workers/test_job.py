@@ -18,7 +18,16 @@ from detkds.workers import trial
 from detkds.workers.job import make_job, remembered_sizes
 from detkds.workers.trial import TrialContext, evaluate
 from mmdet.datasets.transforms import PhotoMetricDistortion
-from two_configs import AUGMENTED, FIXED, LOAD, mosaic_set, shapes_set, user_config, weights_of
+from two_configs import (
+    AUGMENTED,
+    FIXED,
+    LOAD,
+    REMIXED,
+    mosaic_set,
+    shapes_set,
+    user_config,
+    weights_of,
+)
 
 FORM = Distiller.parse("global: identity, l2 × 1; logits: norm_n, pearson × 2")
 
@@ -97,6 +106,16 @@ def test_a_trial_ends_the_same_whatever_is_kept(
         torch.testing.assert_close(found, expected, rtol=exact, atol=exact)
     if memory is not None:
         assert memory._known, "the memory was in use"
+
+
+def test_the_filters_batch_leaves_no_image_for_the_mosaics_of_trials(
+    files: ShapesFiles, weights: Path, tmp_path: Path
+) -> None:
+    """A student alone needs no filter: its trial sees the same images before and after one."""
+    one = context(files, weights, tmp_path / "run", shapes_set(files, "train", REMIXED))
+    mixing = [t for t in one.train_set.pipeline.transforms if hasattr(t, "results_cache")]
+    assert one.batch.images.shape[0] == 4
+    assert [len(each.results_cache) for each in mixing] == [0, 0]
 
 
 @pytest.mark.slow
