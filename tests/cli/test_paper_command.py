@@ -27,7 +27,7 @@ THIN = [
 @pytest.mark.slow
 def test_a_row_trains_under_its_teachers_with_its_distiller(tmp_path: Path) -> None:
     options = [o for o in tiny.OPTIONS if not o.startswith("search.")]
-    done = tiny.run(
+    done = tiny.run_here(
         tiny.command(
             *("train", "paper:mtpd/17/mgd-progressive", "--work-dir", tmp_path, "--cfg-options"),
             *(*options, *THIN, "data.train=None", "data.test=None", "data.num_workers=0"),

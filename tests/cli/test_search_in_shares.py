@@ -26,7 +26,7 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shares")
-    done = tiny.run(tiny.search_command(folder, options=OPTIONS))
+    done = tiny.run_here(tiny.search_command(folder, options=OPTIONS))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -47,7 +47,7 @@ def test_trials_have_shares_and_the_plain_weights_that_they_became(finished):
     assert rows[0].notation == "global: identity, pearson × 5", "a start term's weight is plain"
     assert any(row.distiller.in_shares for row in scored)
     file = finished / "trials.csv"
-    done = tiny.run(
+    done = tiny.run_here(
         tiny.command("trials", "quickstart", "--work-dir", finished, "--csv", file), finished
     )
     assert done.returncode == 0, done.stderr
@@ -86,6 +86,6 @@ def test_full_trainings_have_plain_weights(finished):
 
 def test_such_a_search_resumes(finished):
     before = [(row.number, row.notation, row.score) for row in trials(finished)]
-    done = tiny.run(tiny.search_command(finished, "--resume", options=OPTIONS))
+    done = tiny.run_here(tiny.search_command(finished, "--resume", options=OPTIONS))
     assert done.returncode == 0, done.stderr
     assert [(row.number, row.notation, row.score) for row in trials(finished)] == before

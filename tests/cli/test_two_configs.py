@@ -197,12 +197,12 @@ def test_a_stock_config_is_searched_and_trained_on_cells(tmp_path: Path) -> None
     models = ["--student", student, "--teacher", student, "--teacher-checkpoint", weights]
     folder = tmp_path / "run"
     both = [*models, "--work-dir", str(folder), "--cfg-options", *options]
-    searched = tiny.run(tiny.command("search", "--name", "cells", *both))
+    searched = tiny.run_here(tiny.command("search", "--name", "cells", *both))
     assert searched.returncode == 0, searched.stderr[-3000:]
     assert "derived  proxy: of 24 training images, trials train on 16" in searched.stdout
     assert "best distiller, proxy AP" in searched.stdout
     found = folder / "cells.json"
-    trained = tiny.run(tiny.command("train", "--distiller", found, *both))
+    trained = tiny.run_here(tiny.command("train", "--distiller", found, *both))
     assert trained.returncode == 0, trained.stderr[-3000:]
     (checkpoint,) = folder.glob("trained/*/student.pth")
     assert torch.load(checkpoint)["meta"]["dataset_meta"]["classes"] == CELLS

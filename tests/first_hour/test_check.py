@@ -70,7 +70,7 @@ def test_steps_of_every_kind_are_tried(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.slow
 def test_the_command_runs_where_trials_run(tmp_path: Path):
     arguments = tiny.command("check", "quickstart", "--work-dir", "run", "--cfg-options")
-    done = tiny.run([*arguments, *tiny.OPTIONS], tmp_path)
+    done = tiny.run_here([*arguments, *tiny.OPTIONS], tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr
     for stage, trainings in {"teacher": 1, "trials": tiny.TRIALS, "final trainings": 2}.items():

@@ -171,7 +171,7 @@ def test_a_search_exports_the_winner_of_the_confirmation(tmp_path: Path) -> None
     """The winner is exported, named and compared; a search that is resumed trains none again."""
     command = tiny.search_command(tmp_path, options=CONFIRMED)
     command.remove("confirm=None")
-    first = tiny.run(command)
+    first = tiny.run_here(command)
     assert first.returncode == 0, first.stderr
     assert "confirmed: AP on the proxy under fresh seeds" in first.stdout
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
@@ -190,12 +190,14 @@ def test_a_search_exports_the_winner_of_the_confirmation(tmp_path: Path) -> None
     means = [sum(one["aps"]) / len(one["aps"]) for one in shown if len(one["aps"]) == 2]
     assert means == sorted(means, reverse=True)
     out = tmp_path / "out.json"
-    exported = tiny.run(tiny.command("export", "quickstart", "--work-dir", tmp_path, "--out", out))
+    exported = tiny.run_here(
+        tiny.command("export", "quickstart", "--work-dir", tmp_path, "--out", out)
+    )
     assert exported.returncode == 0, exported.stderr
     distiller = Distiller.from_json(out)
     assert distiller.terms == winner.distiller.active
     assert distiller.provenance["confirmation"] == search.confirmation
-    again = tiny.run([*command, "--resume"])
+    again = tiny.run_here([*command, "--resume"])
     assert again.returncode == 0, again.stderr
     with sqlite3.connect(tmp_path / "detkds.db") as database:
         (count,) = database.execute(
@@ -207,7 +209,7 @@ def test_a_search_exports_the_winner_of_the_confirmation(tmp_path: Path) -> None
 @pytest.mark.parametrize("option", ["confirm.seeds=0", "confirm.candidates=0", "confirm.rounds=0"])
 def test_a_confirmation_without_seeds_is_refused(tmp_path: Path, option: str) -> None:
     folder = tmp_path / "run"
-    refused = tiny.run(
+    refused = tiny.run_here(
         tiny.command("search", "quickstart", "--work-dir", folder, "--cfg-options", option)
     )
     assert refused.returncode == 2

@@ -90,7 +90,7 @@ def test_what_cannot_be_searched_is_told_before_anything_is_made(tmp_path: Path)
 def test_a_training_that_cannot_be_leaves_nothing(
     tmp_path: Path, distiller: str, says: str
 ) -> None:
-    done = tiny.run(
+    done = tiny.run_here(
         tiny.command(
             "train", "quickstart", "--work-dir", tmp_path / "run", "--distiller", distiller
         )
@@ -124,11 +124,11 @@ def test_a_search_with_the_new_knowledge(tmp_path: Path) -> None:
         "final.epochs=2",
         "final.compare=['found','sssd_stepwise']",
     )
-    done = tiny.run(tiny.search_command(tmp_path, options=options))
+    done = tiny.run_here(tiny.search_command(tmp_path, options=options))
     assert done.returncode == 0, done.stderr
     found = Distiller.from_json(tmp_path / "quickstart.json")
     assert {term.knowledge for term in found.terms} <= {"cross_logits", "label"}
-    listed = tiny.run(tiny.command("trials", "quickstart", "--work-dir", tmp_path)).stdout
+    listed = tiny.run_here(tiny.command("trials", "quickstart", "--work-dir", tmp_path)).stdout
     assert {"cross_logits", "label", "weights"} <= set(listed.split())
     (log,) = tmp_path.glob("trained/sssd_stepwise-seed0-*/*/*.log")
     weights = [

@@ -26,7 +26,7 @@ def arguments_of(folder: Path, first: str, *more: str) -> list[str]:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return tiny.run(tiny.command(*arguments_of(folder, *arguments)))
+    return tiny.run_here(tiny.command(*arguments_of(folder, *arguments)))
 
 
 def store(folder: Path) -> Store:

@@ -54,7 +54,7 @@ def test_the_orders_of_table_8(file: Path, algorithm: str, most: int) -> None:
 
 @pytest.mark.slow
 def test_the_installed_command_prints_the_table_and_why_it_stops(file: Path) -> None:
-    done = tiny.run(tiny.command("teachers", "--costs", file, "--student", "S"))
+    done = tiny.run_here(tiny.command("teachers", "--costs", file, "--student", "S"))
     assert done.returncode == 0, done.stderr
     assert "I → III → IV" in done.stdout
     assert "0.939" in done.stdout
@@ -142,7 +142,7 @@ def test_a_wrong_command_is_one_line_and_leaves_nothing(
 ) -> None:
     command = [argument.format(file=file) for argument in arguments]
     (tmp_path / "empty").mkdir()
-    done = tiny.run(tiny.command("teachers", *command), cwd=tmp_path / "empty")
+    done = tiny.run_here(tiny.command("teachers", *command), cwd=tmp_path / "empty")
     assert done.returncode == 2, done.stdout
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
