@@ -16,6 +16,12 @@ from .options import naming, options_of
 from .passwords import hide_passwords
 from .places import LONG, shown_command
 
+#: mmcv-lite is no requirement: it would overwrite a compiled mmcv.
+NO_MMCV = (
+    "mmcv is not installed: `pip install 'mmcv-lite>=2.1,<2.2'` is enough, and so is a compiled "
+    "mmcv of this version"
+)
+
 
 def main() -> None:
     """Run the command; a wrong use is one line and exit code 2, a failure one line and 1.
@@ -50,6 +56,10 @@ def _run(arguments: list[str], interrupts: Interrupts) -> int:
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
+    except ModuleNotFoundError as error:
+        if error.name != "mmcv":
+            raise
+        message, code = NO_MMCV, 2
     except Exception as error:
         # After a signal, libraries raise whatever they meet on their way out.
         if interrupts.number is not None:
