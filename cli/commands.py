@@ -110,6 +110,7 @@ def export(
 def _export(store: Store, name: str, out: Path) -> None:
     """Write the distiller, and say which it is."""
     from ..search.exported import best_trial, exported
+    from .console import in_points
 
     row = store.search(name)
     best = best_trial(store, row)
@@ -117,7 +118,9 @@ def _export(store: Store, name: str, out: Path) -> None:
         raise WrongUse(f"search '{name}' has no completed trial yet: nothing to export")
     distiller = exported(best, row)
     distiller.to_json(out)
-    typer.echo(f"{distiller}\nproxy AP {best.score:.3f}, trial {best.number}, written to {out}")
+    typer.echo(
+        f"{distiller}\nproxy AP {in_points(best.score)}, trial {best.number}, written to {out}"
+    )
 
 
 @app.command()

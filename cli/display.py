@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..space import Status
-from .console import console, in_one_line
+from .console import console, in_one_line, in_points
 from .interrupts import interrupts
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class SearchDisplay:
         else:
             candidate, outcome = best
             leader = (
-                f"best AP {outcome.score:.3f} (trial {candidate.number}): "
+                f"best AP {in_points(outcome.score)} (trial {candidate.number}): "
                 f"{in_one_line(candidate.distiller)}"
             )
         if self._live:
@@ -144,7 +144,7 @@ def _stages(session: Session) -> Table:
         table.add_column(column)
     for stage, algorithm in session.controller.stages.items():
         best = algorithm.best
-        score = "" if best is None or best[1].score is None else f"{best[1].score:.3f}"
+        score = "" if best is None else in_points(best[1].score)
         distiller = "" if best is None else in_one_line(best[0].distiller)
         table.add_row(("✓ " if algorithm.done else "  ") + stage, score, distiller)
     return table

@@ -11,7 +11,7 @@ from rich.table import Table
 from ..search.exported import trained_distiller, unlearned
 from ..settings import FOUND
 from ..space import NONE, Outcome
-from .console import console
+from .console import console, in_points
 
 if TYPE_CHECKING:
     from ..search.confirmation import Confirmation
@@ -32,7 +32,9 @@ def final_table(result: Result) -> None:
     warning = unlearned(result.best)
     if warning is None:
         best = result.best
-        console.print(f"\nbest distiller, proxy AP {best.score:.3f}:\n{trained_distiller(best)}\n")
+        console.print(
+            f"\nbest distiller, proxy AP {in_points(best.score)}:\n{trained_distiller(best)}\n"
+        )
     else:
         console.print(f"\n{warning}\n", style="bold", soft_wrap=True)
     if result.trainings:

@@ -12,7 +12,7 @@ from ..configs import DATA
 from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
 from ..space import SearchSpace, WrongUse
 from ..space.options import ALIASES
-from .console import console, in_one_line
+from .console import console, in_one_line, in_points
 
 if TYPE_CHECKING:
     from ..configs import Paper
@@ -62,7 +62,7 @@ def trial_table(records: list[dict[str, Any]], best: Mapping[str, int] | None = 
     for column in ("search", "trial", "stage", "status", "AP", "distiller or reason"):
         table.add_column(column)
     for record in records:
-        score = "" if record["score"] is None else f"{record['score']:.3f}"
+        score = in_points(record["score"])
         leads = (best or {}).get(record["search"]) == record["number"]
         text = in_one_line(record["notation"])
         why = record["reason"] or (record["error"] or "").strip().split("\n")[-1]
@@ -87,7 +87,7 @@ def search_table(rows: list[tuple[SearchRow, list[TrialRow], str | None, str]]) 
         table.add_column(column, overflow="fold")
     for search, trials, runner, url in rows:
         state = f"run by {runner}" if runner else "interrupted"
-        best = [f"{trial.score:.3f}" for trial in ranked(trials)[:1]]
+        best = [in_points(trial.score) for trial in ranked(trials)[:1]]
         table.add_row(
             search.name,
             f"{search.created:%Y-%m-%d %H:%M}",

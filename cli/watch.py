@@ -16,7 +16,7 @@ from rich.text import Text
 from ..db import SearchRow, Store, TrainingRow, TrialRow, ranked
 from ..db.runners import runner_of
 from ..space import Status
-from .console import console, in_one_line
+from .console import console, in_one_line, in_points
 
 BARS = "▁▂▃▄▅▆▇█"
 #: Columns of the sparkline, and leaders of a stage.
@@ -112,7 +112,7 @@ def leader(trials: Sequence[TrialRow]) -> str:
     if not best:
         return "no completed trial yet"
     (trial,) = best
-    return f"best AP {trial.score:.3f} (trial {trial.number}): {in_one_line(trial.notation)}"
+    return f"best AP {in_points(trial.score)} (trial {trial.number}): {in_one_line(trial.notation)}"
 
 
 def leaderboard(trials: Sequence[TrialRow]) -> Table:
@@ -123,7 +123,7 @@ def leaderboard(trials: Sequence[TrialRow]) -> Table:
     for stage in dict.fromkeys(trial.stage for trial in trials):
         best = ranked([trial for trial in trials if trial.stage == stage])[:LEADERS]
         for place, trial in enumerate(best):
-            cells = f"{trial.score:.3f}", str(trial.number), in_one_line(trial.notation)
+            cells = in_points(trial.score), str(trial.number), in_one_line(trial.notation)
             table.add_row("" if place else Text(stage), *map(Text, cells))
     return table
 
@@ -143,14 +143,14 @@ def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
     """Values as bars, at most ``width``: each stands for the last value of its share.
 
     >>> sparkline([0.0, 0.5, 1.0])
-    '▁▄█ 0.000 → 1.000'
+    '▁▄█ 0.0 → 100.0'
     """
     count = min(len(values), width)
     shown = [values[(place + 1) * len(values) // count - 1] for place in range(count)]
     low, high = min(values), max(values)
     steps = [(value - low) / (high - low) if high > low else 0.0 for value in shown]
     bars = "".join(BARS[int(step * (len(BARS) - 1))] for step in steps)
-    return f"{bars} {values[0]:.3f} → {values[-1]:.3f}"
+    return f"{bars} {in_points(values[0])} → {in_points(values[-1])}"
 
 
 def _reason(trials: Sequence[TrialRow]) -> str:

@@ -53,7 +53,7 @@ def leader(trials: list[TrialRow]) -> str:
     if not scored:
         return "no completed trial yet"
     best = max(scored, key=lambda trial: trial.score or 0.0)
-    return f"best AP {best.score:.3f} (trial {best.number}): {in_one_line(best)}"
+    return f"best AP {100 * best.score:.1f} (trial {best.number}): {in_one_line(best)}"
 
 
 def in_one_line(trial: TrialRow) -> str:
@@ -83,7 +83,7 @@ def test_a_terminal_shows_every_state_of_a_search(tmp_path):
             scored = [t for t in trials if t.stage == stage and t.score is not None]
             if scored:
                 best = max(scored, key=lambda trial: trial.score or 0.0)
-                assert row.endswith(f"{best.score:.3f}    {in_one_line(best)}")
+                assert row.endswith(f"{100 * best.score:.1f}     {in_one_line(best)}")
         if "weights" in rows and all(row.startswith("✓") for row in rows.values()):
             break
     counts = {state: sum(trial.status is state for trial in trials) for state in STATES}

@@ -34,11 +34,11 @@ def test_a_look_shows_counts_leaders_and_reasons(store, shown):
     assert text.startswith("cells: finished ")
     assert "6 trials: 3 completed, 1 stopped, 1 rejected, 1 failed; 100 s a trial" in text
     assert f"most often (2): {NASTY}" in text
-    assert "▁▄█ 0.200 → 0.310" in text
+    assert "▁▄█ 20.0 → 31.0" in text
     rows = [line.split() for line in text.splitlines()]
-    assert ["start", "0.260", "1", "global:", "identity,", "pearson", "×", "5"] in rows
-    assert ["0.200", "0", "none"] in rows
-    assert text.rstrip().endswith(f"best AP 0.310 (trial 2): {str(FOUND).replace(chr(10), '; ')}")
+    assert ["start", "26.0", "1", "global:", "identity,", "pearson", "×", "5"] in rows
+    assert ["20.0", "0", "none"] in rows
+    assert text.rstrip().endswith(f"best AP 31.0 (trial 2): {str(FOUND).replace(chr(10), '; ')}")
 
 
 def test_trials_and_trainings_that_run_are_shown(store, shown):
@@ -78,7 +78,7 @@ def test_without_a_terminal_a_line_tells_of_each_change_until_the_end(store, sho
     assert slept == [watch.LINE_EVERY] * 3
     assert shown.getvalue().splitlines() == [
         "1 trials: 1 queued; no completed trial yet",
-        "1 trials: 1 completed; best AP 0.250 (trial 0): logits: norm_n, l2 × 5",
+        "1 trials: 1 completed; best AP 25.0 (trial 0): logits: norm_n, l2 × 5",
     ]
 
 
@@ -100,7 +100,7 @@ def test_a_terminal_follows_a_search_of_another_process(tmp_path):
         terminal = Terminal(tiny.command("watch", "now", "--work-dir", tmp_path))
         terminal.wait_for(lambda screen: "1 trials: 1 queued" in screen)
         store.tell_trial(trial, Outcome(Status.COMPLETED, 0.25), 0)
-        terminal.wait_for(lambda screen: any("best AP 0.250" in line for line in screen))
+        terminal.wait_for(lambda screen: any("best AP 25.0" in line for line in screen))
         store.finish_search(search.id)
     assert terminal.wait() == 0
     assert terminal.screen[0].startswith("now: finished")

@@ -49,7 +49,7 @@ def test_a_found_distiller_that_loses_is_called_that(tmp_path, capsys):
     finals = {"none": [0.15, 0.17], "pkd": [0.14, 0.14], "found": [0.15, 0.15]}
     final_table(result(tmp_path, 0.2, **finals))
     said = capsys.readouterr().out
-    assert "best distiller, proxy AP 0.200:\nglobal: identity, pearson × 5\n\n" in said
+    assert "best distiller, proxy AP 20.0:\nglobal: identity, pearson × 5\n\n" in said
     line = "the found distiller loses to the student alone: 15.0 against 16.0 AP on the test split"
     assert line in said
     assert said.count("loses to") == 1

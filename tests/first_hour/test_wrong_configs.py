@@ -180,7 +180,7 @@ def test_trials_without_a_folder_are_those_of_all_searches(command, tmp_path):
         (row,) = (line for line in said.splitlines() if line.startswith(f"│ {name} "))
         assert f"sqlite:///runs/{name}/detkds.db" in row
         assert " 6 " in row
-        assert " 0.310 " in row
+        assert " 31.0 " in row
 
 
 def test_an_order_of_all_teachers_was_not_cut_short(command, tmp_path):
