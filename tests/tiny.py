@@ -42,6 +42,7 @@ OPTIONS = (
     "search.iterations=1",
     "search.weights=4",
     "resources.dashboard=False",
+    "resources.workers=1",  # each imports torch and mmdet for ten seconds
 )
 #: A distiller of all kinds of DetKDS.
 ALL_FIVE = Distiller.parse(

@@ -20,7 +20,7 @@ from terminal import Terminal
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = ("resources.workers=1", "search.start=['pkd', 'logits: norm_n, l2 × 5']")
+OPTIONS = ("search.start=['pkd', 'logits: norm_n, l2 × 5']",)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,6 @@ def test_a_search_without_a_completed_trial_fails_in_one_line(finished):
     options = (
         "trial.optim_wrapper.optimizer.lr=1e30", "trial.optim_wrapper.clip_grad=None",
         "search.knowledge=['logits']", "search.population=1", "search.iterations=0",
-        "resources.workers=1",
     )  # fmt: skip
     url = f"sqlite:///{finished / 'failing.db'}"
     failed = tiny.run(tiny.search_command(finished, "--storage", url, options=options))

@@ -18,7 +18,6 @@ pytestmark = pytest.mark.slow
 OPTIONS = (
     "search.weight_unit=share",
     "search.start=['pkd', 'logits: norm_n, l2 × 0.1 share']",
-    "resources.workers=1",
     "trial.epochs=2",
 )
 

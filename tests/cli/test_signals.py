@@ -20,7 +20,6 @@ from detkds.space import Status
 pytestmark = pytest.mark.slow
 
 OPTIONS = (
-    "resources.workers=1",
     "search.knowledge=['logits']",
     "search.weights=1",
     "final.compare=['found']",

@@ -18,7 +18,7 @@ from detkds.settings import load_config
 
 pytestmark = pytest.mark.slow
 
-SMALL = (*tiny.OPTIONS, "final.epochs=3", "resources.workers=2")
+SMALL = (*tiny.OPTIONS, "final.epochs=3")
 
 
 def arguments_of(folder: Path, first: str, *more: str) -> list[str]:
