@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
@@ -55,8 +55,10 @@ class _Runner(Runner):
     """
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
-        own, _ = fitted(scheduler, self.max_epochs, self.max_iters)
-        return super().build_param_scheduler(own)
+        """A training that resumes gives the schedulers that it has built already."""
+        if all(isinstance(one, Mapping) for one in scheduler):
+            scheduler, _ = fitted(scheduler, self.max_epochs, self.max_iters)
+        return super().build_param_scheduler(scheduler)
 
     def _log_env(self, env_cfg: dict) -> None:
         pass
