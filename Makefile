@@ -11,7 +11,7 @@ ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 # A file's tests stay in one process: they share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart check test coverage test-pairs lint bench gpu-check package install clean
+.PHONY: quickstart check test coverage test-pairs test-benchmarks lint bench gpu-check package install clean
 
 install: $(STAMP)
 
@@ -41,6 +41,9 @@ coverage: $(STAMP) package
 
 test-pairs: $(STAMP)
 	$(PYTEST) -m pairs tests/configs
+
+test-benchmarks: $(STAMP)
+	$(PYTEST) -m benchmarks tests/benchmarks
 
 lint: $(STAMP) package
 	$(BIN)/ruff format --check .

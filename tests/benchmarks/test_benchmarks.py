@@ -12,7 +12,7 @@ import detkds
 import pytest
 import torch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.benchmarks]
 
 BENCHMARKS = Path(detkds.__file__).parent / "benchmarks"
 
