@@ -17,7 +17,7 @@ from ..search.api import work_folder
 from ..space import Distiller, SearchSpace, WrongUse
 from ..space.errors import hide_password, shown
 from .app import ALGORITHM_HELP, MaxTeachers, Options, Storage, WorkDir, app
-from .listing import SORTS, best_of, listed
+from .listing import SORTS, best_of, in_points, listed
 from .options import naming
 from .places import check_writable, make_display, open_store, stores
 
@@ -110,7 +110,6 @@ def export(
 def _export(store: Store, name: str, out: Path) -> None:
     """Write the distiller, and say which it is."""
     from ..search.exported import best_trial, exported
-    from .console import in_points
 
     row = store.search(name)
     best = best_trial(store, row)

@@ -22,11 +22,6 @@ _WIDTH = None if Console().is_terminal else 140
 console = _PlainConsole(markup=False, emoji=False, width=_WIDTH)
 
 
-def in_points(score: float | None) -> str:
-    """An AP in [0, 1] in points, as tables show it; nothing for None."""
-    return "" if score is None else f"{100 * score:.1f}"
-
-
 def in_one_line(notation: object) -> str:
     """A distiller in arrow notation, its terms separated by ``;``."""
     return str(notation).replace("\n", "; ")

@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..space import Status
-from .console import console, in_one_line, in_points
+from .console import console, in_one_line
 from .interrupts import interrupts
+from .listing import in_points
 
 if TYPE_CHECKING:
     from ..search.session import Session

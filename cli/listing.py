@@ -1,4 +1,4 @@
-"""Which trials `detkds trials` lists, and in which order."""
+"""Which trials `detkds trials` lists, in which order, and how scores are shown."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ SORTS = {
     "status": False,
     "finished": False,
 }
+
+
+def in_points(score: float | None) -> str:
+    """An AP in [0, 1] in points, as tables show it; nothing for None."""
+    return "" if score is None else f"{100 * score:.1f}"
 
 
 def listed(

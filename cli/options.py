@@ -27,7 +27,7 @@ _GPUS = {"final.processes": "--gpus", "resources.gpus": "--gpus"}
 #: The options of every command, by the settings that they set.
 OPTIONS: dict[str, dict[str, str]] = {
     "search": {**_CONFIGURED, "name": "--name", "resume": "--resume", "submit": "--submit"},
-    "check": {**_CONFIGURED},
+    "check": {"work_dir": "--work-dir", "cfg_options": "--cfg-options"},
     "trials": _STORED,
     "searches": _STORED,
     "export": _STORED,

@@ -11,7 +11,8 @@ from rich.table import Table
 from ..search.exported import trained_distiller, unlearned
 from ..settings import FOUND
 from ..space import NONE, Outcome
-from .console import console, in_points
+from .console import console
+from .listing import in_points
 
 if TYPE_CHECKING:
     from ..search.confirmation import Confirmation

@@ -12,7 +12,8 @@ from ..configs import DATA
 from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
 from ..space import SearchSpace, WrongUse
 from ..space.options import ALIASES
-from .console import console, in_one_line, in_points
+from .console import console, in_one_line
+from .listing import in_points
 
 if TYPE_CHECKING:
     from ..configs import Paper

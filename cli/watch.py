@@ -16,7 +16,8 @@ from rich.text import Text
 from ..db import SearchRow, Store, TrainingRow, TrialRow, ranked
 from ..db.runners import runner_of
 from ..space import Status
-from .console import console, in_one_line, in_points
+from .console import console, in_one_line
+from .listing import in_points
 
 BARS = "▁▂▃▄▅▆▇█"
 #: Columns of the sparkline, and leaders of a stage.

@@ -19,6 +19,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+pytest_plugins = ["refusals"]  # the fixtures of tests/first_hour
+
 # A thread for each process: pytest-xdist starts a process for each core. More threads than cores
 # wait for each other, and sums in another order have other last digits.
 torch.set_num_threads(1)

@@ -63,13 +63,20 @@ def begin(plan: Plan, store: Store) -> int:
     return store.create_search("a", plan.record, plan.conditions, plan.seed).id
 
 
+def begin_and_score(plan: Plan, store: Store) -> None:
+    """A search without a score would begin anew under any conditions."""
+    candidate = Candidate(0, "label", FOUND)
+    trial = store.add_trial(begin(plan, store), candidate, 0, plan.trial_conditions, plan.seed)
+    store.tell_trial(trial, Outcome(Status.COMPLETED, score=0.5), 0)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_other_pixels_under_the_same_labels(
     shapes: Path, tmp_path: Path, store: Store, split: str
 ) -> None:
     copy = shutil.copytree(shapes, tmp_path / "copy")
     before = planned(shapes, tmp_path / "run")
-    begin(before, store)
+    begin_and_score(before, store)
     moved = planned(copy, tmp_path / "run")
     assert known(moved) == known(before)
     check_name(moved, store, "a", resume=True)
@@ -89,7 +96,7 @@ def test_other_pixels_in_the_same_folder(shapes: Path, tmp_path: Path, store: St
     proxy = [f"proxy.{s}.images={copy}/images" for s in ("train", "val")]
     proxy += [f"proxy.{s}.annotations={copy}/{s}.json" for s in ("train", "val")]
     plan = planned(shapes, tmp_path / "run", *proxy)
-    begin(plan, store)
+    begin_and_score(plan, store)
     file = copy / "images" / "val_00000.png"
     cv2.imwrite(str(file), cv2.imread(str(file)) // 8)
     dark = planned(shapes, tmp_path / "run", *proxy)
@@ -108,7 +115,7 @@ def test_other_code_of_the_user(
     )
     head = "student.cfg_options.model.bbox_head.type=my_own_head.MyHead"
     before = planned(shapes, tmp_path / "run", head)
-    begin(before, store)
+    begin_and_score(before, store)
     code.write_text(code.read_text().replace("pass", "stacked = 1"))
     after = planned(shapes, tmp_path / "run", head)
     assert {*known(after)}.isdisjoint(known(before))
@@ -122,7 +129,7 @@ def test_a_search_without_the_filter_shares_no_outcomes_with_a_search_with_it(
 ) -> None:
     """It has scores of distillers that the filter rejects."""
     plan = planned(shapes, tmp_path / "run")
-    begin(plan, store)
+    begin_and_score(plan, store)
     unfiltered = planned(shapes, tmp_path / "run", "search.filter=False")
     assert unfiltered.trial_conditions != plan.trial_conditions
     assert "'a' would not compare: search.filter changed" in refusal(unfiltered, store)
@@ -135,7 +142,7 @@ def test_another_version_is_named(
     shapes: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     plan = planned(shapes, tmp_path / "run")
-    begin(plan, store)
+    begin_and_score(plan, store)
     before, version = known(plan), getattr(keys, module).__version__
     patch = version.split("+")[0].rpartition(".")[0] + ".99"
     monkeypatch.setattr(getattr(keys, module), "__version__", patch)
