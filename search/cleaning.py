@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..db import SearchRow, Store
 from ..space import Status
-from ..space.writing import FREED, LEFTOVERS, TEMPORARY
+from ..workers.leftovers import FREED, LEFTOVERS, TEMPORARY
 
 #: The process that made a temporary folder.
 _PROCESS = re.compile(re.escape(TEMPORARY) + r"\w+-(\d+)-")

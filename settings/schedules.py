@@ -45,9 +45,9 @@ def fitted(
     totals = {True: epochs, False: iterations}
     begins = {(own.get("by_epoch", True), own.get("begin")) for own in given}
     for own in given:
-        unit, end = own.get("by_epoch", True), own.get("end")
-        if not _is_warm_up(own) or not isinstance(end, int):
+        if not is_warm_up(own):
             continue
+        unit, end = own.get("by_epoch", True), own["end"]
         if end > totals[unit] or (end == totals[unit] and (unit, end) in begins):
             shortened[unit, end] = own["end"] = totals[unit] // WARM_UP_PART
             changes.append(
@@ -70,11 +70,12 @@ def fitted(
     return kept, changes
 
 
-def _is_warm_up(scheduler: Mapping[str, Any]) -> bool:
-    """Whether a scheduler is there from the start and raises what it schedules."""
+def is_warm_up(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a scheduler is there from the start, ends, and raises what it schedules."""
     kind = str(scheduler.get("type")).rpartition(".")[2]
     rises = scheduler.get("start_factor", 0) < scheduler.get("end_factor", 1)
-    return not scheduler.get("begin") and kind.startswith(_WARM_UPS) and rises
+    ends = bool(scheduler.get("end")) and not scheduler.get("begin")
+    return ends and kind.startswith(_WARM_UPS) and rises
 
 
 def _counted(count: int, by_epoch: bool) -> str:

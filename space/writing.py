@@ -14,18 +14,6 @@ from .errors import WrongUse
 
 PathLike = str | os.PathLike[str]
 
-#: How the names of temporary folders begin; the process that made one follows.
-TEMPORARY = "detkds-"
-#: The end of a note's name that stands for a student whose file was deleted, but which was trained.
-FREED = ".freed"
-#: What a training that is done may have left in its folder when it was killed on its last steps.
-LEFTOVERS = ("resume.pth", "*.damaged", ".*.tmp", "worker.json", "ray_train")
-
-
-def temporary(what: str) -> str:
-    """The beginning of a temporary folder's name, which says what it is for and whose it is."""
-    return f"{TEMPORARY}{what}-{os.getpid()}-"
-
 
 @contextmanager
 def replacing(path: PathLike, *, one_writer: bool = False, durable: bool = True) -> Iterator[Path]:

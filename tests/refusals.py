@@ -27,9 +27,8 @@ def shapes(shared_shapes: ShapesFiles, tmp_path: Path) -> ShapesFiles:
     return ShapesFiles(**files)
 
 
-@pytest.fixture
-def custom(shapes: ShapesFiles) -> list[str]:
-    """A config on these files that is right but for what a test adds."""
+def right_config(shapes: ShapesFiles) -> list[str]:
+    """The arguments of a config on these files that is right but for what a test adds."""
     return [
         "custom", "--work-dir", "run", "--cfg-options",
         f"data.train.annotations={shapes.train}", f"data.train.images={shapes.images}",
@@ -38,6 +37,11 @@ def custom(shapes: ShapesFiles) -> list[str]:
         "teacher.cfg_options.model.bbox_head.num_classes=4",
         "proxy.train_images=8", "proxy.val_images=4", "data.image_size=(64,64)",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def custom(shapes: ShapesFiles) -> list[str]:
+    return right_config(shapes)
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from ray import tune
 
 from ..settings import Resources, Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
-from ..space.writing import temporary
 from .asking import BLIND, CANDIDATE, NODE, OUTCOME, PLACE, AskTell, Ended, Source, Watch
 from .cluster import marker, names, per_trial, room
+from .leftovers import temporary
 from .places import place
 from .retries import Deadline, Retries
 from .runner import host_and_device

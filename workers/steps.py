@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 
 from ..settings import Data, Model, Schedule, Split, Task
 from ..space import Distiller, SearchFailed
+from .leftovers import temporary
 from .student import build_inputs, build_student, train_student
 from .training import Training
 
@@ -92,7 +93,7 @@ def try_steps(
     """
     torch.set_num_threads(task.threads)
     steps: list[Step] = []
-    with tempfile.TemporaryDirectory(prefix="detkds-steps-") as name:
+    with tempfile.TemporaryDirectory(prefix=temporary("steps")) as name:
         folder = Path(name)
         own = task.teacher
         if teacher is not None:

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict
 
 from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
-from ..space.writing import FREED, find_json, replace_file, replacing
+from ..space.writing import find_json, replace_file, replacing
 from .job import scheduled
+from .leftovers import FREED
 from .ranks import first_says
 from .resuming import DAMAGED, RESUME, set_aside_if_damaged
 from .runner import ProgressHook, host_and_device, score

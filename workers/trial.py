@@ -20,9 +20,9 @@ from torch.utils.data import Subset
 
 from ..settings import Split, Task, TrialSchedule
 from ..space import Candidate, Distiller, Outcome, Status
-from ..space.writing import temporary
 from .filter import measure
 from .job import scheduled
+from .leftovers import temporary
 from .rejection import Rejected, RejectionHook
 from .resuming import random_states, set_random_states
 from .runner import averaged, host_and_device, score

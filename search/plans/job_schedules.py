@@ -9,6 +9,7 @@ from typing import Any
 
 from ...data.datasets import Config
 from ...settings.models import moved
+from ...settings.schedules import is_warm_up
 from ...space import WrongUse
 
 #: Images that a trial sees in all, at most: those of one epoch on DetKDS's proxy (Section 4.1).
@@ -87,7 +88,7 @@ def trial_schedule(schedule: Mapping[str, Any], images: int, before: int) -> dic
     schedulers = moved(schedule["param_scheduler"], schedule["epochs"], epochs)
     ends = _shorten_warmups(schedulers, max(1, steps // 10))
     for index, one in enumerate(schedulers):
-        if one.get("by_epoch", True) or _warms_up(one):
+        if one.get("by_epoch", True) or is_warm_up(one):
             continue
         begin = one.get("begin")
         one = moved([one], steps_before, steps, by_epoch=False)[0]
@@ -99,14 +100,7 @@ def _shorten_warmups(schedulers: Sequence[Config], most: int) -> dict[int, int]:
     """Let warm-ups that are counted in iterations end in time; their ends before and now."""
     ends = {}
     for one in schedulers:
-        if not one.get("by_epoch", True) and _warms_up(one):
+        if not one.get("by_epoch", True) and is_warm_up(one):
             before = one["end"]
             ends[before] = one["end"] = min(before, most)
     return ends
-
-
-def _warms_up(scheduler: Mapping[str, Any]) -> bool:
-    """Whether a scheduler raises the learning rate from the first iteration on."""
-    kind = str(scheduler.get("type")).rpartition(".")[2]
-    rises = kind.startswith(("LinearLR", "ConstantLR")) or "Warmup" in kind
-    return rises and not scheduler.get("begin") and bool(scheduler.get("end"))

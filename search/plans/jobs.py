@@ -21,6 +21,7 @@ from ...detectors import register, whole_config
 from ...settings import Model, Split
 from ...settings.load import merge, validated
 from ...space import WrongUse
+from ...workers.leftovers import temporary
 from ...workers.resuming import seeded
 from .job_schedules import MOST_SEEN, own_schedule, trial_schedule
 
@@ -262,7 +263,7 @@ def check_pipeline(job: Config, document: Document, train: Split, classes: tuple
         "annotations": [one for one in boxes if one["image_id"] in chosen],
     }
     where = "train_dataloader.dataset"
-    with tempfile.TemporaryDirectory(prefix="detkds-pipeline-") as folder:
+    with tempfile.TemporaryDirectory(prefix=temporary("pipeline")) as folder:
         file = Path(folder, "few.json")
         file.write_text(json.dumps(few), "utf-8")
         split = Split(annotations=str(file), images=folder)

@@ -13,6 +13,7 @@ import torch
 from detkds.cli import main
 from detkds.data import make_shapes
 from detkds.detectors import build_detector, model_config
+from refusals import right_config
 
 SYNTHETIC = ["search", "quickstart", "--work-dir", "run", "--cfg-options", *tiny.OPTIONS]
 
@@ -25,15 +26,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture
 def custom(shapes):
-    """The options of a search on real files that is right but for what a test adds."""
-    return [
-        "search", "custom", "--work-dir", "run", "--cfg-options",
-        f"data.train.annotations={shapes.train}", f"data.train.images={shapes.images}",
-        f"data.test.annotations={shapes.test}", f"data.test.images={shapes.images}",
-        "student.cfg_options.model.bbox_head.num_classes=4",
-        "teacher.cfg_options.model.bbox_head.num_classes=4",
-        "proxy.train_images=8", "proxy.val_images=4", "data.image_size=(64,64)",
-    ]  # fmt: skip
+    return ["search", *right_config(shapes)]
 
 
 @pytest.fixture
