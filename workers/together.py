@@ -32,10 +32,27 @@ def train_together(training: Training, each: Mapping[str, float]) -> Outcome:
 
 
 def _by_ray_train(training: Training, each: Mapping[str, float]) -> Outcome:
-    own = Path(training.folder) / "ray_train"
     # As any other worker, a process stays in the folder that it was started in.
     os.environ[RAY_CHDIR_TO_TRIAL_DIR] = "0"
-    trainer = TorchTrainer(
+    own = Path(training.folder) / "ray_train"
+    while True:
+        steps = training.progress()[0]
+        try:
+            _trainer(training, each, own).fit()
+            break
+        except TrainingFailedError as error:
+            if training.progress()[0] <= steps:
+                return Outcome.failed(str(error))
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+    outcome = training.last_outcome()
+    assert outcome is not None
+    return outcome
+
+
+def _trainer(training: Training, each: Mapping[str, float], own: Path) -> TorchTrainer:
+    """Ray Train's trainer, which keeps its files in the folder ``own``."""
+    return TorchTrainer(
         partial(train_and_score, training),
         scaling_config=ScalingConfig(
             num_workers=training.schedule.processes,
@@ -48,15 +65,3 @@ def _by_ray_train(training: Training, each: Mapping[str, float]) -> Outcome:
             failure_config=FailureConfig(max_failures=RETRIES),
         ),
     )
-    steps = training.progress()[0]
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        if training.progress()[0] > steps:
-            return _by_ray_train(training, each)
-        return Outcome.failed(str(error))
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-    outcome = training.last_outcome()
-    assert outcome is not None
-    return outcome
