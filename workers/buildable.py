@@ -18,6 +18,8 @@ from ..settings.schedules import fitted
 from ..space import WrongUse, nearest
 
 Config = Mapping[str, Any]
+#: What mmengine takes out before it builds; a base ``mmdet::…`` adds the scope.
+_BUILDING = ("type", "priority", "_scope_")
 #: What an automatic mixed precision's wrapper takes besides; it can't be built without a GPU.
 _AMP, _OF_AMP = "AmpOptimWrapper", ("loss_scale", "dtype", "use_fsdp")
 
@@ -75,7 +77,7 @@ def check_job(job: Config) -> None:
         if config is None or "metrics" in config:  # no hook of mmengine's; a whole evaluator
             continue
         kind = _found(known, config, where)
-        options = {key: value for key, value in config.items() if key not in ("type", "priority")}
+        options = {key: value for key, value in config.items() if key not in _BUILDING}
         try:
             inspect.signature(kind).bind_partial(**options)
         except TypeError as error:

@@ -272,7 +272,7 @@ def test_a_lock_that_may_not_be_opened_fails_the_training(tmp_path):
     lock.chmod(0o000)
     user = os.geteuid()
     if user == 0:
-        for folder in (tmp_path, *list(tmp_path.parents)[:2]):
+        for folder in (lock.parent, tmp_path, *list(tmp_path.parents)[:2]):
             folder.chmod(0o755)
         os.seteuid(65534)
     try:
