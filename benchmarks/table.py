@@ -45,12 +45,12 @@ STUDY = 60
 SEEDS = (0, 1)
 #: The proxies whose trials are scored after every epoch. Others are scored at their end.
 CURVES = ("scratch", "warm")
-_OTHERS = tuple(name for name in VARIANTS if name != "scratch")
 #: The runs of each distiller of the study, in the order of the collection: all distillers have the
 #: runs of one round before any has those of the next.
 ROUNDS: list[list[tuple[str, int]]] = [
-    [("scratch", 0), (FINAL, 0), *((name, 0) for name in _OTHERS), (FINAL, 1)],
-    [(FINAL, 2), ("scratch", 1), *((name, 1) for name in _OTHERS)],
+    [("scratch", 0), (FINAL, 0), ("short", 0), ("short", 1)],
+    [(FINAL, 1), ("scratch", 1), ("warm", 0), ("warm_short", 0), ("few", 0)],
+    [(FINAL, 2), ("warm", 1), ("warm_short", 1), ("few", 1)],
 ]
 
 
