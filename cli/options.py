@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "export": _STORED,
     "db": _STORED,
     "clean": _STORED,
+    "delete": _STORED,
     "report": _STORED,
     "watch": _STORED,
     "train": {

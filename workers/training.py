@@ -20,16 +20,13 @@ from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
 from ..space.writing import find_json, replace_file, replacing
 from .job import scheduled
-from .leftovers import FREED
+from .leftovers import FREED, LOCK, OUTCOME, PROGRESS
 from .ranks import first_says
 from .resuming import DAMAGED, RESUME, set_aside_if_damaged
 from .runner import ProgressHook, host_and_device, score
 from .student import SCORE, Inputs, build_inputs, build_student, train_student
 
 CHECKPOINT = "student.pth"
-_OUTCOME = "outcome.json"
-_PROGRESS = "progress.json"
-_LOCK = "training.lock"
 #: What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -83,14 +80,14 @@ class Training(BaseModel):
     def last_outcome(self) -> Outcome | None:
         """The outcome that the training ended with last; None: it has not ended, or not whole."""
         try:
-            text = (Path(self.folder) / _OUTCOME).read_text("utf-8")
+            text = (Path(self.folder) / OUTCOME).read_text("utf-8")
             return Outcome.from_json(text).checked()
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
 
     def progress(self) -> tuple[int, int]:
         """Iterations done and all iterations; (0, 0) before the first."""
-        done, total = find_json(Path(self.folder) / _PROGRESS) or (0, 0)
+        done, total = find_json(Path(self.folder) / PROGRESS) or (0, 0)
         return done, total
 
 
@@ -114,7 +111,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
     Raises OSError for a lock that can't be had otherwise: another user's folder, a full disk.
     """
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire()
     except NotImplementedError:
@@ -130,7 +127,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def is_held(training: Training) -> Path | None:
     """The lock of the training's folder, if a process holds it."""
-    file = Path(training.folder) / _LOCK
+    file = Path(training.folder) / LOCK
     try:
         with FileLock(file, timeout=0):
             return None
@@ -162,7 +159,7 @@ def train_and_score(training: Training) -> Outcome:
         **host_and_device(),
     ).checked()
     if is_main_process():
-        replace_file(folder / _OUTCOME, outcome.to_json(), one_writer=True)
+        replace_file(folder / OUTCOME, outcome.to_json(), one_writer=True)
         for file in damaged if outcome.completed else []:
             file.unlink()
     return outcome
@@ -211,7 +208,7 @@ def _train(training: Training) -> dict[str, float]:
         folder,
         seed=training.seed,
         inherit=training.inherit,
-        hooks=[ProgressHook(_reporter(folder / _PROGRESS))] if is_main_process() else [],
+        hooks=[ProgressHook(_reporter(folder / PROGRESS))] if is_main_process() else [],
         resumes=True,
     )
     if is_main_process():

@@ -86,24 +86,22 @@ def train_all(
 ) -> list[Outcome]:
     """Run the trainings that are not done yet, each with its row in the store.
 
-    A training that ended before its row was written, because the search was killed, gets its row
-    written now.
+    A training that is done has its row as well: it may have ended before the row was written, when
+    its process was killed, or be another search's.
 
     Raises :class:`SearchFailed`, naming all trainings that failed, when the others are done.
     """
     known = [training.finished() for training in trainings]
     todo = [t for t, outcome in zip(trainings, known, strict=True) if outcome is None]
-    what = [_what(training, plan, search) for training in trainings]
-    running = [row for row in store.trainings() if row.outcome is None]
-    for training, outcome, own in zip(trainings, known, what, strict=True):
-        for row in running:
-            if outcome is not None and own.items() <= vars(row).items():
-                store.finish_training(row.id, outcome, str(training.checkpoint))
-    rows = {
-        training.folder: store.add_training(**own, distiller=_distiller(training))
-        for training, outcome, own in zip(trainings, known, what, strict=True)
-        if outcome is None
-    }
+    done = [row for row in store.trainings() if row.status is Status.COMPLETED]
+    rows = {}
+    for training, outcome in zip(trainings, known, strict=True):
+        own = {**_what(training, plan, search), "checkpoint": str(training.checkpoint)}
+        if outcome is not None and any(own.items() <= vars(row).items() for row in done):
+            continue
+        rows[training.folder] = store.add_training(**own, distiller=_distiller(training))
+        if outcome is not None:
+            store.finish_training(rows[training.folder], outcome, own["checkpoint"])
 
     def on_done(training: Training, outcome: Outcome) -> None:
         store.finish_training(rows[training.folder], outcome, str(training.checkpoint))

@@ -81,7 +81,8 @@ def check_started(plan: Plan, name: str, teachers: list[PoolModel], distiller: D
         known = find_json(file)
         if known is None or known["teachers"] == names:
             continue
-        if not (Path(known["last"]) / CHECKPOINT).is_file():
+        last = Path(known["last"])
+        if last.parent.is_dir() and not (last / CHECKPOINT).is_file():
             raise WrongUse(
                 f"the training in {file.parent} was started with {','.join(known['teachers'])} and "
                 "is not finished; give the same teachers, or another work folder",
