@@ -110,8 +110,8 @@ def delete(
                 typer.echo(f"      stays  {line}")
             typer.echo(
                 f"{held.trials} trials and {held.trainings} trainings in {store.url}; "
-                f"{held.scores - held.copied} scores are lost, which later searches would train for "
-                f"again; {held.copied} stay with searches that have copied them"
+                f"{held.scores - held.copied} scores are lost, and later searches would train for "
+                f"them again; {held.copied} stay with searches that have copied them"
             )
             if yes:
                 found.delete()

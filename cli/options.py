@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "db": _STORED,
     "clean": _STORED,
     "delete": _STORED,
+    "log": _STORED,
     "report": _STORED,
     "watch": _STORED,
     "train": {

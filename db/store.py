@@ -197,7 +197,7 @@ class Store:
             search = find(session, Search, trial.search_id)
             # A trial that is deleted meanwhile has left its score to this one.
             known = None if reused_from is None else session.get(Trial, reused_from)
-            trial.reused_from = known and known.id
+            trial.reused_from = None if known is None else known.id
             trial.tell_order, trial.holder = tell_order, holder()
             trial.finish(outcome)
             flush(session, search)

@@ -61,6 +61,10 @@ def waste_of(store: Store, search: SearchRow) -> list[Waste]:
     return found
 
 
+#: What a search's own files are, by the ends of their names.
+_FILES = {"json": "its distiller", "html": "its report", "search.py": "its config"}
+
+
 @dataclass(frozen=True)
 class Belongings:
     """The files and folders of a search alone; in a line each, what it shares and so stays."""
@@ -84,11 +88,11 @@ def belongings_of(store: Store, search: SearchRow, folder: Path) -> Belongings:
     search.
     """
     own, shared = [], []
-    for ending, what in (("json", "its distiller"), ("html", "its report")):
+    for ending, what in _FILES.items():
         file = folder / f"{search.name}.{ending}"
         if file.is_file():
             own.append(Waste(file, _size(file), what))
-    names = {one.id: f"the search '{one.name}'" for one in store.searches()}
+    names: dict[int | None, str] = {one.id: f"the search '{one.name}'" for one in store.searches()}
     users: dict[Path, dict[int | None, str]] = {}
     for row in store.trainings():
         if row.checkpoint is not None:

@@ -20,8 +20,9 @@ from ..workers.training import Training
 from .exported import trained_distiller
 from .paired import probability_better
 from .plans import keys
+from .plans.full import taught
 from .plans.models import trained
-from .plans.plan import Plan, taught
+from .plans.plan import Plan
 from .plans.trainings import Display, train_all
 
 

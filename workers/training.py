@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
@@ -26,7 +26,6 @@ from .resuming import DAMAGED, RESUME, set_aside_if_damaged
 from .runner import ProgressHook, host_and_device, score
 from .student import SCORE, Inputs, build_inputs, build_student, train_student
 
-CHECKPOINT = "student.pth"
 #: What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -39,6 +38,8 @@ class Training(BaseModel):
     name: str
     #: The model that is trained.
     model: Model
+    #: What the model is to a search, which its file is called after.
+    role: Literal["student", "teacher"] = "student"
     #: The teachers, which teach at once. None: the model is trained alone, or learns from labels.
     teachers: list[Model] = []
     #: The content of a distiller file. None: the model is trained alone.
@@ -63,8 +64,12 @@ class Training(BaseModel):
 
     @property
     def checkpoint(self) -> Path:
-        """The file of the trained model: a plain mmdet checkpoint."""
-        return Path(self.folder) / CHECKPOINT
+        """The file of the trained model: a plain mmdet checkpoint.
+
+        Up to version 0.3, a teacher's file had a student's name.
+        """
+        own, earlier = (Path(self.folder) / f"{role}.pth" for role in (self.role, "student"))
+        return earlier if earlier.is_file() and not own.is_file() else own
 
     def finished(self) -> Outcome | None:
         """The outcome of a training that is done; None: it is not done yet.
@@ -72,7 +77,7 @@ class Training(BaseModel):
         A file that holds no whole outcome is none: the student is scored again. A student whose
         file was freed (``detkds clean``) was trained.
         """
-        freed = self.checkpoint.with_name(CHECKPOINT + FREED)
+        freed = self.checkpoint.with_name(self.checkpoint.name + FREED)
         there = self.checkpoint.is_file() or freed.is_file()
         outcome = self.last_outcome() if there else None
         return outcome if outcome is not None and outcome.completed else None

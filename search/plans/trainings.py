@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 from ...db import SearchRow, Store
@@ -16,7 +16,8 @@ from ...workers.tasks import run_trainings, silence
 from ...workers.training import Training
 from ..session import Session
 from .checks import Pair, check_distiller
-from .plan import Plan, final_section, make_data, student_training
+from .full import final_section, student_training
+from .plan import Plan, make_data
 from .pool import PoolModel, taught_pair
 from .schedules import check_devices
 
@@ -58,8 +59,12 @@ def run_training(
     check_training(plan, distiller)
     seeds = final_section(plan).seeds
     trainings = [student_training(plan, name, distiller, seed) for seed in seeds]
-    with ready(plan, display):
-        if plan.teacher is not None and any(training.teachers for training in trainings):
+    todo = [training for training in trainings if not training.finished()]
+    for one in trainings:
+        if one not in todo:
+            display.say(f"{name}, seed {one.seed}: trained already, in {one.folder}")
+    with ready(plan, display) if todo else nullcontext():
+        if plan.teacher is not None and any(training.teachers for training in todo):
             train_all([plan.teacher], plan, display, store)
         outcomes = train_all(trainings, plan, display, store)
     return list(zip(trainings, outcomes, strict=True))
