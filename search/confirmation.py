@@ -207,5 +207,5 @@ def _training(plan: Plan, contender: Contender, seed: int) -> Training:
         seed=seed,
         folder=str(plan.folder / "confirmed" / f"{title}-seed{seed}-{key[:8]}"),
     )
-    on_proxy = {"train": plan.proxy[0], "test": plan.proxy[1], "full": False}
+    on_proxy = {"train": plan.proxy[0], "test": plan.proxy[1], "val": None, "full": False}
     return training.model_copy(update=on_proxy)

@@ -50,6 +50,8 @@ class Training(BaseModel):
     train: Split
     #: The split that the model is scored on at the end. None: the model is not scored.
     test: Split | None = None
+    #: The split that validations within the training are on. None: the split ``test``.
+    val: Split | None = None
     #: mmengine's config of the training, besides models, schedule and what ``data`` says.
     job: dict[str, Any] = {}
     #: Whether the training shows and validates what its job asks for. False, on the proxy: it goes
@@ -182,7 +184,7 @@ def _score(training: Training) -> dict[str, float]:
     if is_main_process():
         (Path(training.folder) / RESUME).unlink(missing_ok=True)
     student = build_student(training.model, training.seed, training.checkpoint)
-    inputs = _inputs(training, [])
+    inputs = _inputs(training, [], training.test)
     if inputs.val_set is None:
         return {}
     loader = scheduled(inputs.job, training.schedule)["val_dataloader"]
@@ -190,8 +192,8 @@ def _score(training: Training) -> dict[str, float]:
     return score(student, inputs.val_set, inputs.metric, *sizes)
 
 
-def _inputs(training: Training, teachers: list[Model]) -> Inputs:
-    splits = training.train, training.test
+def _inputs(training: Training, teachers: list[Model], val: Split | None) -> Inputs:
+    splits = training.train, val
     return build_inputs(
         training.model, teachers, training.data, *splits, training.job, full=training.full
     )
@@ -199,7 +201,7 @@ def _inputs(training: Training, teachers: list[Model]) -> Inputs:
 
 def _train(training: Training) -> dict[str, float]:
     folder = Path(training.folder)
-    inputs = _inputs(training, training.teachers)
+    inputs = _inputs(training, training.teachers, training.val or training.test)
     distiller = None
     if training.distiller is not None:
         distiller = Distiller.from_dict(training.distiller, training.name)
@@ -218,7 +220,10 @@ def _train(training: Training) -> dict[str, float]:
     )
     if is_main_process():
         _save(student, inputs.train_set.metainfo, training)
-    return metrics
+    if training.val is None:
+        return metrics
+    first_says(training.checkpoint.is_file)  # all processes wait for the file
+    return _score(training)
 
 
 def _save(student: torch.nn.Module, metainfo: dict, training: Training) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Final
+from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Final, SearchConfig, Split
 from ...space import NONE, Distiller, WrongUse
+from ...workers.job import saves_best, with_validation
 from ...workers.training import Training
 from . import keys
 
@@ -25,6 +26,34 @@ def final_section(plan: Plan) -> Final:
             "final",
         )
     return plan.config.final
+
+
+def full_job(config: SearchConfig) -> dict[str, Any]:
+    """The section ``job`` with the validations that ``final`` asks for."""
+    final = config.final
+    if final is None or (final.val_interval is None and final.save_best is None):
+        return config.job
+    return with_validation(config.job, final.val_interval, final.save_best)
+
+
+def validated_on(plan: Plan) -> Split | None:
+    """What validations within full trainings are on besides the test split: ``data.val``.
+
+    None if there is none, if nothing is validated, and if the job's own evaluators, which read the
+    file of its validation set, are used.
+    """
+    job = full_job(plan.config)
+    return plan.val if job.get("val_cfg") and "val_evaluator" not in job else None
+
+
+def choice_notes(plan: Plan) -> list[str]:
+    """That the test split chooses an epoch, if it does."""
+    if not saves_best(full_job(plan.config)) or plan.test is None or validated_on(plan):
+        return []
+    return [
+        "final: save_best chooses the epoch by the test images, as mmdet does: the AP of "
+        "best_….pth is no score of unseen images. student.pth and all tables are of the last epoch"
+    ]
 
 
 def final_trainings(plan: Plan, decided: Mapping[str, Distiller]) -> list[Training]:

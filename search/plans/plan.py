@@ -26,7 +26,7 @@ from .checks import (
     read_signatures,
     searched_space,
 )
-from .full import trained_alone
+from .full import choice_notes, full_job, trained_alone, validated_on
 from .models import plan_teacher, plan_warmup, trained, with_resolved_models
 from .pool import (
     STUDENT,
@@ -89,7 +89,7 @@ class Plan:
     def notes(self) -> list[str]:
         """What is odd about the data, and what trainings do otherwise than their sections say."""
         changes = [f"{one.section}: {text}" for one in self.schedules for text in one.changes]
-        return [*self.opened.notes, *changes]
+        return [*self.opened.notes, *changes, *choice_notes(self)]
 
     @property
     def seed(self) -> int:
@@ -99,7 +99,7 @@ class Plan:
     def student_key(self, data: Data) -> str:
         """The key of what the full trainings of the student on ``data`` have in common."""
         own = self.trial_keys.student, self.train_key, self.test_key
-        return keys.student_key(data, *own, self.config.job)
+        return keys.student_key(data, *own, full_job(self.config))
 
     @property
     def conditions(self) -> str:
@@ -126,8 +126,9 @@ class Plan:
 
     def training(self, **own: Any) -> Training:
         """A full training with the plan's splits, job and threads; ``own``: its other fields."""
-        job, threads = self.task.job, self.task.threads
-        return Training(train=self.train, test=self.test, job=job, threads=threads, **own)
+        job, threads = full_job(self.config), self.task.threads
+        splits: dict[str, Any] = {"train": self.train, "test": self.test, "val": validated_on(self)}
+        return Training(**splits, job=job, threads=threads, **own)
 
     @property
     def preliminary(self) -> list[Training]:
@@ -190,7 +191,7 @@ def make_plan(
         images=data.images,
         opened=opened,
     )
-    check_job(config.job)
+    check_job(full_job(config))
     for one in plan.schedules:
         check_schedule(one.section, one.schedule, one.iterations)
     if not (PROGRESSIVE in compare if pool is None else pool):
