@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from glob import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -107,7 +108,7 @@ def recorded(folder: Path, name: str | None, kind: Kind) -> tuple[Path, str]:
     """
     kinds: list[Kind] = ["search"] if kind == "search" else ["search", "train"]
     for one in kinds:
-        files = sorted(folder.glob(f"{name or '*'}.{one}.py"))
+        files = sorted(folder.glob(f"{escape(name) if name else '*'}.{one}.py"))
         if len(files) == 1:
             return files[0], files[0].name.removesuffix(f".{one}.py")
         if files:

@@ -30,6 +30,8 @@ SHOWN = {
 }
 #: The hook of a training that keeps no epoch's state but the best one's, besides the last.
 _KEEPS_NONE = {"type": "CheckpointHook", "interval": -1, "save_last": False}
+#: mmengine's own, for hooks that don't say.
+_KEEPS_ALL = {"type": "CheckpointHook", "interval": 1}
 #: What says, in a ``train_cfg``, when a training is validated.
 _WHEN = ("val_interval", "val_begin", "dynamic_intervals")
 #: Hooks that leave a data set as it is: others may change its pipeline while it is used.
@@ -98,8 +100,8 @@ def with_validation(own: Mapping[str, Any], interval: int | None, save_best: boo
         job["train_cfg"] = {**loop, "val_interval": interval}
         job.setdefault("val_cfg", {"type": "ValLoop"})
     if save_best is not None:
-        hooks = job["default_hooks"] = dict(job.get("default_hooks") or SHOWN)
-        kept = dict(hooks.get("checkpoint") or _KEEPS_NONE)
+        hooks = job["default_hooks"] = dict(job.get("default_hooks", SHOWN) or {})
+        kept = dict(hooks.get("checkpoint", _KEEPS_ALL) or _KEEPS_NONE)
         for name in ("save_best", "rule"):
             kept.pop(name, None)
         best = {"save_best": AP, "rule": "greater"} if save_best else {}

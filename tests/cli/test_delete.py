@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from detkds.db import Store
+from detkds.db.lease import holder
 from detkds.space import Candidate, Outcome, Status
 from stored_search import CONFIG, FOUND, PKD, add, finished_search
 
@@ -112,8 +114,8 @@ def test_a_search_that_runs_is_not_deleted(folders, command):
     with Store(DATABASE) as store, store.held("cells"):
         code, said = command("delete", "cells", "--yes")
     assert code == 2
-    assert "another process runs the search 'cells': " in said
-    assert "process" in said
+    assert said.startswith("detkds: NAME: another process runs the search 'cells': ")
+    assert f"{holder()}, process {os.getpid()}, since " in said
     assert folders["own"].exists()
     with Store(DATABASE) as store:
         assert store.find_search("cells") is not None

@@ -54,8 +54,11 @@ def test_a_job_is_validated_as_it_says_unless_final_says_otherwise() -> None:
     assert other["default_hooks"]["checkpoint"] == {"type": "CheckpointHook", "interval": 1}
     assert not saves_best(other)
     assert own["default_hooks"]["checkpoint"] == hook, "the job itself stays as it is"
+    loud = with_validation({**own, "default_hooks": {}}, None, True)
+    assert loud["default_hooks"]["checkpoint"]["interval"] == 1, "as without, by mmengine"
     made = with_validation({}, 2, True)
     assert saves_best(made)
+    assert made["default_hooks"]["checkpoint"]["interval"] == -1
     assert made["default_hooks"].items() > {k: v for k, v in SHOWN.items() if v}.items()
 
 
