@@ -27,7 +27,10 @@ OPTIONS = (
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """Start the command in a process group of its own, as SLURM and a terminal do."""
+    """Start the command in a process group of its own, as SLURM and a terminal do.
+
+    It hears SIGHUP, though the tests may have been started by ``nohup``.
+    """
     return subprocess.Popen(
         arguments,
         stdout=subprocess.PIPE,
@@ -35,6 +38,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "COLUMNS": "200", "TORCH_CPP_LOG_LEVEL": "ERROR"},
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),
     )
 
 
