@@ -13,7 +13,7 @@ from ..space import WrongUse
 
 _STORED = {"storage": "--storage", "work_dir": "--work-dir"}
 #: A search that runs is refused as one that is to be resumed is.
-_OWNED = {**_STORED, "resume": "NAME"}
+_OWNED = {**_STORED, "resume": "name"}
 _CONFIGURED = {**_STORED, "cfg_options": "--cfg-options"}
 _ORDERED = {"max_teachers": "--max-teachers", "order_algorithm": "--algorithm"}
 

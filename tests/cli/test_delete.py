@@ -114,7 +114,7 @@ def test_a_search_that_runs_is_not_deleted(folders, command):
     with Store(DATABASE) as store, store.held("cells"):
         code, said = command("delete", "cells", "--yes")
     assert code == 2
-    assert said.startswith("detkds: NAME: another process runs the search 'cells': ")
+    assert said.startswith("detkds: name: another process runs the search 'cells': ")
     assert f"{holder()}, process {os.getpid()}, since " in said
     assert folders["own"].exists()
     with Store(DATABASE) as store:
