@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from detkds.cli.display import SearchDisplay
 from detkds.db import Store
-from detkds.search.plans.plan import Plan, student_training
+from detkds.search.plans.full import student_training
+from detkds.search.plans.plan import Plan
 from detkds.search.plans.start import start_distillers
 from detkds.search.plans.trainings import ready, train_all
 from detkds.search.run import run_search

@@ -25,8 +25,9 @@ import torch
 from contexts import build_context
 from detkds import __version__
 from detkds.detectors import register
+from detkds.search.plans.full import final_section
 from detkds.search.plans.keys import fingerprint
-from detkds.search.plans.plan import Plan, final_section, make_data
+from detkds.search.plans.plan import Plan, make_data
 from detkds.space import Distiller, Status, WrongUse
 from detkds.workers.student import Inputs, build_inputs
 from detkds.workers.trial import TrialContext

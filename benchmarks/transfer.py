@@ -17,7 +17,7 @@ import math
 
 from detkds.cli.display import SearchDisplay
 from detkds.db import Store
-from detkds.search.plans.plan import student_training
+from detkds.search.plans.full import student_training
 from detkds.search.plans.trainings import ready, train_all
 from detkds.space import NONE, Distiller, WrongUse
 from problems import PROBLEMS

@@ -17,6 +17,10 @@ app = typer.Typer(
 WorkDir = Annotated[
     Path | None, typer.Option("--work-dir", help="Where all files go. \\[default: runs/<config>]")
 ]
+SearchName = Annotated[
+    str | None,
+    typer.Argument(help="A search's name. Not needed where the --work-dir has one search."),
+]
 Storage = Annotated[
     str | None,
     typer.Option(

@@ -16,10 +16,10 @@ import typer
 from ..search.api import work_folder
 from ..space import Distiller, SearchSpace, WrongUse
 from ..space.errors import hide_password, shown
-from .app import ALGORITHM_HELP, MaxTeachers, Options, Storage, WorkDir, app
+from .app import ALGORITHM_HELP, MaxTeachers, Options, SearchName, Storage, WorkDir, app
 from .listing import SORTS, best_of, in_points, listed
 from .options import naming
-from .places import check_writable, make_display, open_store, stores
+from .places import check_writable, make_display, open_store, store_of, stores
 
 if TYPE_CHECKING:
     from ..db import Store
@@ -36,23 +36,36 @@ def trials(
     sort: Annotated[str | None, typer.Option(help=f"By {', '.join(SORTS)}.")] = None,
     status: Annotated[str | None, typer.Option(help="Only completed, rejected, … trials.")] = None,
     stage: Annotated[str | None, typer.Option(help="Only the trials of this stage.")] = None,
+    trainings: Annotated[
+        bool, typer.Option("--trainings", help="List full trainings instead: teacher, finals, …")
+    ] = False,
 ) -> None:
-    """List trials with their stage, status, score and distiller; the best is marked."""
+    """List trials with their stage, status, score and distiller; the best is marked.
+
+    `detkds log NAME 17` prints all of one of them, its traceback included.
+    """
+    from ..db.frames import training_records
+
     if csv is not None:
         check_writable("--csv", csv)
+    if trainings and stage is not None:
+        raise WrongUse("--stage: a training has none; leave it or --trainings out")
     records = []
     for store in stores(storage, work_dir, name):
-        records += store.trial_records(None if name is None else store.search(name).id)
+        search_id = None if name is None else store.search(name).id
+        records += (
+            training_records(store, search_id) if trainings else store.trial_records(search_id)
+        )
     chosen = listed(records, status=status, stage=stage, sort=sort, top=top)
     if csv is None:
-        from .tables import trial_table
+        from .tables import training_listing, trial_table
 
-        trial_table(chosen, best_of(records))
+        training_listing(chosen) if trainings else trial_table(chosen, best_of(records))
     else:
         import pandas
 
         pandas.DataFrame(chosen).to_csv(csv, index=False)
-        typer.echo(f"{len(chosen)} trials written to {csv}")
+        typer.echo(f"{len(chosen)} {'trainings' if trainings else 'trials'} written to {csv}")
 
 
 @app.command()
@@ -71,7 +84,7 @@ def searches(storage: Storage = None, work_dir: WorkDir = None) -> None:
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(help="A search's name.")],
+    name: SearchName = None,
     out: Annotated[Path | None, typer.Option("--out", help="The distiller file.")] = None,
     card: Annotated[
         Path | None, typer.Option(help="Write a model card, Markdown, for the trained student.")
@@ -89,7 +102,7 @@ def export(
     for option, file in (("--out", out), ("--card", card)):
         if file is not None:
             check_writable(option, file)
-    with open_store(storage, work_folder(work_dir, name)) as store:
+    with store_of(storage, work_dir, name) as (store, name, _):
         if optuna is not None:
             from .studies import write_study
 
@@ -234,7 +247,7 @@ def space(
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="A search's name.")],
+    name: SearchName = None,
     out: Annotated[
         Path | None, typer.Option(help="The file to write. \\[default: <work-dir>/<name>.html]")
     ] = None,
@@ -244,11 +257,11 @@ def report(
     """Write a page about a search: what won, how sure that is, every trial. One HTML file."""
     from ..space.writing import replace_file
 
-    folder = work_folder(work_dir, name)
-    file = out or (folder if folder.is_dir() else Path()) / f"{Path(name).name}.html"
-    check_writable("--out", file)
-    with open_store(storage, folder) as store:
-        store.search(name)
+    if out is not None:
+        check_writable("--out", out)
+    with store_of(storage, work_dir, name) as (store, name, folder):
+        file = out or (folder if folder.is_dir() else Path()) / f"{Path(name).name}.html"
+        check_writable("--out", file)
 
         from ..report import Facts, render
 
@@ -280,15 +293,13 @@ def _place(storage: str | None, work_dir: Path | None) -> str:
 
 @app.command()
 def watch(
-    name: Annotated[str, typer.Argument(help="A search's name.")],
+    name: SearchName = None,
     once: Annotated[bool, typer.Option("--once", help="Show it as it is now, and end.")] = False,
     storage: Storage = None,
     work_dir: WorkDir = None,
 ) -> None:
     """Follow a search from another terminal or machine, by its database alone."""
-    with open_store(storage, work_folder(work_dir, name)) as store:
-        store.search(name)
-
+    with store_of(storage, work_dir, name) as (store, name, _):
         from .watch import watch as show_search
 
         show_search(store, name, once)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..search.api import work_folder
+from ..search.record import Kind, config_text, recorded
 from ..space import WrongUse, nearest
 
 if TYPE_CHECKING:
@@ -57,10 +58,8 @@ class Configured:
 
     def show(self, notes: Sequence[str]) -> None:
         """Print the whole config, as a search config that may be kept in a file."""
-        from mmengine.config import Config
-
         self.say(notes, before="# ")
-        typer.echo(Config(self.settings.model_dump(exclude_defaults=True)).pretty_text)
+        typer.echo(config_text(self.settings))
 
 
 def read_configured(
@@ -69,17 +68,26 @@ def read_configured(
     cfg_options: list[str],
     work_dir: Path | None,
     name: str | None = None,
+    kind: Kind | None = None,
 ) -> Configured:
     """The config of a command.
 
     Without ``config``, or where that has no section ``data``, the student's mmdet config says what
     no section does. Without ``config``, options that name no section change the student's config.
+    Without ``config`` and student, the work folder's own config is taken, for a command of a
+    ``kind`` that has left one there.
     """
     from ..settings import SearchConfig, config_name
     from ..settings.load import merge, read_options, read_sections, validated
 
     if config is None and options.student is None:
-        raise WrongUse("give a search config, or --student with --teacher and --teacher-checkpoint")
+        if kind is None or (work_dir is None and name is None):
+            raise WrongUse(
+                "give a search config, or --student with --teacher and --teacher-checkpoint"
+                + (f", or the --work-dir of an earlier {kind}" if kind else "")
+            )
+        file, recorded_name = recorded(work_folder(work_dir, name), name, kind)
+        config, name = str(file), recorded_name
     name = name or config_name(config or options.student or "")
     folder = work_folder(work_dir, name)
     if config is not None:

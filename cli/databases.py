@@ -1,4 +1,4 @@
-"""``detkds db`` and ``detkds clean``: what the owner of a database and its files does with them."""
+"""``detkds db``, ``clean`` and ``delete``: what an owner does with a database and its files."""
 
 from __future__ import annotations
 
@@ -82,3 +82,39 @@ def clean(
         typer.echo("nothing to free")
     else:
         typer.echo(f"{what} deleted" if yes else f"{what}; --yes deletes them")
+
+
+@app.command()
+def delete(
+    name: Annotated[str, typer.Argument(help="A search's name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it.")] = False,
+    storage: Storage = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """Say what a search would take with it; with --yes, delete it from the database and the disk.
+
+    Its distiller, its report and its trainings go. What another search or `detkds train` used
+    stays, and so do scores that other searches have copied. A search that runs is not deleted.
+    """
+    from ..db.deletion import contents, delete_search
+    from ..search.cleaning import belongings_of
+
+    folder = work_folder(work_dir, name)
+    with open_store(storage, folder) as store:
+        search = store.search(name)
+        with store.held(name):
+            found, held = belongings_of(store, search, folder), contents(store, search.id)
+            for one in found.own:
+                typer.echo(f"{one.size / 1e6:10.1f} MB  {one.path}: {one.why}")
+            for line in found.shared:
+                typer.echo(f"      stays  {line}")
+            typer.echo(
+                f"{held.trials} trials and {held.trainings} trainings in {store.url}; "
+                f"{held.scores - held.copied} scores are lost, and later searches would train for "
+                f"them again; {held.copied} stay with searches that have copied them"
+            )
+            if yes:
+                found.delete()
+                delete_search(store, search.id)
+    what = f"the search '{name}', {sum(one.size for one in found.own) / 1e6:.1f} MB of files"
+    typer.echo(f"{what}: deleted" if yes else f"{what}: --yes deletes all of this")

@@ -1,4 +1,4 @@
-"""Which trials `detkds trials` lists, in which order, and how scores are shown."""
+"""Which trials and trainings `detkds trials` lists, in which order, and how scores are shown."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ def listed(
     status, stage or column, with the nearest.
     """
     _check("--status", status, [one.value for one in Status])
-    _check("--stage", stage, list(dict.fromkeys(record["stage"] for record in records)))
-    _check("--sort", sort, list(SORTS))
+    if stage is not None:
+        _check("--stage", stage, list(dict.fromkeys(record["stage"] for record in records)))
+    _check("--sort", sort, [one for one in SORTS if not records or one in records[0]])
     if top is not None and top < 1:
         raise WrongUse(f"--top {top}: list at least 1 trial")
     wanted = {"status": status, "stage": stage}
     chosen = [
         record
         for record in records
-        if all(value in (None, record[column]) for column, value in wanted.items())
+        if all(value in (None, record.get(column)) for column, value in wanted.items())
     ]
     column = sort or ("score" if top is not None else None)
     if column is not None:
@@ -65,6 +66,11 @@ def best_of(records: Sequence[Record]) -> dict[str, int]:
         if record["score"] is not None and (leader is None or record["score"] > leader["score"]):
             best[record["search"]] = record
     return {search: record["number"] for search, record in best.items()}
+
+
+def why(record: Record) -> str:
+    """The reason of what did not complete, or its error's last line, or ""."""
+    return record["reason"] or (record["error"] or "").strip().rpartition("\n")[2]
 
 
 def _check(option: str, value: str | None, known: list[str]) -> None:

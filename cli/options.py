@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from ..space import WrongUse
 
 _STORED = {"storage": "--storage", "work_dir": "--work-dir"}
+#: A search that runs is refused as one that is to be resumed is.
+_OWNED = {**_STORED, "resume": "name"}
 _CONFIGURED = {**_STORED, "cfg_options": "--cfg-options"}
 _ORDERED = {"max_teachers": "--max-teachers", "order_algorithm": "--algorithm"}
 
@@ -32,7 +34,9 @@ OPTIONS: dict[str, dict[str, str]] = {
     "searches": _STORED,
     "export": _STORED,
     "db": _STORED,
-    "clean": _STORED,
+    "clean": _OWNED,
+    "delete": _OWNED,
+    "log": _STORED,
     "report": _STORED,
     "watch": _STORED,
     "train": {

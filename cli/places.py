@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..search.api import make_work_folder, storage_url, work_folder
 from ..space import WrongUse
@@ -15,6 +16,15 @@ from ..space.errors import hide_password
 if TYPE_CHECKING:
     from ..db import Store
     from .display import SearchDisplay
+
+
+class OpenSearch(NamedTuple):
+    """A search in an opened database, and its work folder."""
+
+    store: Store
+    name: str
+    folder: Path
+
 
 #: The commands that go on when they are given again after an interruption.
 LONG = (["search"], ["train"], ["teachers"])
@@ -53,6 +63,25 @@ def stores(storage: str | None, work_dir: Path | None, name: str | None) -> Iter
     for folder in folders:
         with open_store(storage, folder) as store:
             yield store
+
+
+@contextmanager
+def store_of(storage: str | None, work_dir: Path | None, name: str | None) -> Iterator[OpenSearch]:
+    """The opened database of a command about one search, and the search's name.
+
+    Without a name, it is that of the only search in the database of ``work_dir`` or ``storage``.
+    Raises :class:`WrongUse` if there are several, or none.
+    """
+    if name is None and work_dir is None and storage is None:
+        raise WrongUse("give a search's name, or the --work-dir of its files")
+    folder = work_folder(work_dir, name)
+    with open_store(storage, folder) as store:
+        names = [search.name for search in store.searches()]
+        if name is None and len(names) != 1:
+            there = f"searches: {', '.join(names)}: name one" if names else "no search"
+            raise WrongUse(f"{store.url} holds {there}")
+        row = store.search(names[0] if name is None else name)
+        yield OpenSearch(store, row.name, folder)
 
 
 def make_display() -> SearchDisplay:

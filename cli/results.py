@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.table import Table
 from ..search.exported import trained_distiller, unlearned
 from ..settings import FOUND
 from ..space import NONE, Outcome
+from ..workers.curves import best_checkpoint, validations
 from .console import console
 from .listing import in_points
 
@@ -117,6 +119,25 @@ def training_table(trainings: list[tuple[Training, Outcome]]) -> None:
     console.print(table)
     for name, group in groups.items():
         console.print(f"{name}: {group[0][0].checkpoint}", soft_wrap=True, highlight=False)
+    for training, _ in trainings:
+        for line in curve_lines(training):
+            console.print(line, soft_wrap=True, highlight=False)
+
+
+def curve_lines(training: Training) -> list[str]:
+    """The AP of each validation within a training, and the file of the best student; or nothing."""
+    folder = Path(training.folder)
+    aps = validations(folder)
+    if len(aps) < 2:
+        return []
+    points = ", ".join(f"{epoch}: {in_points(ap)}" for epoch, ap in aps)
+    lines = [f"{training.name}, seed {training.seed}: AP by epoch: {points}"]
+    best = best_checkpoint(folder)
+    if best is not None:
+        epoch, ap = max(aps, key=lambda one: (one[1], -one[0]))
+        chosen = "data.val" if training.val else "the test split"
+        lines.append(f"  best after epoch {epoch}, {in_points(ap)} on {chosen}: {best}")
+    return lines
 
 
 def losses_of(name: str, trainings: list[tuple[Training, Outcome]]) -> list[str]:

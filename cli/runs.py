@@ -62,11 +62,12 @@ def search(
     """Search the distiller that trains the student best, then compare it in full trainings.
 
     Either by a search config, or by two mmdet configs: --student, --teacher, --teacher-checkpoint.
+    With neither, by the config that an earlier search left in --work-dir: to --resume it.
     """
     if name is not None:
         check_name(name, "name")
     options = Given(student, teacher, teacher_checkpoint)
-    found = read_configured(config, options, cfg_options or [], work_dir, name)
+    found = read_configured(config, options, cfg_options or [], work_dir, name, "search")
     settings, name, folder = found.settings, found.name, found.folder
     if submit_to is not None and not dry_run:
         from .submitting import submit
@@ -165,7 +166,8 @@ def train(
 ) -> None:
     """Train the student in full, with a distiller or alone, into a plain mmdet checkpoint.
 
-    CONFIG may be a row of `detkds papers`, which sets the options that are not given. With
+    CONFIG may be a row of `detkds papers`, which sets the options that are not given. Without
+    CONFIG and --student, the config is that of the search, or of the training, in --work-dir. With
     --teachers, progressively: from the student that is trained alone (final.off_the_shelf), under
     one teacher after the other, the epochs shared out. With --simultaneous too, under all of the
     teachers at once.
@@ -188,12 +190,13 @@ def train(
             raise WrongUse("--export-config: a sequence of teachers is several trainings, not one")
     name, chosen = _distiller(distiller, row)
     options = Given(student, teacher, teacher_checkpoint, gpus)
-    found = read_configured(config, options, cfg_options or [], work_dir)
+    found = read_configured(config, options, cfg_options or [], work_dir, kind="train")
     settings, folder = found.settings, found.folder
 
     from ..search.plans.plan import make_plan
     from ..search.plans.pool import check_sizes
     from ..search.plans.trainings import check_training, run_training
+    from ..search.record import write_record
     from ..search.teachers.pool import chosen_teachers
     from ..search.teachers.progressive import run_progressive
     from ..search.teachers.simultaneous import run_simultaneous
@@ -211,6 +214,7 @@ def train(
         return _export_config(plan, name, chosen, export_config, order if simultaneous else None)
     found.say(plan.notes)
     opened = open_store(storage, folder, True, settings.resources.patience)
+    write_record(folder, found.name, "train", settings)
     with opened as store, make_display() as display:
         if teachers is None or chosen is None:
             results = run_training(plan, store, display, chosen, name)
@@ -264,7 +268,8 @@ def _export_config(
     plan: Plan, name: str, distiller: Distiller | None, file: Path, together: list[PoolModel] | None
 ) -> None:
     """Write the training, under the first seed, as a plain mmdet config."""
-    from ..search.plans.plan import final_section, make_data, student_training
+    from ..search.plans.full import final_section, student_training
+    from ..search.plans.plan import make_data
     from ..search.teachers.simultaneous import simultaneous_training
     from ..workers.plain_config import write_plain_config
 

@@ -13,7 +13,7 @@ from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
 from ..space import SearchSpace, WrongUse
 from ..space.options import ALIASES
 from .console import console, in_one_line
-from .listing import in_points
+from .listing import in_points, why
 
 if TYPE_CHECKING:
     from ..configs import Paper
@@ -66,15 +66,28 @@ def trial_table(records: list[dict[str, Any]], best: Mapping[str, int] | None = 
         score = in_points(record["score"])
         leads = (best or {}).get(record["search"]) == record["number"]
         text = in_one_line(record["notation"])
-        why = record["reason"] or (record["error"] or "").strip().split("\n")[-1]
+        reason = why(record)
         table.add_row(
             record["search"],
             str(record["number"]),
             record["stage"],
             str(record["status"]),
             f"{score} ★" if leads else score,
-            f"{text} ({why})" if why else text,
+            f"{text} ({reason})" if reason else text,
             style="bold" if leads else None,
+        )
+    console.print(table)
+
+
+def training_listing(records: list[dict[str, Any]]) -> None:
+    """Full trainings, a row each; ``records`` as ``training_records`` gives them."""
+    table = Table()
+    for column in ("search", "training", "scored on", "status", "AP", "file or reason"):
+        table.add_column(column, overflow="fold")
+    for record in records:
+        table.add_row(
+            *(record["search"], record["label"], record["split"], str(record["status"])),
+            *(in_points(record["score"]), why(record) or record["checkpoint"] or ""),
         )
     console.print(table)
 

@@ -129,6 +129,11 @@ class TrainingRow(RunRow):
     split: str
     checkpoint: str | None
 
+    @property
+    def label(self) -> str:
+        """What a search's training is called by."""
+        return f"{self.name}-seed{self.seed}"
+
 
 @dataclass(frozen=True)
 class CostRow:
@@ -179,22 +184,31 @@ _RECORD_FIELDS = (
     "reused_from",
     "holder",
 )
+#: The fields of a training in a flat record, in their order.
+_TRAINING_FIELDS = (
+    *("label", "split", "status", "score", "reason", "error", "seed", "host", "device"),
+    *("started", "finished", "seconds", "checkpoint", "holder"),
+)
 
 
-def flatten(named_trials: Iterable[tuple[str, TrialRow]]) -> list[dict[str, Any]]:
-    """One flat dict per (name of the search, trial), for CSV files and data frames.
+def flatten(named_rows: Iterable[tuple[str, TrialRow | TrainingRow]]) -> list[dict[str, Any]]:
+    """One flat dict per (name of the search, row), for CSV files and data frames.
 
     All dicts have the same keys in the same order. The metrics come last, as ``metrics.NAME``; the
-    value is None if the trial has no such metric.
+    value is None if the row has no such metric.
     """
-    named_trials = list(named_trials)
-    metrics = dict.fromkeys(name for _, trial in named_trials for name in trial.metrics)
+    named_rows = list(named_rows)
+    metrics = dict.fromkeys(name for _, row in named_rows for name in row.metrics)
     return [
         {
             "search": search,
-            **{field: getattr(trial, field) for field in _RECORD_FIELDS},
-            "status": trial.status.value,
-            **{f"metrics.{name}": trial.metrics.get(name) for name in metrics},
+            **{field: getattr(row, field) for field in _fields_of(row)},
+            "status": row.status.value,
+            **{f"metrics.{name}": row.metrics.get(name) for name in metrics},
         }
-        for search, trial in named_trials
+        for search, row in named_rows
     ]
+
+
+def _fields_of(row: TrialRow | TrainingRow) -> tuple[str, ...]:
+    return _RECORD_FIELDS if isinstance(row, TrialRow) else _TRAINING_FIELDS

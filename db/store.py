@@ -195,8 +195,9 @@ class Store:
                 return
             trial = find_untold(session, trial_id)
             search = find(session, Search, trial.search_id)
-            source = None if reused_from is None else find(session, Trial, reused_from)
-            trial.reused_from = None if source is None else source.id
+            # A trial that is deleted meanwhile has left its score to this one.
+            known = None if reused_from is None else session.get(Trial, reused_from)
+            trial.reused_from = None if known is None else known.id
             trial.tell_order, trial.holder = tell_order, holder()
             trial.finish(outcome)
             flush(session, search)
@@ -280,12 +281,11 @@ class Store:
         conditions: str,
         search_id: int | None = None,
         distiller: Distiller | None = None,
-        host: str | None = None,
-        device: str | None = None,
+        checkpoint: str | None = None,
     ) -> int:
         """Record that a full training starts, to be scored on ``split``; returns its id.
 
-        A training that resumes keeps the row of its interrupted run.
+        A training that resumes keeps the row of its interrupted run. It leaves ``checkpoint``.
         """
         what = {"name": name, "seed": seed, "conditions": conditions, "search_id": search_id}
         unfinished = select(Training).filter_by(status=Status.RUNNING, split=split, **what)
@@ -297,7 +297,7 @@ class Store:
                 status=Status.RUNNING, split=split, **what
             )
             training.distiller, training.started = distiller, now()
-            training.host, training.device, training.holder = host, device, holder()
+            training.checkpoint, training.holder = checkpoint, holder()
             session.add(training)
             session.flush()
             return training.id

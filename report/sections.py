@@ -16,6 +16,7 @@ from ..db import TrainingRow, TrialRow
 from ..search.exported import trained_distiller
 from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
 from ..space import WEIGHTS_STAGE, Status, WrongUse
+from ..workers import curves
 from .charts import Chart, Line, Mark
 from .facts import STUDENT, Facts, as_trained, named, points
 
@@ -253,30 +254,24 @@ def _orders(facts: Facts, table: dict[str, dict[str, float]]) -> tuple[list[tupl
 
 
 def training_curves(facts: Facts) -> list[Chart]:
-    """The loss of each training whose log lies beside its checkpoint, as mmengine writes it."""
+    """The loss, and the AP of validations, of each training whose log lies beside its checkpoint.
+
+    mmengine writes the log.
+    """
     charts = []
     for row in facts.trainings:
-        there = row.split == "test" and row.checkpoint
-        series = _logged(Path(row.checkpoint or "").parent) if there else []
+        if row.split != "test" or not row.checkpoint:
+            continue
+        folder, title = Path(row.checkpoint).parent, f"{named(row.name)}, seed {row.seed}"
+        series = curves.losses(folder)
         if len(series) > 1:
-            step = -(-len(series) // CURVE_POINTS)
-            title = f"{named(row.name)}, seed {row.seed}"
-            line = Line(series[::step], "best")
+            line = Line(series[:: -(-len(series) // CURVE_POINTS)], "best")
             charts.append(Chart(title, "iteration", "loss", (), [line]))
+        aps = [(float(epoch), 100 * ap) for epoch, ap in curves.validations(folder)]
+        if len(aps) > 1:
+            marks = [Mark(x, y, "completed", f"epoch {x:.0f}: AP {y:.1f}") for x, y in aps]
+            charts.append(Chart(title, "epoch", "AP", marks, [Line(aps, "best")]))
     return charts
-
-
-def _logged(folder: Path) -> list[tuple[float, float]]:
-    """(step, loss) of all logs in a training's folder; lines that are cut off are left out."""
-    found: dict[float, float] = {}
-    for file in sorted(folder.glob("*/vis_data/scalars.json")):
-        for line in file.read_text("utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-                found[float(entry["step"])] = float(entry["loss"])
-            except (ValueError, KeyError, TypeError):
-                continue
-    return sorted((step, loss) for step, loss in found.items() if loss == loss)
 
 
 def repeat(facts: Facts) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What of a search's files nobody needs any more, for ``detkds clean``."""
+"""What of a search's files may be deleted: for ``detkds clean`` and ``detkds delete``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..db import SearchRow, Store
 from ..space import Status
-from ..workers.leftovers import FREED, LEFTOVERS, TEMPORARY
+from ..workers.leftovers import FREED, LEFTOVERS, TEMPORARY, TRACES
 
 #: The process that made a temporary folder.
 _PROCESS = re.compile(re.escape(TEMPORARY) + r"\w+-(\d+)-")
@@ -20,7 +21,7 @@ _PROCESS = re.compile(re.escape(TEMPORARY) + r"\w+-(\d+)-")
 
 @dataclass(frozen=True)
 class Waste:
-    """A file or folder that may be deleted: its size in bytes, and why nobody needs it."""
+    """A file or folder that may be deleted: its size in bytes, and what it is or was."""
 
     path: Path
     size: int
@@ -58,6 +59,58 @@ def waste_of(store: Store, search: SearchRow) -> list[Waste]:
             found.append(Waste(student, _size(student), why, student=True))
     found += [Waste(path, _size(path), "its process has ended") for path in _abandoned()]
     return found
+
+
+#: What a search's own files are, by the ends of their names.
+_FILES = {"json": "its distiller", "html": "its report", "search.py": "its config"}
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """The files and folders of a search alone; in a line each, what it shares and so stays."""
+
+    own: list[Waste]
+    shared: list[str]
+
+    def delete(self) -> None:
+        """Delete what is the search's own, and a folder that then has nothing more in it."""
+        for one in self.own:
+            one.delete()
+            with suppress(OSError):
+                one.path.parent.rmdir()
+
+
+def belongings_of(store: Store, search: SearchRow, folder: Path) -> Belongings:
+    """What a search has left in its work folder, and the folders of its trainings wherever.
+
+    A training's folder is shared if another search has the training, or ``detkds train``, which
+    is no search's. The proxy, a synthetic set and the database are of the folder, not of the
+    search.
+    """
+    own, shared = [], []
+    for ending, what in _FILES.items():
+        file = folder / f"{search.name}.{ending}"
+        if file.is_file():
+            own.append(Waste(file, _size(file), what))
+    names: dict[int | None, str] = {one.id: f"the search '{one.name}'" for one in store.searches()}
+    users: dict[Path, dict[int | None, str]] = {}
+    for row in store.trainings():
+        if row.checkpoint is not None:
+            users.setdefault(Path(row.checkpoint).parent, {})[row.search_id] = row.name
+    for path, of in users.items():
+        if search.id not in of or not _is_training(path):
+            continue
+        others = [names.get(one, "detkds train") for one in of if one != search.id]
+        if others:
+            shared.append(f"{path}: {' and '.join(others)} used it, too")
+        else:
+            own.append(Waste(path, _size(path), f"the training {of[search.id]}"))
+    return Belongings(own, shared)
+
+
+def _is_training(folder: Path) -> bool:
+    """Whether a training has written the folder: a database may be older than what is there."""
+    return any((folder / name).is_file() for name in TRACES)
 
 
 def _abandoned() -> Iterator[Path]:

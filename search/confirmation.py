@@ -20,8 +20,9 @@ from ..workers.training import Training
 from .exported import trained_distiller
 from .paired import probability_better
 from .plans import keys
+from .plans.full import taught
 from .plans.models import trained
-from .plans.plan import Plan, taught
+from .plans.plan import Plan
 from .plans.trainings import Display, train_all
 
 
@@ -206,5 +207,5 @@ def _training(plan: Plan, contender: Contender, seed: int) -> Training:
         seed=seed,
         folder=str(plan.folder / "confirmed" / f"{title}-seed{seed}-{key[:8]}"),
     )
-    on_proxy = {"train": plan.proxy[0], "test": plan.proxy[1], "full": False}
+    on_proxy = {"train": plan.proxy[0], "test": plan.proxy[1], "val": None, "full": False}
     return training.model_copy(update=on_proxy)

@@ -21,11 +21,13 @@ from ..workers.training import Training
 from .confirmation import Confirmation, best_preset, confirm
 from .controller import Controller
 from .exported import best_trial, exported, started_from, trained_distiller, unlearned
+from .plans.full import final_section, final_trainings
 from .plans.keys import changed_conditions
-from .plans.plan import Plan, final_section, final_trainings, make_data
+from .plans.plan import Plan, make_data
 from .plans.schedules import check_devices
 from .plans.start import start_distillers
 from .plans.trainings import Display, because, train_all
+from .record import write_record
 from .session import Session
 from .teachers.pool import COST_IMAGES, measured_pool, ordered, say_scores
 from .teachers.progressive import train_along
@@ -102,6 +104,7 @@ def run_search(
         search = store.search(name) if goes_on else _begin(plan, store, name, start, display)
         display.dashboard(dashboard)
         make_data(plan)
+        write_record(plan.folder, name, "search", config)
         register()
         train_all(plan.preliminary, plan, display, store, search)
         _run_trials(plan, store, search, controller, display)

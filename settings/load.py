@@ -177,7 +177,11 @@ def _fields(path: tuple[int | str, ...]) -> list[str]:
 
 
 def config_name(reference: str) -> str:
-    """The name of a search whose user gives none: the config's name."""
+    """The name of a search whose user gives none: the config's name.
+
+    >>> config_name("runs/bccd/bccd.search.py")  # as a search leaves it
+    'bccd'
+    """
     if reference.startswith(PAPER):
         return reference.removeprefix(PAPER).replace("/", "-")
-    return Path(reference).stem
+    return Path(reference).stem.removesuffix(".search").removesuffix(".train")

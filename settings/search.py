@@ -117,11 +117,22 @@ class Final(Schedule):
     #: checkpoint starts from the checkpoint, and a student that inherits never starts from the
     #: trained student, whose neck and head would be lost.
     off_the_shelf: bool = True
+    #: Epochs between two validations within a training; the last epoch is validated in any case. On
+    #: ``data.val`` if there is one, else on the test split. None: as the student's own mmdet config
+    #: says (``train_cfg.val_interval``); other trainings are scored once, at the end, since each
+    #: validation takes the time of scoring.
+    val_interval: int | None = Field(default=None, ge=1)
+    #: Whether the student of the epoch with the best AP is kept as well, in
+    #: ``best_coco_bbox_mAP_epoch_N.pth``; ``student.pth`` and all tables are those of the last
+    #: epoch. Without ``data.val`` the test split chooses the epoch, as in mmdet: that AP is then no
+    #: score of unseen images. None: as the student's own mmdet config says
+    #: (``default_hooks.checkpoint.save_best``).
+    save_best: bool | None = None
 
     @property
     def schedule(self) -> Schedule:
         """The schedule alone."""
-        return Schedule(**self.model_dump(exclude={"seeds", "compare", "off_the_shelf"}))
+        return Schedule(**self.model_dump(include=set(Schedule.model_fields)))
 
 
 class Confirm(Settings):
@@ -216,6 +227,22 @@ class SearchConfig(Settings):
                     f"resources.gpus={gpus:g} gives {processes} processes of one training "
                     f"({name}) a part of a GPU, and they can't share one: give each 1, or 0"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _validated(self) -> SearchConfig:
+        """What validations are to choose needs validations, and these need images."""
+        if self.final is None:
+            return self
+        if self.final.save_best and not (self.final.val_interval or self.job.get("val_cfg")):
+            raise ValueError(
+                "final.save_best chooses among validations, and there is one, at the end: give "
+                "final.val_interval, the epochs between two"
+            )
+        if self.final.val_interval and not (self.data.test or self.data.val or self.data.synthetic):
+            raise ValueError(
+                "final.val_interval has no images to validate on: give data.val or data.test"
+            )
         return self
 
     @model_validator(mode="after")

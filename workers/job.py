@@ -16,13 +16,24 @@ from typing import Any
 from ..data.datasets import Config, cached, views, with_files
 from ..data.loading import dataset_config, metric_config
 from ..settings import Data, Schedule, Split
+from .curves import AP
 
 #: The default hooks that show a training, or keep what it leaves. A trial has none of them.
 SHOWING = ("checkpoint", "logger", "timer", "visualization")
 #: Those of them that mmengine adds if nobody takes them out.
 _OF_MMENGINE = ("checkpoint", "logger", "timer")
-#: What a full training shows if nobody says otherwise.
-_LOG = {"logger": {"type": "LoggerHook", "interval": 50}, "timer": {"type": "IterTimerHook"}}
+#: What a full training shows and keeps if nobody says otherwise.
+SHOWN = {
+    "checkpoint": None,
+    "logger": {"type": "LoggerHook", "interval": 50},
+    "timer": {"type": "IterTimerHook"},
+}
+#: The hook of a training that keeps no epoch's state but the best one's, besides the last.
+_KEEPS_NONE = {"type": "CheckpointHook", "interval": -1, "save_last": False}
+#: mmengine's own, for hooks that don't say.
+_KEEPS_ALL = {"type": "CheckpointHook", "interval": 1}
+#: What says, in a ``train_cfg``, when a training is validated.
+_WHEN = ("val_interval", "val_begin", "dynamic_intervals")
 #: Hooks that leave a data set as it is: others may change its pipeline while it is used.
 _HARMLESS = {
     *("EMAHook", "NumClassCheckHook", "CheckInvalidLossHook", "EmptyCacheHook"),
@@ -70,12 +81,38 @@ def make_job(
         hooks = {name: hook for name, hook in hooks.items() if name not in SHOWING}
         hooks.update(dict.fromkeys(_OF_MMENGINE))
     elif "default_hooks" not in job:
-        hooks = {"checkpoint": None, **_LOG}
+        hooks = dict(SHOWN)
     job["default_hooks"] = hooks
     if val is None:
         for name in ("val_dataloader", "val_evaluator", "val_cfg"):
             job.pop(name, None)
     return job
+
+
+def with_validation(own: Mapping[str, Any], interval: int | None, save_best: bool | None) -> Config:
+    """The section ``job`` with a validation after every so many epochs, and the best student kept.
+
+    ``interval`` and ``save_best``: None leaves what the job says.
+    """
+    job = copy.deepcopy(dict(own))
+    if interval is not None:
+        loop = {k: v for k, v in (job.get("train_cfg") or {}).items() if k not in _WHEN}
+        job["train_cfg"] = {**loop, "val_interval": interval}
+        job.setdefault("val_cfg", {"type": "ValLoop"})
+    if save_best is not None:
+        hooks = job["default_hooks"] = dict(job.get("default_hooks", SHOWN) or {})
+        kept = dict(hooks.get("checkpoint", _KEEPS_ALL) or _KEEPS_NONE)
+        for name in ("save_best", "rule"):
+            kept.pop(name, None)
+        best = {"save_best": AP, "rule": "greater"} if save_best else {}
+        hooks["checkpoint"] = {**kept, **best}
+    return job
+
+
+def saves_best(job: Mapping[str, Any]) -> bool:
+    """Whether a full training of the job keeps the student of the best epoch."""
+    hook = (job.get("default_hooks") or {}).get("checkpoint") or {}
+    return bool(job.get("val_cfg") and hook.get("save_best"))
 
 
 def _give_files(job: Config, name: str, split: Split, megabytes: int, full: bool) -> None:

@@ -10,6 +10,8 @@ TEMPORARY = "detkds-"
 FREED = ".freed"
 #: What a training that is done may have left in its folder when it was killed on its last steps.
 LEFTOVERS = ("resume.pth", "*.damaged", ".*.tmp", "worker.json", "ray_train")
+#: What of a training's folder no other program writes: its lock, its outcome, how far it is.
+TRACES = (LOCK, OUTCOME, PROGRESS) = ("training.lock", "outcome.json", "progress.json")
 
 
 def temporary(what: str) -> str:

@@ -26,7 +26,7 @@ def plain_config(training: Training) -> Config:
     student's checkpoint becomes the config's ``load_from``. Relative paths have become absolute.
     """
     student = configured(training.model)
-    split = training.train, training.test
+    split = training.train, training.val or training.test
     job = make_job(training.job, training.data, *split, masks=has_masks(student), full=True)
     whole = scheduled(job, training.schedule)
     if whole["param_scheduler"]:
@@ -56,8 +56,12 @@ def plain_config(training: Training) -> Config:
         whole["val_cfg"] = {"type": "ValLoop"}
         whole["train_cfg"].setdefault("val_interval", training.schedule.epochs)
     if "val_cfg" in whole:
+        tested = whole
+        if training.val is not None and training.test is not None:
+            test = training.model_copy(update={"val": None})
+            tested = plain_config(test).to_dict()
         for part in ("dataloader", "evaluator"):
-            whole[f"test_{part}"] = copy.deepcopy(whole[f"val_{part}"])
+            whole[f"test_{part}"] = copy.deepcopy(tested[f"val_{part}"])
         whole["test_cfg"] = {"type": "TestLoop"}
     hooks = whole["default_hooks"]
     hooks["checkpoint"] = hooks.get("checkpoint") or {"type": "CheckpointHook", "interval": 1}

@@ -171,6 +171,8 @@ def fit(
         part_ways(seed)
         try:
             runner.train()
+            if runner.val_loop is not None and validated.metrics is None:
+                runner.val_loop.run()  # it was killed after its last epoch
         finally:
             _forget(runner)
         _average(runner)

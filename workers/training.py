@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
@@ -20,16 +20,12 @@ from ..settings import Data, Model, Schedule, Split
 from ..space import Distiller, Outcome, Status
 from ..space.writing import find_json, replace_file, replacing
 from .job import scheduled
-from .leftovers import FREED
+from .leftovers import FREED, LOCK, OUTCOME, PROGRESS
 from .ranks import first_says
 from .resuming import DAMAGED, RESUME, set_aside_if_damaged
 from .runner import ProgressHook, host_and_device, score
 from .student import SCORE, Inputs, build_inputs, build_student, train_student
 
-CHECKPOINT = "student.pth"
-_OUTCOME = "outcome.json"
-_PROGRESS = "progress.json"
-_LOCK = "training.lock"
 #: What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -42,6 +38,8 @@ class Training(BaseModel):
     name: str
     #: The model that is trained.
     model: Model
+    #: What the model is to a search, which its file is called after.
+    role: Literal["student", "teacher"] = "student"
     #: The teachers, which teach at once. None: the model is trained alone, or learns from labels.
     teachers: list[Model] = []
     #: The content of a distiller file. None: the model is trained alone.
@@ -52,6 +50,8 @@ class Training(BaseModel):
     train: Split
     #: The split that the model is scored on at the end. None: the model is not scored.
     test: Split | None = None
+    #: The split that validations within the training are on. None: the split ``test``.
+    val: Split | None = None
     #: mmengine's config of the training, besides models, schedule and what ``data`` says.
     job: dict[str, Any] = {}
     #: Whether the training shows and validates what its job asks for. False, on the proxy: it goes
@@ -66,8 +66,12 @@ class Training(BaseModel):
 
     @property
     def checkpoint(self) -> Path:
-        """The file of the trained model: a plain mmdet checkpoint."""
-        return Path(self.folder) / CHECKPOINT
+        """The file of the trained model: a plain mmdet checkpoint.
+
+        Up to version 0.3, a teacher's file had a student's name.
+        """
+        own, earlier = (Path(self.folder) / f"{role}.pth" for role in (self.role, "student"))
+        return earlier if earlier.is_file() and not own.is_file() else own
 
     def finished(self) -> Outcome | None:
         """The outcome of a training that is done; None: it is not done yet.
@@ -75,7 +79,7 @@ class Training(BaseModel):
         A file that holds no whole outcome is none: the student is scored again. A student whose
         file was freed (``detkds clean``) was trained.
         """
-        freed = self.checkpoint.with_name(CHECKPOINT + FREED)
+        freed = self.checkpoint.with_name(self.checkpoint.name + FREED)
         there = self.checkpoint.is_file() or freed.is_file()
         outcome = self.last_outcome() if there else None
         return outcome if outcome is not None and outcome.completed else None
@@ -83,14 +87,14 @@ class Training(BaseModel):
     def last_outcome(self) -> Outcome | None:
         """The outcome that the training ended with last; None: it has not ended, or not whole."""
         try:
-            text = (Path(self.folder) / _OUTCOME).read_text("utf-8")
+            text = (Path(self.folder) / OUTCOME).read_text("utf-8")
             return Outcome.from_json(text).checked()
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
 
     def progress(self) -> tuple[int, int]:
         """Iterations done and all iterations; (0, 0) before the first."""
-        done, total = find_json(Path(self.folder) / _PROGRESS) or (0, 0)
+        done, total = find_json(Path(self.folder) / PROGRESS) or (0, 0)
         return done, total
 
 
@@ -114,7 +118,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
     Raises OSError for a lock that can't be had otherwise: another user's folder, a full disk.
     """
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire()
     except NotImplementedError:
@@ -130,7 +134,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def is_held(training: Training) -> Path | None:
     """The lock of the training's folder, if a process holds it."""
-    file = Path(training.folder) / _LOCK
+    file = Path(training.folder) / LOCK
     try:
         with FileLock(file, timeout=0):
             return None
@@ -162,7 +166,7 @@ def train_and_score(training: Training) -> Outcome:
         **host_and_device(),
     ).checked()
     if is_main_process():
-        replace_file(folder / _OUTCOME, outcome.to_json(), one_writer=True)
+        replace_file(folder / OUTCOME, outcome.to_json(), one_writer=True)
         for file in damaged if outcome.completed else []:
             file.unlink()
     return outcome
@@ -180,7 +184,7 @@ def _score(training: Training) -> dict[str, float]:
     if is_main_process():
         (Path(training.folder) / RESUME).unlink(missing_ok=True)
     student = build_student(training.model, training.seed, training.checkpoint)
-    inputs = _inputs(training, [])
+    inputs = _inputs(training, [], training.test)
     if inputs.val_set is None:
         return {}
     loader = scheduled(inputs.job, training.schedule)["val_dataloader"]
@@ -188,8 +192,8 @@ def _score(training: Training) -> dict[str, float]:
     return score(student, inputs.val_set, inputs.metric, *sizes)
 
 
-def _inputs(training: Training, teachers: list[Model]) -> Inputs:
-    splits = training.train, training.test
+def _inputs(training: Training, teachers: list[Model], val: Split | None) -> Inputs:
+    splits = training.train, val
     return build_inputs(
         training.model, teachers, training.data, *splits, training.job, full=training.full
     )
@@ -197,7 +201,7 @@ def _inputs(training: Training, teachers: list[Model]) -> Inputs:
 
 def _train(training: Training) -> dict[str, float]:
     folder = Path(training.folder)
-    inputs = _inputs(training, training.teachers)
+    inputs = _inputs(training, training.teachers, training.val or training.test)
     distiller = None
     if training.distiller is not None:
         distiller = Distiller.from_dict(training.distiller, training.name)
@@ -211,12 +215,15 @@ def _train(training: Training) -> dict[str, float]:
         folder,
         seed=training.seed,
         inherit=training.inherit,
-        hooks=[ProgressHook(_reporter(folder / _PROGRESS))] if is_main_process() else [],
+        hooks=[ProgressHook(_reporter(folder / PROGRESS))] if is_main_process() else [],
         resumes=True,
     )
     if is_main_process():
         _save(student, inputs.train_set.metainfo, training)
-    return metrics
+    if training.val is None:
+        return metrics
+    first_says(training.checkpoint.is_file)  # all processes wait for the file
+    return _score(training)
 
 
 def _save(student: torch.nn.Module, metainfo: dict, training: Training) -> None:

@@ -54,6 +54,7 @@ def plan_teacher(
     key = teacher_key(model, config.data, data_key, config.job)
     training = Training(
         name=name.rpartition(".")[2],
+        role="teacher",
         model=model.model_copy(update={"schedule": None}),
         schedule=model.schedule,
         train=train,

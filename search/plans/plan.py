@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from ...data import make_shapes, part_of, read_annotations, read_document, write_annotations
 from ...data.inspection import Opened
 from ...data.proxy import write_proxy
-from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Data, Final, SearchConfig, Split, Task
-from ...space import NONE, Distiller, SearchSpace, WrongUse
+from ...settings import PROGRESSIVE, Data, SearchConfig, Split, Task
+from ...space import Distiller, SearchSpace, WrongUse
 from ...workers.buildable import check_job, check_schedule
 from ...workers.cluster import check_machine
 from ...workers.training import Training
@@ -27,6 +26,7 @@ from .checks import (
     read_signatures,
     searched_space,
 )
+from .full import choice_notes, full_job, trained_alone, validated_on
 from .models import plan_teacher, plan_warmup, trained, with_resolved_models
 from .pool import (
     STUDENT,
@@ -89,7 +89,7 @@ class Plan:
     def notes(self) -> list[str]:
         """What is odd about the data, and what trainings do otherwise than their sections say."""
         changes = [f"{one.section}: {text}" for one in self.schedules for text in one.changes]
-        return [*self.opened.notes, *changes]
+        return [*self.opened.notes, *changes, *choice_notes(self)]
 
     @property
     def seed(self) -> int:
@@ -99,7 +99,7 @@ class Plan:
     def student_key(self, data: Data) -> str:
         """The key of what the full trainings of the student on ``data`` have in common."""
         own = self.trial_keys.student, self.train_key, self.test_key
-        return keys.student_key(data, *own, self.config.job)
+        return keys.student_key(data, *own, full_job(self.config))
 
     @property
     def conditions(self) -> str:
@@ -126,8 +126,9 @@ class Plan:
 
     def training(self, **own: Any) -> Training:
         """A full training with the plan's splits, job and threads; ``own``: its other fields."""
-        job, threads = self.task.job, self.task.threads
-        return Training(train=self.train, test=self.test, job=job, threads=threads, **own)
+        job, threads = full_job(self.config), self.task.threads
+        splits: dict[str, Any] = {"train": self.train, "test": self.test, "val": validated_on(self)}
+        return Training(**splits, job=job, threads=threads, **own)
 
     @property
     def preliminary(self) -> list[Training]:
@@ -190,7 +191,7 @@ def make_plan(
         images=data.images,
         opened=opened,
     )
-    check_job(config.job)
+    check_job(full_job(config))
     for one in plan.schedules:
         check_schedule(one.section, one.schedule, one.iterations)
     if not (PROGRESSIVE in compare if pool is None else pool):
@@ -256,95 +257,3 @@ def make_data(plan: Plan) -> None:
         drawn = read_annotations(first.annotations) if first.parts else {}
         for number, part in enumerate(first.parts):
             write_annotations(part.annotations, part_of(drawn, first, number))
-
-
-def final_section(plan: Plan) -> Final:
-    """How the student is trained in full. Raises :class:`WrongUse` if the config does not say."""
-    if plan.config.final is None:
-        raise WrongUse(
-            "the config lacks this section, which says how long the student is trained; add it",
-            "final",
-        )
-    return plan.config.final
-
-
-def final_trainings(plan: Plan, decided: Mapping[str, Distiller]) -> list[Training]:
-    """The trainings of the final table: each of its rows under each seed.
-
-    ``decided``: the distillers of the rows that the search decides on; the best preset's row has
-    its name. A row that is not decided (no preset was tried, or the best preset is exported), a
-    row that would repeat the student alone, and the progressive trainings, which wait for an order
-    of the teachers, are left out.
-    """
-    waiting = {FOUND, BEST_PRESET, PROGRESSIVE} - set(decided)
-    rows: dict[str, Distiller | None] = {}
-    for name, hand_made in plan.compare.items():
-        if name == BEST_PRESET and name in decided:
-            rows[decided[name].name or name] = decided[name]
-        elif name in decided and not decided[name].active and NONE in plan.compare:
-            continue
-        elif name not in waiting:
-            rows[name] = decided.get(name, hand_made)
-    return [
-        student_training(plan, name, distiller and replace(distiller, name=name), seed)
-        for seed in final_section(plan).seeds
-        for name, distiller in rows.items()
-    ]
-
-
-def student_training(plan: Plan, name: str, distiller: Distiller | None, seed: int) -> Training:
-    """One full training of the plan's student, with a distiller or alone.
-
-    The folder is named after the training's key.
-    """
-    schedule = final_section(plan).schedule
-    if distiller is not None and not distiller.active:
-        distiller = None
-    learned = taught(plan, distiller)
-    source = [plan.trial_keys.teacher, plan.task.inherit] if learned["teachers"] else None
-    key = keys.training_key(plan.student_key(learned["data"]), source, distiller, schedule)
-    return plan.training(
-        **learned,
-        name=name,
-        model=plan.task.student,
-        schedule=schedule,
-        seed=seed,
-        folder=str(plan.folder / "trained" / f"{name}-seed{seed}-{key[:8]}"),
-    )
-
-
-def taught(plan: Plan, distiller: Distiller | None) -> dict[str, Any]:
-    """The fields of a training that follow from what the student is distilled with.
-
-    None, or a distiller without active terms, trains the student alone. A student that takes
-    nothing from the teacher trains without the teacher.
-    """
-    active = distiller if distiller is not None and distiller.active else None
-    learns = active is not None and (active.needs_teacher or plan.task.inherit)
-    return {
-        "data": plan.config.data if learns else plan.config.data.for_student,
-        "teachers": [plan.task.teacher] if learns and plan.task.teacher else [],
-        "distiller": None if active is None else active.to_dict(),
-        "inherit": plan.task.inherit and learns,
-    }
-
-
-def trained_alone(plan: Plan, seed: int) -> tuple[Training, str]:
-    """The training of the student alone, and the key of the student that it leaves."""
-    training = student_training(plan, "none", None, seed)
-    student = plan.student_key(training.data)
-    return training, keys.pool_trained_student_key(student, training.schedule, seed)
-
-
-def off_the_shelf(plan: Plan, seed: int) -> tuple[Training | None, str | None]:
-    """What a training under several teachers starts from: see :func:`trained_alone`.
-
-    "We initialize from an off-the-shelf ('OTS') student" (MTPD, Section 4.2). Nothing is trained
-    before for a student that has a checkpoint, that inherits neck and head from its first teacher
-    (Appendix G: with FGD and MGD, the paper's students start that way instead), or if
-    ``final.off_the_shelf`` is off.
-    """
-    ready = plan.task.student.checkpoint is not None or plan.task.inherit
-    if ready or not final_section(plan).off_the_shelf:
-        return None, None
-    return trained_alone(plan, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 from ...db import SearchRow, Store
@@ -16,7 +16,8 @@ from ...workers.tasks import run_trainings, silence
 from ...workers.training import Training
 from ..session import Session
 from .checks import Pair, check_distiller
-from .plan import Plan, final_section, make_data, student_training
+from .full import final_section, student_training
+from .plan import Plan, make_data
 from .pool import PoolModel, taught_pair
 from .schedules import check_devices
 
@@ -58,8 +59,12 @@ def run_training(
     check_training(plan, distiller)
     seeds = final_section(plan).seeds
     trainings = [student_training(plan, name, distiller, seed) for seed in seeds]
-    with ready(plan, display):
-        if plan.teacher is not None and any(training.teachers for training in trainings):
+    todo = [training for training in trainings if not training.finished()]
+    for one in trainings:
+        if one not in todo:
+            display.say(f"{name}, seed {one.seed}: trained already, in {one.folder}")
+    with ready(plan, display) if todo else nullcontext():
+        if plan.teacher is not None and any(training.teachers for training in todo):
             train_all([plan.teacher], plan, display, store)
         outcomes = train_all(trainings, plan, display, store)
     return list(zip(trainings, outcomes, strict=True))
@@ -86,24 +91,22 @@ def train_all(
 ) -> list[Outcome]:
     """Run the trainings that are not done yet, each with its row in the store.
 
-    A training that ended before its row was written, because the search was killed, gets its row
-    written now.
+    A training that is done has its row as well: it may have ended before the row was written, when
+    its process was killed, or be another search's.
 
     Raises :class:`SearchFailed`, naming all trainings that failed, when the others are done.
     """
     known = [training.finished() for training in trainings]
     todo = [t for t, outcome in zip(trainings, known, strict=True) if outcome is None]
-    what = [_what(training, plan, search) for training in trainings]
-    running = [row for row in store.trainings() if row.outcome is None]
-    for training, outcome, own in zip(trainings, known, what, strict=True):
-        for row in running:
-            if outcome is not None and own.items() <= vars(row).items():
-                store.finish_training(row.id, outcome, str(training.checkpoint))
-    rows = {
-        training.folder: store.add_training(**own, distiller=_distiller(training))
-        for training, outcome, own in zip(trainings, known, what, strict=True)
-        if outcome is None
-    }
+    done = [row for row in store.trainings() if row.status is Status.COMPLETED]
+    rows = {}
+    for training, outcome in zip(trainings, known, strict=True):
+        own = {**_what(training, plan, search), "checkpoint": str(training.checkpoint)}
+        if outcome is not None and any(own.items() <= vars(row).items() for row in done):
+            continue
+        rows[training.folder] = store.add_training(**own, distiller=_distiller(training))
+        if outcome is not None:
+            store.finish_training(rows[training.folder], outcome, own["checkpoint"])
 
     def on_done(training: Training, outcome: Outcome) -> None:
         store.finish_training(rows[training.folder], outcome, str(training.checkpoint))

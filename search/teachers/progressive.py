@@ -9,10 +9,11 @@ from typing import Any
 from ...db import SearchRow, Store
 from ...space import Distiller, Outcome, WrongUse
 from ...space.writing import find_json, replace_file
-from ...workers.training import CHECKPOINT, Training
+from ...workers.training import Training
+from ..plans.full import final_section, off_the_shelf
 from ..plans.keys import training_key
 from ..plans.models import trained
-from ..plans.plan import Plan, final_section, off_the_shelf
+from ..plans.plan import Plan
 from ..plans.pool import PoolModel
 from ..plans.trainings import Display, check_training, ready, train_all
 from .pool import COST_IMAGES, measured_pool, ordered, say_scores
@@ -81,7 +82,8 @@ def check_started(plan: Plan, name: str, teachers: list[PoolModel], distiller: D
         known = find_json(file)
         if known is None or known["teachers"] == names:
             continue
-        if not (Path(known["last"]) / CHECKPOINT).is_file():
+        last = Path(known["last"])
+        if last.parent.is_dir() and not (last / "student.pth").is_file():
             raise WrongUse(
                 f"the training in {file.parent} was started with {','.join(known['teachers'])} and "
                 "is not finished; give the same teachers, or another work folder",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from ...db import Store
 from ...space import Distiller, Outcome
 from ...workers.training import Training
+from ..plans.full import final_section, off_the_shelf
 from ..plans.keys import training_key
 from ..plans.models import trained
-from ..plans.plan import Plan, final_section, off_the_shelf
+from ..plans.plan import Plan
 from ..plans.pool import PoolModel, check_sizes
 from ..plans.trainings import Display, check_training, ready, train_all
 from .progressive import train_first

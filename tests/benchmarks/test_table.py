@@ -15,7 +15,8 @@ from random import Random
 import detkds
 import pytest
 from detkds.detectors import register
-from detkds.search.plans.plan import Plan, make_data, student_training
+from detkds.search.plans.full import student_training
+from detkds.search.plans.plan import Plan, make_data
 from detkds.space import Distiller, Status, WrongUse
 from detkds.workers.filter import measure
 from detkds.workers.training import train

@@ -35,6 +35,8 @@ COMMANDS = [
     ("export quickstart --out best.json", 0, "sqlalchemy"),
     ("report quickstart", 0, "sqlalchemy numpy"),
     ("clean quickstart", 0, "sqlalchemy"),
+    ("delete quickstart", 0, "sqlalchemy"),
+    ("log quickstart 0", 0, "sqlalchemy"),
     ("watch quickstart --once", 0, "sqlalchemy rich"),
     ("proxy shapes/train.json --train 5 --val 3 --out proxy", 0, "rich numpy"),
     ("teachers --costs costs.json --student s", 0, "rich"),

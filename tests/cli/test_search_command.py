@@ -38,7 +38,8 @@ def finished(tmp_path_factory) -> Path:
 
 def trainings(folder: Path) -> set:
     with Store(f"sqlite:///{folder / 'detkds.db'}") as store:
-        return {(row.name, row.seed, row.status, row.score) for row in store.trainings()}
+        own = store.trainings(store.search("quickstart").id)
+        return {(row.name, row.seed, row.status, row.score) for row in own}
 
 
 def rows(folder: Path, name: str = "detkds.db") -> list:
@@ -107,15 +108,30 @@ def test_trials_lists_and_writes_all_columns(finished):
     assert "metrics.bbox_mAP_75" in file.read_text().split("\n")[0]
 
 
-def test_train_takes_the_exported_distiller(finished):
-    done = tiny.run_here(
-        tiny.command(
-            "train", "quickstart", "--distiller", finished / "quickstart.json",
-            "--work-dir", finished, "--cfg-options", *tiny.OPTIONS,
-        )
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "student.pth" in done.stdout
+def test_train_takes_the_exported_distiller_and_what_the_search_has_trained(finished, command):
+    before = set(finished.glob("trained/*"))
+    (found,) = finished.glob("trained/found-seed0-*")
+    code, said = command(
+        "train", "--distiller", str(finished / "quickstart.json"), "--work-dir", str(finished)
+    )
+    assert code == 0, said
+    assert f"quickstart, seed 0: trained already, in {found}" in said
+    assert f"quickstart: {found / 'student.pth'}" in said
+    assert set(finished.glob("trained/*")) == before
+
+
+def test_the_folder_says_what_ran_in_it_and_is_enough_to_go_on(finished, command):
+    (teacher,) = finished.glob("teacher-*/*.pth")
+    assert teacher.name == "teacher.pth"
+    (start, *_) = json.loads((finished / "environment.json").read_text())
+    assert (start["command"], start["name"]) == ("search", "quickstart")
+    code, said = command("search", "--work-dir", str(finished))
+    assert (code, "a search 'quickstart' is in" in said) == (2, True), said
+    changed = ["--cfg-options", "trial.epochs=2"]
+    code, said = command("search", "--work-dir", str(finished), "--resume", *changed)
+    assert (code, "trial.epochs changed since it was started" in said) == (2, True), said
+    code, said = command("trials", "quickstart", "--trainings", "--work-dir", str(finished))
+    assert all(label in said for label in ("teacher-seed0", "found-seed0", "none-seed0"))
 
 
 def test_the_same_name_is_not_searched_twice_by_accident(finished, command):
@@ -222,7 +238,7 @@ def test_a_search_that_is_ended_in_every_phase_resumes_as_the_unbroken_one(finis
     assert [(r.stage, r.key, r.status, r.score) for r in after] == [
         (r.stage, r.key, r.status, r.score) for r in whole
     ]
-    assert trainings(tmp_path) <= trainings(finished), "the same students"
+    assert trainings(tmp_path) == trainings(finished), "the same students"
 
 
 def test_the_wheel_alone_runs_the_quickstart_elsewhere(tmp_path):

@@ -200,8 +200,8 @@ def test_a_stock_config_is_searched_and_trained_on_cells(tmp_path: Path) -> None
     searched = tiny.run_here(tiny.command("search", "--name", "cells", *both))
     assert searched.returncode == 0, searched.stderr[-3000:]
     assert "derived  proxy: of 24 training images, trials train on 16" in searched.stdout
-    assert "best distiller, proxy AP" in searched.stdout
     found = folder / "cells.json"
+    assert f"distiller: {found}" in searched.stdout, "even if no trial has learned anything"
     trained = tiny.run_here(tiny.command("train", "--distiller", found, *both))
     assert trained.returncode == 0, trained.stderr[-3000:]
     (checkpoint,) = folder.glob("trained/*/student.pth")

@@ -12,8 +12,9 @@ from detkds.data.datasets import innermost
 from detkds.data.formats import as_coco
 from detkds.data.loading import built
 from detkds.data.synthetic import CLASSES
+from detkds.search.plans.full import student_training
 from detkds.search.plans.jobs import completed
-from detkds.search.plans.plan import make_data, make_plan, student_training
+from detkds.search.plans.plan import make_data, make_plan
 from detkds.settings import SearchConfig
 from detkds.settings.load import validated
 from detkds.space import Status, WrongUse

@@ -1,5 +1,6 @@
 """What the store writes and reads back, on SQLite and on a real PostgreSQL."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
@@ -276,7 +277,6 @@ def test_wrong_steps_are_refused_and_change_nothing(store):
     for step in (
         lambda: add(store, 99, 0),
         lambda: store.start_trial(99, "host", "cpu"),
-        lambda: store.tell_trial(second, completed(0.1), tell_order=1, reused_from=99),
         lambda: store.finish_search(99),
         lambda: store.finish_training(99, completed(0.1)),
         lambda: store.add_training("alone", 0, "val", "c", search_id=99),
@@ -315,11 +315,13 @@ def test_trainings_are_stored_with_and_without_a_search(store):
     search = store.create_search("a", {}, "c", 0)
     alone = store.add_training("alone", 1, "test", "c")
     found = store.add_training(
-        "found", 2, "val", "c", search_id=search.id, distiller=GLOBAL, host="h", device="cuda:0"
+        "found", 2, "val", "c", search_id=search.id, distiller=GLOBAL, checkpoint="student.pth"
     )
     running = store.trainings(search.id)
     assert [(row.status, row.outcome) for row in running] == [(Status.RUNNING, None)]
-    store.finish_training(found, completed(0.5), "runs/found/student.pth")
+    assert [row.checkpoint for row in running] == ["student.pth"], "where its student will be"
+    outcome = replace(completed(0.5), host="h", device="cuda:0")
+    store.finish_training(found, outcome, "runs/found/student.pth")
     store.finish_training(alone, Outcome(Status.REJECTED, reason="loss is NaN"))
     first, second = store.trainings()
     assert (first.distiller, first.checkpoint, first.reason) == (None, None, "loss is NaN")

@@ -14,6 +14,7 @@ from detkds.db import Store
 from detkds.report import Facts, render
 from detkds.report.charts import nice_ticks
 from detkds.report.options import importances, shared_options
+from detkds.report.sections import training_curves
 from detkds.space import Distiller, Outcome, Status
 from scipy import stats
 from stored_search import (
@@ -51,6 +52,24 @@ def test_the_first_screen_says_who_won_by_how_much_and_how_sure(finished):
     assert "over student alone +9.0 AP mean of 1 fresh seed: too few to say how sure" in text
     assert "Next: detkds export cells --out cells-best.json" in text
     assert "trained/found/student.pth" in text
+
+
+def test_validations_within_a_training_are_a_curve(tmp_path):
+    """Of a training that was killed, too: its log has two files, and a line that is cut off."""
+    for start, lines in {"1": [(1, 0.1), (2, 0.2)], "2": [(2, 0.25), (3, 0.2)]}.items():
+        folder = tmp_path / "found" / start / "vis_data"
+        folder.mkdir(parents=True)
+        entries = [json.dumps({"coco/bbox_mAP": ap, "step": epoch}) for epoch, ap in lines]
+        (folder / "scalars.json").write_text("\n".join([*entries, '{"coco/bbox']))
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
+        search = finished_search(store)
+        row = store.add_training("found", 5, "test", "c", search)
+        checkpoint = str(tmp_path / "found" / "student.pth")
+        store.finish_training(row, Outcome(Status.COMPLETED, 0.2), checkpoint)
+        (chart,) = training_curves(Facts.read(store, "cells"))
+        assert "found, seed 5" in page_of(store, "cells").text["trainings"]
+    assert (chart.x_label, chart.y_label) == ("epoch", "AP")
+    assert chart.lines[0].points == [(1, 10.0), (2, 25.0), (3, 20.0)]
 
 
 def test_tables_hold_the_numbers_of_the_store(finished):

@@ -13,7 +13,8 @@ import torch
 from detkds.data import make_shapes
 from detkds.db import Store
 from detkds.search.plans import keys
-from detkds.search.plans.plan import Plan, final_trainings, make_data, make_plan
+from detkds.search.plans.full import final_trainings
+from detkds.search.plans.plan import Plan, make_data, make_plan
 from detkds.search.run import check_name
 from detkds.settings import load_config
 from detkds.space import Candidate, Distiller, Outcome, Status, WrongUse

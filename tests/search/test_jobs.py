@@ -10,8 +10,9 @@ import torch
 from detkds.data import ShapesFiles, make_shapes, read_annotations
 from detkds.data.synthetic import CLASSES
 from detkds.search.plans import keys
+from detkds.search.plans.full import student_training
 from detkds.search.plans.jobs import completed
-from detkds.search.plans.plan import Plan, make_data, make_plan, student_training
+from detkds.search.plans.plan import Plan, make_data, make_plan
 from detkds.settings import SearchConfig
 from detkds.settings.load import merge, validated
 from detkds.space import WrongUse

@@ -16,7 +16,8 @@ from detkds.data.inspection import Opened
 from detkds.detectors import build_detector, model_config
 from detkds.search.plans import keys
 from detkds.search.plans.checks import read_data
-from detkds.search.plans.plan import Plan, final_trainings, make_plan
+from detkds.search.plans.full import final_trainings
+from detkds.search.plans.plan import Plan, make_plan
 from detkds.settings import SearchConfig, load_config
 from detkds.space import Distiller, WrongUse
 from detkds.workers.training import Training

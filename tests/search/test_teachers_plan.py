@@ -12,7 +12,8 @@ import torch
 from detkds.data import make_shapes
 from detkds.detectors import build_detector, model_config
 from detkds.search.plans import keys
-from detkds.search.plans.plan import Plan, make_plan, student_training
+from detkds.search.plans.full import student_training
+from detkds.search.plans.plan import Plan, make_plan
 from detkds.search.plans.pool import check_levels, check_sizes
 from detkds.search.teachers.pool import say_scores, scored_on
 from detkds.search.teachers.progressive import progressive_stages

@@ -10,10 +10,11 @@ import pytest
 import tiny
 from detkds.db import Store
 from detkds.search.plans import trainings
+from detkds.search.plans.full import student_training
 from detkds.search.plans.plan import Plan, make_data, make_plan
-from detkds.search.plans.trainings import train_all
+from detkds.search.plans.trainings import run_training, train_all
 from detkds.settings import load_config
-from detkds.space import Outcome, Status
+from detkds.space import Distiller, Outcome, Status
 from detkds.workers.resuming import RESUME
 from detkds.workers.training import Training, train
 
@@ -59,6 +60,33 @@ def test_a_training_that_ended_before_its_row_was_written_is_completed_by_a_resu
         assert rows[started[0]].checkpoint == str(training.checkpoint)
         assert [rows[one].status for one in started[1:]] == [Status.RUNNING] * 2
         assert len(rows) == 3
+    other = store.create_search("b", {}, plan.conditions, 0)
+    for _ in range(2):
+        assert train_all([training], plan, Said(), store, other) == [outcome]
+        (row,) = store.trainings(other.id)
+        assert (row.outcome, row.checkpoint) == (outcome, str(training.checkpoint))
+
+
+def test_a_training_that_is_done_under_another_name_is_not_done_again(
+    plan: Plan, tmp_path: Path
+) -> None:
+    """As a search's "found" one, which ``detkds train`` calls by the name of the file."""
+    own = Distiller.parse("global: identity, pearson × 5")
+    found = student_training(plan, "found", own, 0)
+    Path(found.folder).mkdir(parents=True)
+    found.checkpoint.touch()
+    assert student_training(plan, "mine", own, 0).folder != found.folder, "it is not done"
+    outcome = Outcome(Status.COMPLETED, score=0.25)
+    (Path(found.folder) / "outcome.json").write_text(outcome.to_json())
+    display = Said()
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
+        ((mine, known),) = run_training(plan, store, display, own, "mine")
+        (row,) = store.trainings()
+    assert (mine.folder, known) == (found.folder, outcome)
+    assert display.lines == [f"mine, seed 0: trained already, in {found.folder}"]
+    assert (row.name, row.checkpoint) == ("mine", str(found.checkpoint))
+    for other in ((Distiller.parse("global: identity, pearson × 2"), 0), (own, 1)):
+        assert student_training(plan, "mine", *other).folder != found.folder
 
 
 @pytest.mark.slow

@@ -13,8 +13,9 @@ import mmdet
 import pytest
 import torch
 from detkds.data import ShapesFiles, make_shapes
+from detkds.search.plans.full import student_training
 from detkds.search.plans.jobs import completed
-from detkds.search.plans.plan import make_plan, student_training
+from detkds.search.plans.plan import make_plan
 from detkds.settings import SearchConfig
 from detkds.settings.load import merge, validated
 from detkds.space import Distiller, Status

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from detkds.data import make_shapes
+from detkds.search.plans.full import student_training
 from detkds.search.plans.jobs import completed
-from detkds.search.plans.plan import make_plan, student_training
+from detkds.search.plans.plan import make_plan
 from detkds.settings import SearchConfig
 from detkds.settings.load import validated
 from detkds.space import Status
