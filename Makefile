@@ -11,7 +11,7 @@ ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 # A file's tests stay in one process: they share its fixtures.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart check test coverage test-pairs test-benchmarks lint bench gpu-check package install clean
+.PHONY: quickstart check test coverage test-pairs test-benchmarks lint docs bench gpu-check package install clean
 
 install: $(STAMP)
 
@@ -53,6 +53,10 @@ lint: $(STAMP) package
 	cd $(PACKAGE) && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml \
 		--cache-dir ../.mypy_cache detkds/benchmarks/*.py
 	cd $(PACKAGE) && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache --no-logo
+
+# The reference of a search config's keys; a test fails where it and the settings differ.
+docs: $(STAMP) package
+	PYTHONPATH=$(PACKAGE) $(BIN)/python -m detkds.settings.reference > docs/config.md
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/engine.py
