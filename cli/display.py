@@ -66,13 +66,13 @@ class SearchDisplay:
             interrupts.tell(self._continue_command, partial(console.print, soft_wrap=True))
 
     def dashboard(self, address: str) -> None:
-        """Say where Ray's dashboard is; ``address`` is "" if Ray runs without a dashboard.
+        """Say where Ray's dashboard is, and what it asks for; "" if Ray runs without a dashboard.
 
         From now on, what is interrupted is in the store.
         """
         interrupts.command = self._continue_command = self._later
         if address:
-            self.say(f"Ray dashboard: http://{address} (its token: ray get-auth-token)")
+            self.say(f"Ray dashboard: {address}")
 
     def say(self, text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False)

@@ -29,7 +29,7 @@ STATES = (
     Status.FAILED,
     Status.RUNNING,
 )
-DASHBOARD = "Ray dashboard: http://127.0.0.1:8265 (its token: ray get-auth-token)"
+DASHBOARD = "Ray dashboard: http://127.0.0.1:8265"
 
 
 def stored(folder: Path) -> list[TrialRow]:
