@@ -16,7 +16,7 @@ import torch
 from detkds.db import Store
 from detkds.detectors import build_detector, model_config
 from detkds.space import Distiller, Status
-from terminal import Terminal
+from terminal import Terminal, broken, frames
 
 pytestmark = pytest.mark.slow
 
@@ -25,11 +25,11 @@ OPTIONS = ("search.start=['pkd', 'logits: norm_n, l2 × 5']",)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A work folder in which a whole tiny search with one worker has run."""
+    """A work folder in which a whole tiny search with one worker has run, in a terminal."""
     folder = tmp_path_factory.mktemp("search")
-    done = tiny.run(tiny.search_command(folder, options=OPTIONS))
-    assert done.returncode == 0, done.stderr
-    (folder / "printed.txt").write_text(done.stdout)
+    terminal = Terminal(tiny.search_command(folder, options=OPTIONS), columns=80)
+    assert terminal.wait(900) == 0, "\n".join(terminal.screen)
+    (folder / "output.txt").write_text(terminal.output, newline="")
     return folder
 
 
@@ -43,9 +43,13 @@ def told(folder: Path, name: str) -> list:
 
 
 def test_a_search_ends_with_the_table_and_the_paths(finished):
-    printed = (finished / "printed.txt").read_text()
+    with (finished / "output.txt").open(newline="") as file:
+        shown = frames(file.read(), columns=80)
+    printed = "".join(shown[-1])  # a long path goes on in the next line
     for text in ("student alone", "pkd", "found", "AP50", str(finished / "quickstart.json")):
         assert text in printed
+    assert [line for screen in shown for line in broken(screen)] == []
+    assert any("waiting" in line for screen in shown for line in screen), "trainings are shown"
     assert len(rows(finished)) >= tiny.TRIALS
     assert {row.stage for row in rows(finished)} == {"start", "global", "logits", "weights"}
     for row in rows(finished):
@@ -147,13 +151,13 @@ def test_a_resume_under_other_conditions_is_refused(finished, command):
 
 
 def interrupted(
-    command: list[str], folder: Path, database: str, kill: int, after_told: int
+    command: list[str], folder: Path, database: str, kill: int, after_told: int, columns: int
 ) -> tuple[int, Terminal]:
     """Start a search in a terminal and end it midway; SIGINT is Ctrl-C, pressed in the terminal.
 
     Returns the exit code and the terminal.
     """
-    terminal = Terminal(command)
+    terminal = Terminal(command, columns)
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and terminal.process.poll() is None:
         if (folder / database).is_file() and _told_count(folder, database) >= after_told:
@@ -185,9 +189,11 @@ def test_an_interrupted_search_resumes_as_the_uninterrupted_one_would(finished):
         options=(*OPTIONS, "final=None"),
     )
     known: dict[int, object] = {}
-    for kill, after in ((signal.SIGINT, 3), (signal.SIGKILL, 6)):
-        code, terminal = interrupted(command, finished, database, kill, after)
+    for kill, after, columns in ((signal.SIGINT, 3, 120), (signal.SIGKILL, 6, 200)):
+        code, terminal = interrupted(command, finished, database, kill, after, columns)
         screen = terminal.screen
+        shown = frames(terminal.output, columns)
+        assert [line for one in shown for line in broken(one)] == []
         assert [line for line in screen if f"/{tiny.TRIALS + 2} trials done, " in line]
         assert [line for line in screen if line.split()[:1] == ["global"]]
         if kill == signal.SIGINT:
