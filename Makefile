@@ -8,8 +8,9 @@ PACKAGE := .package
 QUICKSTART := runs/quickstart
 FULL_SIZE := runs/full_size.md
 ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
-# A file's tests stay in one process: they share its fixtures.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# A file's tests stay in one process: they share its fixtures. More threads than cores wait for each
+# other, in the processes that tests start, too.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart check test coverage test-pairs test-benchmarks lint docs bench gpu-check package install clean
 

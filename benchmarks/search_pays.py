@@ -75,10 +75,12 @@ class Problem:
         result = run_search(plan, store, file.stem, resume, display, file)
         return float(result.trainings[0][1].score or 0.0)
 
-    def presets(self, seeds: int, store: Store, display: SearchDisplay) -> dict[str, list[float]]:
-        """The test AP of the student alone and of every preset that the pair shares, by seed."""
+    def presets(
+        self, named: Sequence[str], seeds: int, store: Store, display: SearchDisplay
+    ) -> dict[str, list[float]]:
+        """The test AP of the student alone and of the presets, by seed."""
         plan = self.plan(0)
-        known = {one.name or "": one for one in start_distillers([NONE, PRESETS], plan.space, None)}
+        known = {one.name or "": one for one in start_distillers([NONE, *named], plan.space, None)}
         trainings = [
             student_training(plan, name, one if one.active else None, seed)
             for seed in range(seeds)
@@ -129,12 +131,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=["quickstart"])
-    parser.add_argument("--searches", nargs="+", choices=list(SEARCHES), default=list(SEARCHES))
+    parser.add_argument("--searches", nargs="*", choices=list(SEARCHES), default=list(SEARCHES))
+    parser.add_argument(
+        "--presets", nargs="+", default=[PRESETS], help="by default, all that the pair can share"
+    )
     add_arguments(parser)
     arguments = parser.parse_args()
     for name in arguments.problems:
         with opened(name, arguments) as (problem, store, display):
-            scores = problem.presets(arguments.seeds, store, display)
+            scores = problem.presets(arguments.presets, arguments.seeds, store, display)
             best = scores[max((n for n in scores if n != NONE), key=lambda n: np.mean(scores[n]))]
             for search in arguments.searches:
                 scores[f"found by {search}"] = [

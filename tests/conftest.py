@@ -33,9 +33,9 @@ settings.load_profile("detkds")
 
 #: The files that take longest, longest first. They start first, so that pytest-xdist's workers end
 #: at about the same time.
-LONG = ["test_signals", "test_together", "test_batches", "test_search_command"]
+LONG = ["test_search_command", "test_together", "test_batches"]
 LONG += ["test_coco_pairs", "test_progressive", "test_ray_engine"]
-LONG += ["test_extended", "test_resuming", "test_cluster", "test_teacher_order"]
+LONG += ["test_search_with_all", "test_resuming", "test_cluster", "test_teacher_order"]
 LONG += ["test_bad_input", "test_plan", "test_heads"]
 
 

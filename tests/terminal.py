@@ -29,10 +29,11 @@ PATIENCE = 300.0
 def _take_terminal() -> None:
     """In the child: the terminal controls it, and Ctrl-C interrupts it as in a user's shell.
 
-    A test run in the background of a shell ignores SIGINT, and children inherit that.
+    Tests in the background of a shell ignore SIGINT, under ``nohup`` SIGHUP; children inherit that.
     """
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Terminal:

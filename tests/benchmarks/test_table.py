@@ -273,6 +273,7 @@ def test_losses_leave_the_student_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.benchmarks
 def test_a_killed_collection_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes share the runs; one is killed in the middle of a run."""
     first = subprocess.Popen(collect(tmp_path, "collect"), stdout=subprocess.PIPE)

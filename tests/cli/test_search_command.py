@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
-import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,13 +36,18 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
+def trainings(folder: Path) -> list:
+    with Store(f"sqlite:///{folder / 'detkds.db'}") as store:
+        return sorted((row.name, row.seed, row.status, row.score) for row in store.trainings())
+
+
 def rows(folder: Path, name: str = "detkds.db") -> list:
     with Store(f"sqlite:///{folder / name}") as store:
         return store.trials(store.search("quickstart").id)
 
 
-def told(folder: Path, name: str) -> list:
-    return [row for row in rows(folder, name) if row.tell_order is not None]
+def told(folder: Path) -> list:
+    return [row for row in rows(folder) if row.tell_order is not None]
 
 
 def test_a_search_ends_with_the_table_and_the_paths(finished):
@@ -70,13 +78,15 @@ def test_the_populations_start_from_what_was_named(finished):
 def test_the_exported_distiller_is_the_best_trial_and_trains_on(finished):
     best = max((r for r in rows(finished) if r.score is not None), key=lambda r: r.score)
     file = finished / "again.json"
-    done = tiny.run(tiny.command("export", "quickstart", "--work-dir", finished, "--out", file))
+    done = tiny.run_here(
+        tiny.command("export", "quickstart", "--work-dir", finished, "--out", file)
+    )
     assert done.returncode == 0, done.stderr
     exported = Distiller.from_json(file)
     assert exported.key == best.distiller.key
     assert exported == Distiller.from_json(finished / "quickstart.json")
     assert exported.provenance["proxy"]["ap"] == best.score
-    shown = tiny.run(tiny.command("show", file))
+    shown = tiny.run_here(tiny.command("show", file))
     assert str(exported) in shown.stdout
 
 
@@ -92,17 +102,17 @@ def test_every_checkpoint_is_a_stock_models_own(finished):
 
 
 def test_trials_lists_and_writes_all_columns(finished):
-    listed = tiny.run(tiny.command("trials", "quickstart", "--work-dir", finished))
+    listed = tiny.run_here(tiny.command("trials", "quickstart", "--work-dir", finished))
     assert listed.returncode == 0
     assert "weights" in listed.stdout
     file = finished / "trials.csv"
-    tiny.run(tiny.command("trials", "quickstart", "--work-dir", finished, "--csv", file))
+    tiny.run_here(tiny.command("trials", "quickstart", "--work-dir", finished, "--csv", file))
     assert file.read_text().count("\n") >= tiny.TRIALS + 1
     assert "metrics.bbox_mAP_75" in file.read_text().split("\n")[0]
 
 
 def test_train_takes_the_exported_distiller(finished):
-    done = tiny.run(
+    done = tiny.run_here(
         tiny.command(
             "train", "quickstart", "--distiller", finished / "quickstart.json",
             "--work-dir", finished, "--cfg-options", *tiny.OPTIONS,
@@ -135,7 +145,7 @@ def test_a_search_without_a_completed_trial_fails_in_one_line(finished):
         "search.knowledge=['logits']", "search.population=1", "search.iterations=0",
     )  # fmt: skip
     url = f"sqlite:///{finished / 'failing.db'}"
-    failed = tiny.run(tiny.search_command(finished, "--storage", url, options=options))
+    failed = tiny.run_here(tiny.search_command(finished, "--storage", url, options=options))
     assert failed.returncode == 1, failed.stderr
     assert failed.stderr.count("\n") == 1, failed.stderr
     assert failed.stderr.startswith("detkds: no trial completed: see `detkds trials`")
@@ -150,73 +160,80 @@ def test_a_resume_under_other_conditions_is_refused(finished, command):
     assert "search.seed" in printed
 
 
-def interrupted(
-    command: list[str], folder: Path, database: str, kill: int, after_told: int, columns: int
-) -> tuple[int, Terminal]:
-    """Start a search in a terminal and end it midway; SIGINT is Ctrl-C, pressed in the terminal.
+#: When the search is ended, in turn, and by which signal. The first time is before Ray starts.
+#: SIGINT is Ctrl-C, pressed in the terminal; SIGHUP goes to all processes, as when a terminal
+#: closes. A teacher's training and a confirmation end as the final trainings do.
+ENDS: list[tuple[Callable[[Path], object], signal.Signals]] = [
+    (lambda folder: (folder / "detkds.db").is_file(), signal.SIGTERM),
+    (lambda folder: _told_count(folder) >= 3, signal.SIGINT),
+    (lambda folder: _told_count(folder) >= 6, signal.SIGKILL),
+    (lambda folder: any(folder.glob("trained/*/progress.json")), signal.SIGHUP),
+]
 
-    Returns the exit code and the terminal.
-    """
+
+def _told_count(folder: Path) -> int:
+    with suppress(Exception):  # not migrated yet
+        return len(told(folder))
+    return 0
+
+
+def ended(
+    command: list[str], reached: Callable[[], object], by: signal.Signals, columns: int
+) -> Terminal:
+    """Start a search in a terminal and end it midway; returns the terminal."""
     terminal = Terminal(command, columns)
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline and terminal.process.poll() is None:
-        if (folder / database).is_file() and _told_count(folder, database) >= after_told:
-            break
-        time.sleep(0.05)
-    if kill == signal.SIGINT:
+    terminal.wait_for(lambda screen: reached())
+    if by == signal.SIGINT:
         terminal.press("\x03")
+    elif by == signal.SIGHUP:
+        os.killpg(terminal.process.pid, by)
     else:
-        terminal.process.send_signal(kill)
-    return terminal.wait(), terminal
+        terminal.process.send_signal(by)
+    return terminal
 
 
-def _told_count(folder: Path, database: str) -> int:
-    try:
-        return len(told(folder, database))
-    except Exception:
-        return 0  # not migrated yet
-
-
-def test_an_interrupted_search_resumes_as_the_uninterrupted_one_would(finished):
-    """First Ctrl-C ends the search, then SIGKILL its continuation.
-
-    The search uses the trained teacher in the finished search's folder.
-    """
-    database = "killed.db"
-    command = tiny.search_command(
-        finished,
-        *("--storage", f"sqlite:///{finished / database}"),
-        options=(*OPTIONS, "final=None"),
-    )
+def test_a_search_that_is_ended_in_every_phase_resumes_as_the_unbroken_one(finished, tmp_path):
+    """To the last digit the same scores; each end but SIGKILL says in one line how to go on."""
+    command = tiny.search_command(tmp_path, options=OPTIONS)
     known: dict[int, object] = {}
-    for kill, after, columns in ((signal.SIGINT, 3, 120), (signal.SIGKILL, 6, 200)):
-        code, terminal = interrupted(command, finished, database, kill, after, columns)
-        screen = terminal.screen
-        shown = frames(terminal.output, columns)
+    for turn, (reached, by) in enumerate(ENDS):
+        columns = 120 if by == signal.SIGKILL else 200
+        terminal = ended(command, partial(reached, tmp_path), by, columns)
+        code, screen = terminal.wait(), "\n".join(terminal.screen)
+        *shown, last = frames(terminal.output, columns)
+        shown += [last] if by != signal.SIGKILL else []  # which may come in the middle of a line
         assert [line for one in shown for line in broken(one)] == []
-        assert [line for line in screen if f"/{tiny.TRIALS + 2} trials done, " in line]
-        assert [line for line in screen if line.split()[:1] == ["global"]]
-        if kill == signal.SIGINT:
-            assert code == 130
-            said = "".join(screen).partition("interrupted; go on with: ")[2]
-            assert said.startswith("detkds search quickstart")
-            assert said.endswith("--resume")
-            command.insert(3, "--resume")
-        else:
+        if by == signal.SIGKILL:
             assert code == -signal.SIGKILL
-        before = {row.number: row for row in told(finished, database)}
-        assert after <= len(before) < tiny.TRIALS, "the kill must come midway"
-        assert known.items() <= before.items()
+        else:
+            assert code == 128 + by, screen
+            _, *said = screen.replace("\n", "").split("interrupted; go on with: detkds search ")
+            assert len(said) == 1, screen
+            assert shlex.split(said[0])[0] == "quickstart"
+            assert shlex.split(said[0])[-1] in (OPTIONS[-1], "--resume"), "nothing follows"
+            assert ("--resume" in said[0]) == (turn > 0), screen
+            assert "Traceback" not in screen
+            assert "***" not in screen
+        if by in (signal.SIGINT, signal.SIGKILL):
+            lines = terminal.screen
+            assert [line for line in lines if f"/{tiny.TRIALS + 2} trials done, " in line]
+            assert [line for line in lines if line.split()[:1] == ["global"]]
+        if turn == 0:
+            continue  # the search is not in the store yet
+        if turn == 1:
+            command.insert(3, "--resume")
+        before = {row.number: row for row in told(tmp_path)}
+        assert known.items() <= before.items(), "what was told stays"
         known = before
     done = tiny.run(command)
     assert done.returncode == 0, done.stderr
-    after_resume = rows(finished, database)
-    for number, row in known.items():
-        assert after_resume[number] == row, "a finished trial is neither lost nor run again"
-    whole = rows(finished)
-    assert [(r.stage, r.key, r.status, r.score) for r in after_resume] == [
+    after, whole = rows(tmp_path), rows(finished)
+    assert known.items() <= {row.number: row for row in after}.items(), "no trial runs again"
+    assert [(r.stage, r.key, r.status, r.score) for r in after] == [
         (r.stage, r.key, r.status, r.score) for r in whole
-    ], "same candidates, and to the last digit the same scores"
+    ]
+    both = [trainings(folder) for folder in (tmp_path, finished)]
+    assert both[0] == both[1], "the same students"
 
 
 def test_the_wheel_alone_runs_the_quickstart_elsewhere(tmp_path):

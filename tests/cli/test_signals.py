@@ -1,4 +1,4 @@
-"""Signals that schedulers and closed terminals send, to ``detkds`` in each phase of its work."""
+"""Signals that schedulers and closed terminals send; test_search_command has those to searches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,15 +18,12 @@ from detkds.space import Status
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = (
-    "search.knowledge=['logits']",
-    "search.weights=1",
-    "final.compare=['found']",
-)
-
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    """Start the command in a process group of its own, as SLURM and a terminal do."""
+    """Start the command in a process group of its own, as SLURM and a terminal do.
+
+    It hears SIGHUP, though the tests may have been started by ``nohup``.
+    """
     return subprocess.Popen(
         arguments,
         stdout=subprocess.PIPE,
@@ -35,6 +31,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "COLUMNS": "200", "TORCH_CPP_LOG_LEVEL": "ERROR"},
         start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),
     )
 
 
@@ -42,64 +39,23 @@ def store_of(folder: Path) -> Store:
     return Store(f"sqlite:///{folder / 'detkds.db'}", create=False)
 
 
-def told(folder: Path) -> int:
-    with suppress(Exception), store_of(folder) as store:
-        return sum(row.tell_order is not None for row in store.trials(None))
-    return 0
+def training(folder: Path) -> bool:
+    """Whether a full training is under way, and says how far it is."""
+    return any(folder.glob("trained/*/progress.json"))
 
 
-def training(folder: Path, name: str) -> bool:
-    """Whether a training of this name is under way, and says how far it is."""
-    return any(folder.glob(f"{name}*/progress.json"))
-
-
-#: What the folder shows of each phase; the first is before Ray is there. A teacher's training and a
-#: confirmation end as the final trainings do.
-PHASES: dict[str, Callable[[Path], object]] = {
-    "cluster": lambda folder: (folder / "detkds.db").is_file(),
-    "trials": lambda folder: told(folder) >= 2,
-    "final": lambda folder: training(folder, "trained/"),
-}
-
-
-def stopped_in(
-    process: subprocess.Popen[str], reached: Callable[[], object], number: int, group: bool
+def stopped(
+    process: subprocess.Popen[str], reached: Callable[[], object], number: int
 ) -> list[str]:
-    """Send the signal when the phase is reached; returns what the command printed."""
+    """Send the signal when the training is reached; returns what the command printed."""
     deadline = time.monotonic() + 300
     while not reached():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    (os.killpg if group else os.kill)(process.pid, number)
+    process.send_signal(number)
     printed = process.communicate(timeout=60)[0]
     return printed.splitlines()
-
-
-def test_a_search_goes_on_after_signals_in_every_phase(tmp_path):
-    command = tiny.search_command(tmp_path, options=OPTIONS)
-    before: dict[int, object] = {}
-    for place, (phase, reached) in enumerate(PHASES.items()):
-        number = signal.SIGHUP if phase == "trials" else signal.SIGTERM
-        process = start(command)
-        whole = phase in ("trials", "final")
-        printed = stopped_in(process, partial(reached, tmp_path), number, whole)
-        assert process.returncode == 128 + number, (phase, printed)
-        said = [line for line in printed if "interrupted; go on with: detkds search" in line]
-        assert len(said) == 1, (phase, printed)
-        assert ("--resume" in said[0]) == (place > 0), (phase, said)
-        assert not [line for line in printed if "Traceback" in line or "***" in line], printed
-        assert printed[-1] == said[0], (phase, printed)
-        command = tiny.search_command(tmp_path, *["--resume"] * (place > 0), options=OPTIONS)
-        with store_of(tmp_path) as store:
-            rows = {row.number: row for row in store.trials(None) if row.tell_order is not None}
-        assert before.items() <= rows.items(), "what was told stays"
-        before = rows
-    done = tiny.run(command)
-    assert done.returncode == 0, done.stderr
-    with store_of(tmp_path) as store:
-        assert before.items() <= {row.number: row for row in store.trials(None)}.items()
-        assert {row.status for row in store.trainings()} == {Status.COMPLETED}
 
 
 def test_a_training_says_how_to_go_on(tmp_path):
@@ -108,7 +64,7 @@ def test_a_training_says_how_to_go_on(tmp_path):
         "train", "quickstart", "--distiller", "none", "--work-dir", tmp_path, *options
     )
     process = start(command)
-    printed = stopped_in(process, partial(training, tmp_path, "trained/"), signal.SIGTERM, False)
+    printed = stopped(process, partial(training, tmp_path), signal.SIGTERM)
     assert process.returncode == 143, printed
     said = [line for line in printed if not line.startswith("training: ")]
     assert len(said) == 1, printed

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 import tiny
-from detkds.db import Store, TrialRow
+from detkds.db import TrialRow
 from detkds.search.confirmation import (
     Confirmation,
     Contender,
@@ -151,59 +150,6 @@ def test_names_of_start_distillers_are_fit_for_folders() -> None:
     assert names[:2] == ["pkd", "start_1"]
     assert names[3] == "pkd_3"
     assert all(len(name) < 70 and "/" not in name and " " not in name for name in names)
-
-
-CONFIRMED = (
-    "search.start=['none','pkd']",
-    "search.knowledge=['global']",
-    "search.population=1",
-    "search.iterations=0",
-    "confirm.candidates=1",
-    "confirm.rounds=2",
-    "confirm.seeds=1",
-    "confirm.epochs=2",
-    "final.compare=['found','best_preset']",
-)
-
-
-@pytest.mark.slow
-def test_a_search_exports_the_winner_of_the_confirmation(tmp_path: Path) -> None:
-    """The winner is exported, named and compared; a search that is resumed trains none again."""
-    command = tiny.search_command(tmp_path, options=CONFIRMED)
-    command.remove("confirm=None")
-    first = tiny.run_here(command)
-    assert first.returncode == 0, first.stderr
-    assert "confirmed: AP on the proxy under fresh seeds" in first.stdout
-    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
-        search = store.search("quickstart")
-        trainings = [row for row in store.trainings(search.id) if row.split == "proxy"]
-        contenders = {row.name for row in trainings}
-        assert {"none", "pkd"} <= contenders
-        assert {row.seed for row in trainings} == {1, 2}
-        assert search.confirmation is not None
-        winner = store.trials(search.id)[search.confirmation["trial"]]
-        shown = search.confirmation["contenders"]
-        scores = {(row.name, row.seed): row.score for row in trainings}
-        for one in shown:
-            seeds = range(1, 1 + len(one["aps"]))
-            assert one["aps"] == [scores[one["title"], seed] for seed in seeds]
-    means = [sum(one["aps"]) / len(one["aps"]) for one in shown if len(one["aps"]) == 2]
-    assert means == sorted(means, reverse=True)
-    out = tmp_path / "out.json"
-    exported = tiny.run_here(
-        tiny.command("export", "quickstart", "--work-dir", tmp_path, "--out", out)
-    )
-    assert exported.returncode == 0, exported.stderr
-    distiller = Distiller.from_json(out)
-    assert distiller.terms == winner.distiller.active
-    assert distiller.provenance["confirmation"] == search.confirmation
-    again = tiny.run_here([*command, "--resume"])
-    assert again.returncode == 0, again.stderr
-    with sqlite3.connect(tmp_path / "detkds.db") as database:
-        (count,) = database.execute(
-            "select count(*) from trainings where split = 'proxy'"
-        ).fetchone()
-    assert count == len(trainings)
 
 
 @pytest.mark.parametrize("option", ["confirm.seeds=0", "confirm.candidates=0", "confirm.rounds=0"])

@@ -10,7 +10,7 @@ import tiny
 from detkds.data import make_shapes
 from detkds.search.plans.plan import Plan, make_plan
 from detkds.settings import load_config
-from detkds.space import Distiller, WrongUse
+from detkds.space import WrongUse
 
 pytestmark = pytest.mark.slow
 
@@ -110,30 +110,3 @@ def test_images_that_all_lack_boxes(tmp_path: Path) -> None:
     )
     message = refused(tmp_path / "run", EXTENDED, "teacher=none", data)
     assert message == f"{files.train}: no image has a box: there is nothing to learn"
-
-
-def test_a_search_with_the_new_knowledge(tmp_path: Path) -> None:
-    """The search has the stages, and its distiller trains in full with stepwise weights."""
-    options = (
-        EXTENDED,
-        "search.knowledge=['cross_logits','label']",
-        "search.iterations=0",
-        "search.weights=2",
-        f"trial.param_scheduler={STEPS}",
-        f"final.param_scheduler={STEPS}",
-        "final.epochs=2",
-        "final.compare=['found','sssd_stepwise']",
-    )
-    done = tiny.run_here(tiny.search_command(tmp_path, options=options))
-    assert done.returncode == 0, done.stderr
-    found = Distiller.from_json(tmp_path / "quickstart.json")
-    assert {term.knowledge for term in found.terms} <= {"cross_logits", "label"}
-    listed = tiny.run_here(tiny.command("trials", "quickstart", "--work-dir", tmp_path)).stdout
-    assert {"cross_logits", "label", "weights"} <= set(listed.split())
-    (log,) = tmp_path.glob("trained/sssd_stepwise-seed0-*/*/*.log")
-    weights = [
-        float(line.split("weight_label: ")[1].split()[0])
-        for line in log.read_text().splitlines()
-        if "weight_label: " in line
-    ]
-    assert (weights[0], weights[-1]) == (15, 30)

@@ -74,7 +74,7 @@ NAMES = [name if name != GP else pytest.param(name, marks=pytest.mark.slow) for 
 
 def controller(algorithm: str, divide: bool, seed: int) -> Controller:
     settings = {"population": 3, "iterations": 2, "weights": 6}
-    settings |= {} if divide else {"trials": 12 if algorithm == GP else 16}
+    settings |= {} if divide else {"trials": 11 if algorithm == GP else 16}
     return Controller(SPACE, Search(algorithm=algorithm, divide=divide, **settings), seed, START)
 
 
