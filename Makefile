@@ -12,7 +12,7 @@ ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 # other, in the processes that tests start, too.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart check test coverage test-pairs test-benchmarks lint bench gpu-check package install clean
+.PHONY: quickstart check test coverage test-pairs test-benchmarks lint docs bench gpu-check package install clean
 
 install: $(STAMP)
 
@@ -54,6 +54,10 @@ lint: $(STAMP) package
 	cd $(PACKAGE) && MYPYPATH=. ../$(BIN)/mypy --config-file ../pyproject.toml \
 		--cache-dir ../.mypy_cache detkds/benchmarks/*.py
 	cd $(PACKAGE) && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache --no-logo
+
+# The reference of a search config's keys; a test fails where it and the settings differ.
+docs: $(STAMP) package
+	PYTHONPATH=$(PACKAGE) $(BIN)/python -m detkds.settings.reference > docs/config.md
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/engine.py

@@ -8,7 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
@@ -30,7 +30,8 @@ LINE_EVERY = 10.0
 class SearchDisplay:
     """Shows the stages, the counts of trials, the best distiller so far and the time left.
 
-    On a terminal the display redraws in place; elsewhere it prints a line now and then.
+    Trainings that run after the trials stand in the middle, each with a bar. On a terminal the
+    display redraws in place; elsewhere it prints a line now and then.
     ``continue_command``: the command that continues an interrupted search or training, which the
     display then prints; "" prints nothing. ``before`` is printed instead until the cluster is
     there: nothing is stored before.
@@ -40,6 +41,8 @@ class SearchDisplay:
         self._later = continue_command
         self._continue_command = continue_command if before is None else before
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._above: list[RenderableType] = []
+        self._below: list[RenderableType] = []
         self._last_time, self._last_line = 0.0, ""
         self._started: float | None = None
         self._done_before = 0
@@ -63,13 +66,13 @@ class SearchDisplay:
             interrupts.tell(self._continue_command, partial(console.print, soft_wrap=True))
 
     def dashboard(self, address: str) -> None:
-        """Say where Ray's dashboard is; ``address`` is "" if Ray runs without a dashboard.
+        """Say where Ray's dashboard is, and what it asks for; "" if Ray runs without a dashboard.
 
         From now on, what is interrupted is in the store.
         """
         interrupts.command = self._continue_command = self._later
         if address:
-            self.say(f"Ray dashboard: http://{address} (its token: ray get-auth-token)")
+            self.say(f"Ray dashboard: {address}")
 
     def say(self, text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False)
@@ -80,16 +83,12 @@ class SearchDisplay:
         ``progress``: the iterations done and all iterations of each training, (0, 0) before the
         first iteration.
         """
-        parts = [
-            f"{name} {done}/{total}" if total else f"{name} waiting"
-            for name, (done, total) in zip(names, progress, strict=True)
-        ]
-        finished = all(total and done == total for done, total in progress)
-        text = "training: " + ", ".join(parts)
         if self._live:
-            self._live.update(Text(text))
-        else:
-            self._line(text, now=finished)
+            self._live.update(Group(*self._above, _trainings(names, progress), *self._below))
+            return
+        parts = [f"{name} {_done(one)}" for name, one in zip(names, progress, strict=True)]
+        finished = all(total and done == total for done, total in progress)
+        self._line("training: " + ", ".join(parts), now=finished)
 
     def search(self, session: Session, planned: int) -> None:
         """Show where a search stands; ``planned``: how many trials it takes without rejections."""
@@ -101,8 +100,11 @@ class SearchDisplay:
         summary = (
             f"{done}/{planned} trials done, {stopped} of them stopped early, "
             f"{counts[Status.REJECTED]} rejected, {counts[Status.FAILED]} failed, "
-            f"{counts[Status.RUNNING]} running; {self._time_left(done, planned)}"
+            f"{counts[Status.RUNNING]} running"
         )
+        if counts[Status.QUEUED]:
+            summary += f", {counts[Status.QUEUED]} waiting for a worker"
+        summary += f"; {self._time_left(done, planned)}"
         best = session.controller.best
         if best is None:
             leader = "no completed trial yet"
@@ -115,7 +117,8 @@ class SearchDisplay:
         if self._live:
             # A bar ends without a new line, and would share its line with the table.
             bar = Padding(ProgressBar(total=planned, completed=done, width=60), 0)
-            self._live.update(Group(Text(summary), bar, _stages(session), Text(leader)))
+            self._above, self._below = [Text(summary), bar], [_stages(session), Text(leader)]
+            self._live.update(Group(*self._above, *self._below))
         else:
             self._line(f"{summary}; {leader}", now=session.done)
 
@@ -137,6 +140,21 @@ class SearchDisplay:
         if now or time.monotonic() - self._last_time > LINE_EVERY:
             self._last_time, self._last_line = time.monotonic(), text
             console.print(text, soft_wrap=True, highlight=False)
+
+
+def _trainings(names: list[str], progress: list[tuple[int, int]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("training", no_wrap=True)
+    table.add_column("", width=30)
+    table.add_column("iterations", no_wrap=True)
+    for name, (done, total) in zip(names, progress, strict=True):
+        table.add_row(name, ProgressBar(total or 1, done), _done((done, total)))
+    return table
+
+
+def _done(progress: tuple[int, int]) -> str:
+    done, total = progress
+    return f"{done}/{total}" if total else "waiting"
 
 
 def _stages(session: Session) -> Table:

@@ -14,6 +14,7 @@ import typer
 
 from ..space import SearchFailed, WrongUse
 from ..space.errors import hide_password
+from ..workers.dashboard import ray_command
 from .interrupts import interrupts
 from .passwords import without_password
 
@@ -34,8 +35,8 @@ def submit(address: str, name: str, arguments: Sequence[str], storage: str | Non
     command = job_command(arguments, storage)
     client = _client(address)
     job = _submitted(client, address, name, command)
-    follow = f"ray job logs --follow {job} --address {address}"
-    stop = f"ray job stop {job} --address {address}"
+    follow = f"{ray_command()} job logs --follow {job} --address {address}"
+    stop = f"{ray_command()} job stop {job} --address {address}"
     typer.echo(f"submitted as {job}")
     # After Ctrl-C, it lists what was still open.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-from scipy import stats
-
 from ..db import TrainingRow, TrialRow
 from ..search.exported import trained_distiller
 from ..search.teachers.order import ALGORITHMS, Pool, teacher_order
@@ -187,7 +185,9 @@ def agreement(facts: Facts) -> Agreement | None:
             marks.append(Mark(100 * best[key], 100 * mean(scores), "completed", text))
     if len(marks) < 2:
         return None
-    tau = stats.kendalltau([m.x for m in marks], [m.y for m in marks])
+    from scipy.stats import kendalltau  # not above: it takes a second
+
+    tau = kendalltau([m.x for m in marks], [m.y for m in marks])
     number = None if tau.statistic != tau.statistic else float(tau.statistic)
     chart = Chart("Final AP against proxy AP", "proxy AP", "test AP", marks, whole_x=False)
     return Agreement(chart, len(marks), number, None if number is None else float(tau.pvalue))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
-from scipy import stats
+from statistics import fmean, stdev
 
 
 def probability_better(differences: Sequence[float]) -> float | None:
@@ -17,8 +15,10 @@ def probability_better(differences: Sequence[float]) -> float | None:
     """
     if len(differences) < 2:
         return None
-    mean, spread = np.mean(differences), np.std(differences, ddof=1)
+    mean, spread = fmean(differences), stdev(differences)
     if spread == 0:
         return 0.5 if mean == 0 else float(mean > 0)
+    from scipy.special import stdtr  # not above: it takes a second, and most pages need none
+
     t = mean / (spread / math.sqrt(len(differences)))
-    return float(stats.t.cdf(t, len(differences) - 1))
+    return float(stdtr(len(differences) - 1, t))  # Student's t, cumulated

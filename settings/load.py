@@ -110,10 +110,10 @@ def _merge(config: Any, options: dict[str, Any]) -> None:
     """Merge options into a config. New epochs move the milestones, unless these are new as well."""
     given = dict(_leaves(options))
     schedules = [key.removesuffix(".epochs") for key in given if key.endswith(".epochs")]
-    before = {key: _at(config, f"{key}.epochs") for key in schedules}
+    before = {key: at(config, f"{key}.epochs") for key in schedules}
     config.merge_from_dict(options)
     for key, epochs in before.items():
-        now, schedulers = given[f"{key}.epochs"], _at(config, f"{key}.param_scheduler")
+        now, schedulers = given[f"{key}.epochs"], at(config, f"{key}.param_scheduler")
         own = any(name.startswith(f"{key}.param_scheduler") for name in given)
         # Epochs that are no numbers are refused with the whole config.
         if schedulers and not own and _is_count(epochs) and _is_count(now):
@@ -129,7 +129,7 @@ def _leaves(options: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, A
             yield f"{path}{key}", value
 
 
-def _at(config: Any, path: str) -> Any:
+def at(config: Any, path: str) -> Any:
     """The value of a config at a path, or None."""
     value = config
     for name in path.split("."):

@@ -76,7 +76,8 @@ class Model(Settings):
     load_from: FilePath | None = None
     #: Whether to load the checkpoint even if that runs code from the file.
     trust_checkpoint: bool = False
-    #: How a teacher without a checkpoint is trained before the search. Its weights are kept.
+    #: How a teacher without a checkpoint is trained before the search. Its weights are kept. A
+    #: student has none.
     schedule: Schedule | None = None
 
 

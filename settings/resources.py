@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from .base import Settings
 
@@ -20,8 +20,13 @@ class Resources(Settings):
     threads: int = Field(default=1, ge=1)
     #: ``auto`` or host:port joins a Ray cluster. None: detkds starts Ray on this machine.
     address: str | None = None
-    #: Whether Ray's dashboard is started.
+    #: Whether the Ray that starts here has its dashboard.
     dashboard: bool = True
+    #: The address of this machine that the dashboard listens at. 0.0.0.0 lets those in from other
+    #: machines who have the token. None: this machine alone reaches the dashboard.
+    dashboard_host: str | None = None
+    #: The dashboard's port. None: 8265, or the next one that is free.
+    dashboard_port: int | None = Field(default=None, ge=1, le=65535)
     #: Seconds that a search or training waits for a database that does not answer, is read-only,
     #: has a full disk or is locked by another program. Then it ends, to be resumed.
     patience: float = Field(default=600, ge=0)
@@ -43,3 +48,14 @@ class Resources(Settings):
                 "--gpus of `detkds train`, spreads a training over several"
             )
         return gpus
+
+    @field_validator("dashboard_host", "dashboard_port")
+    @classmethod
+    def _of_ray_here(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("address") is not None:
+            raise ValueError(
+                "the cluster of resources.address has its own dashboard: leave this out"
+            )
+        if value is not None and not info.data.get("dashboard"):
+            raise ValueError("resources.dashboard=False leaves no dashboard: leave this out")
+        return value

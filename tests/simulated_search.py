@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
         search = store.create_search(NAME, {}, "conditions", 0)
         controller = Controller(SPACE, SETTINGS, seed=0)
         session = Session(controller, store, search.id, "conditions", 0)
-        display.dashboard("127.0.0.1:8265")
+        display.dashboard("http://127.0.0.1:8265")
         display.training(["teacher", "warm-up"], [(3, 8), (0, 0)])
         wait()
         session.changed = lambda: display.search(session, controller.planned)

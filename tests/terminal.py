@@ -16,6 +16,12 @@ from collections.abc import Callable
 
 #: Escape sequences that a terminal obeys; what rich's live display uses of them.
 ESCAPE = re.compile(r"\x1b\[(\?)?([\d;]*)([A-Za-z])")
+#: A display that draws itself anew begins with this.
+ANEW = re.compile(r"\r\x1b\[2K")
+#: Bars alone in a line, and a training's line: its name, its bar, and how far it is.
+BAR = re.compile(r"[━╸╺ ]+|\S.* [━╸╺]+ +(\d+/\d+|waiting)")
+#: Rows of a table with a frame: they end as they begin.
+FRAMED = {"┏": "┓", "┃": "┃", "┡": "┩", "│": "│", "└": "┘"}
 #: How long a screen may take to show what a test waits for, in seconds.
 PATIENCE = 300.0
 
@@ -84,9 +90,9 @@ class Terminal:
             assert time.monotonic() < deadline, "\n".join(["nothing happens", *screen])
             time.sleep(0.05)
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """Wait until the program ends; returns its exit code."""
-        code = self.process.wait(timeout=PATIENCE)
+        code = self.process.wait(timeout=seconds)
         self._reader.join(timeout=10)
         return code
 
@@ -130,3 +136,21 @@ def drawn(output: str, columns: int) -> list[str]:
         while row >= len(lines):
             lines.append("")
     return [line.rstrip() for line in lines]
+
+
+def frames(output: str, columns: int, count: int = 10) -> list[list[str]]:
+    """Screens that a program showed, each before it drew itself anew, and the last one.
+
+    At most ``count``, evenly spread.
+    """
+    ends = [match.start() for match in ANEW.finditer(output)]
+    chosen = [ends[place * len(ends) // count] for place in range(count)] if ends else []
+    return [drawn(output[:end], columns) for end in [*dict.fromkeys(chosen), len(output)]]
+
+
+def broken(screen: list[str]) -> list[str]:
+    """Lines of a search's screen that something else runs into, and old displays left on it."""
+    found = [line for line in screen if FRAMED.get(line[:1], line[-1:]) != line[-1:]]
+    bars = [line for line in screen if "━" in line and line[0] not in FRAMED]
+    found += [line for line in bars if not BAR.fullmatch(line)]
+    return found + [line for line in screen if "trials done, " in line][1:]

@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..settings import Resources
 from ..space import WrongUse
+from .dashboard import check_dashboard, dashboard_hint, dashboard_options
 
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -45,7 +46,7 @@ def cluster(
     folder: Path | None = None,
     shared: Mapping[str, int] = MappingProxyType({}),
 ) -> Iterator[str]:
-    """Start Ray here or join a cluster; yields the dashboard's address, or "" without a dashboard.
+    """Start Ray here or join a cluster; yields where its dashboard is and how to open it, or "".
 
     ``shared``: how many processes share a training, by the setting that says so. Raises
     :class:`WrongUse` if the cluster can't be reached, if no node has what a process asks for, if
@@ -55,7 +56,7 @@ def cluster(
     os.environ.update(_ENVIRONMENT)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if resources.address is None:
-        options["include_dashboard"] = resources.dashboard
+        options |= dashboard_options(resources)
         use_token()
     try:
         # Without an address, Ray would join the cluster of RAY_ADDRESS or a Ray that runs here.
@@ -69,9 +70,17 @@ def cluster(
         _check_resources(resources, nodes, "the cluster's largest node")
         if resources.address is not None and folder is not None:
             check_shared(folder)
-        yield context.dashboard_url or ""
+        yield dashboard_hint(context.dashboard_url or "", _other_head())
     finally:
         ray.shutdown()
+
+
+def _other_head() -> str | None:
+    """The address of the cluster's head, where that is another machine."""
+    here = ray.util.get_node_ip_address()
+    heads = [node for node in alive() if "node:__internal_head__" in node["Resources"]]
+    found = [node["NodeManagerAddress"] for node in heads]
+    return found[0] if found and found[0] != here else None
 
 
 def use_token() -> None:
@@ -124,7 +133,8 @@ def _own_signal_handlers() -> Iterator[None]:
 def check_machine(resources: Resources, shared: Mapping[str, int] = MappingProxyType({})) -> None:
     """Raise :class:`WrongUse` if a process, or all processes of a training, ask for too much.
 
-    ``shared``: as in :func:`cluster`. With ``resources.address``, raise if no cluster answers
+    So with a dashboard that can't listen where it should (:func:`check_dashboard`). ``shared``: as
+    in :func:`cluster`. With ``resources.address``, raise if no cluster answers
     there; the resources of its nodes are checked when the cluster is joined. Ray starts its workers
     through a shell without quoting: with a space in Python's path, Ray would wait for them for
     ever.
@@ -137,6 +147,7 @@ def check_machine(resources: Resources, shared: Mapping[str, int] = MappingProxy
     if resources.address is not None:
         _check_reachable(resources.address)
     else:
+        check_dashboard(resources)
         here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
         _check_shared_trainings(resources, [here], shared, "this machine")
         _check_resources(resources, [here], "this machine")

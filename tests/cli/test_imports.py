@@ -12,7 +12,7 @@ from detkds.data import make_shapes
 from detkds.db import Store
 from detkds.space import Candidate, Distiller, Outcome, Status
 
-HEAVY = ("torch", "mmdet", "mmengine", "ray", "sqlalchemy", "pandas", "rich", "numpy")
+HEAVY = ("torch", "mmdet", "mmengine", "ray", "sqlalchemy", "pandas", "scipy", "rich", "numpy")
 #: Runs ``detkds`` and says on the last line of stderr what it has loaded.
 SCRIPT = f"""
 import atexit, sys
@@ -33,6 +33,8 @@ COMMANDS = [
     ("trials", 0, "sqlalchemy rich"),
     ("trials quickstart --csv trials.csv", 0, "sqlalchemy pandas numpy"),
     ("export quickstart --out best.json", 0, "sqlalchemy"),
+    ("searches", 0, "sqlalchemy rich"),
+    ("export quickstart --card best.md", 0, "sqlalchemy numpy"),
     ("report quickstart", 0, "sqlalchemy numpy"),
     ("clean quickstart", 0, "sqlalchemy"),
     ("delete quickstart", 0, "sqlalchemy"),

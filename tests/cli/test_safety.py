@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 import tiny
@@ -213,27 +215,65 @@ import os, subprocess, sys
 import ray
 from detkds.settings import Resources
 from detkds.workers.cluster import cluster
-JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print('in')"
-with cluster(Resources(gpus=0, dashboard=False)):
+JOIN = '''
+import ray, sys
+from detkds.workers.dashboard import dashboard_hint
+joined = ray.init(address=sys.argv[1], log_to_driver=False)
+print(dashboard_hint(joined.dashboard_url, None))
+'''
+with cluster(Resources(gpus=0, dashboard_host="127.0.0.1", dashboard_port={port})) as dashboard:
+    print(dashboard)
     address = ray.get_runtime_context().gcs_address
     for token in (None, "0" * 64):
-        stranger = dict(os.environ, **({"RAY_AUTH_TOKEN": token} if token else {}))
+        stranger = dict(os.environ, **({{"RAY_AUTH_TOKEN": token}} if token else {{}}))
         done = subprocess.run(
             [sys.executable, "-c", JOIN, address], env=stranger, capture_output=True, text=True
         )
-        print("in" in done.stdout.split())
+        print(done.stdout.strip() or "not in", flush=True)
+    sys.stdin.read()
 """
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def status(url: str, token: str | None) -> int:
+    """What the dashboard answers to who has a token, or none."""
+    request = Request(f"{url}/api/cluster_status")
+    if token is not None:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        return build_opener(ProxyHandler({})).open(request, timeout=60).status
+    except HTTPError as error:
+        return error.code
+
+
 @pytest.mark.slow
-def test_only_who_has_the_token_joins_the_ray_that_a_search_starts(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", RAY],
-        env={**os.environ, "HOME": str(tmp_path)},
-        capture_output=True,
+def test_only_who_has_the_token_uses_the_ray_that_a_search_starts(tmp_path):
+    """What is printed of the dashboard can be typed as it is; who joins has the same line."""
+    port = free_port()
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("RAY_")}
+    environment["HOME"] = str(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RAY.format(port=port)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
-    assert done.stdout.splitlines() == ["True", "False"], done.stdout + done.stderr
-    token = tmp_path / ".ray" / "auth_token"
-    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    with process:
+        started, joined, stranger = (process.stdout.readline().strip() for _ in range(3))
+        url, _, hint = started.partition(" (it asks for a token: ")
+        assert url == f"http://127.0.0.1:{port}"
+        assert joined == started
+        assert stranger == "not in"
+        shell = ["sh", "-c", hint.removesuffix(")")]
+        token = subprocess.check_output(shell, env={"HOME": str(tmp_path)}, text=True).strip()
+        assert status(url, token) == 200
+        assert status(url, None) == 401
+        assert status(url, "0" * 64) == 403
+        process.stdin.close()
+    assert process.returncode == 0
+    assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600

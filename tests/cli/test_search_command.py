@@ -19,7 +19,7 @@ import torch
 from detkds.db import Store
 from detkds.detectors import build_detector, model_config
 from detkds.space import Distiller, Status
-from terminal import Terminal
+from terminal import Terminal, broken, frames
 
 pytestmark = pytest.mark.slow
 
@@ -28,11 +28,11 @@ OPTIONS = ("search.start=['pkd', 'logits: norm_n, l2 × 5']",)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A work folder in which a whole tiny search with one worker has run."""
+    """A work folder in which a whole tiny search with one worker has run, in a terminal."""
     folder = tmp_path_factory.mktemp("search")
-    done = tiny.run(tiny.search_command(folder, options=OPTIONS))
-    assert done.returncode == 0, done.stderr
-    (folder / "printed.txt").write_text(done.stdout)
+    terminal = Terminal(tiny.search_command(folder, options=OPTIONS), columns=80)
+    assert terminal.wait(900) == 0, "\n".join(terminal.screen)
+    (folder / "output.txt").write_text(terminal.output, newline="")
     return folder
 
 
@@ -52,9 +52,13 @@ def told(folder: Path) -> list:
 
 
 def test_a_search_ends_with_the_table_and_the_paths(finished):
-    printed = (finished / "printed.txt").read_text()
+    with (finished / "output.txt").open(newline="") as file:
+        shown = frames(file.read(), columns=80)
+    printed = "".join(shown[-1])  # a long path goes on in the next line
     for text in ("student alone", "pkd", "found", "AP50", str(finished / "quickstart.json")):
         assert text in printed
+    assert [line for screen in shown for line in broken(screen)] == []
+    assert any("waiting" in line for screen in shown for line in screen), "trainings are shown"
     assert len(rows(finished)) >= tiny.TRIALS
     assert {row.stage for row in rows(finished)} == {"start", "global", "logits", "weights"}
     for row in rows(finished):
@@ -189,9 +193,11 @@ def _told_count(folder: Path) -> int:
     return 0
 
 
-def ended(command: list[str], reached: Callable[[], object], by: signal.Signals) -> Terminal:
+def ended(
+    command: list[str], reached: Callable[[], object], by: signal.Signals, columns: int
+) -> Terminal:
     """Start a search in a terminal and end it midway; returns the terminal."""
-    terminal = Terminal(command)
+    terminal = Terminal(command, columns)
     terminal.wait_for(lambda screen: reached())
     if by == signal.SIGINT:
         terminal.press("\x03")
@@ -207,8 +213,12 @@ def test_a_search_that_is_ended_in_every_phase_resumes_as_the_unbroken_one(finis
     command = tiny.search_command(tmp_path, options=OPTIONS)
     known: dict[int, object] = {}
     for turn, (reached, by) in enumerate(ENDS):
-        terminal = ended(command, partial(reached, tmp_path), by)
+        columns = 120 if by == signal.SIGKILL else 200
+        terminal = ended(command, partial(reached, tmp_path), by, columns)
         code, screen = terminal.wait(), "\n".join(terminal.screen)
+        *shown, last = frames(terminal.output, columns)
+        shown += [last] if by != signal.SIGKILL else []  # which may come in the middle of a line
+        assert [line for one in shown for line in broken(one)] == []
         if by == signal.SIGKILL:
             assert code == -signal.SIGKILL
         else:

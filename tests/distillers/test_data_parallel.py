@@ -25,6 +25,8 @@ TERMS = {
     "mgd": "hide_65, l2",
     "fgbg_area": "local_2, l2",
 }
+#: MGD's masks are random, other ones in each process.
+UNMASKED = [name for name in KINDS if name != "mgd"]
 
 
 @pytest.fixture
@@ -36,13 +38,17 @@ def one_process(tmp_path: Path) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-def parallel(*knowledge: str) -> Any:
+def distilled(*knowledge: str) -> DistilledDetector:
     """A student under a teacher with a wider neck, so that there are adapters."""
     form = Distiller.parse("; ".join(f"{name}: {TERMS[name]}" for name in knowledge))
     two = {"model.bbox_head.stacked_convs": 2}
     teacher = thin_detector("fcos", 1, neck=24, **two)
-    model = DistilledDetector(still(thin_detector("fcos", 0, **two)), teacher, form)
-    return MMDistributedDataParallel(model, find_unused_parameters=False)
+    torch.manual_seed(2)  # of the adapters
+    return DistilledDetector(still(thin_detector("fcos", 0, **two)), teacher, form)
+
+
+def parallel(*knowledge: str) -> Any:
+    return MMDistributedDataParallel(distilled(*knowledge), find_unused_parameters=False)
 
 
 def test_no_bucket_holds_a_parameter_of_the_teacher(one_process: None) -> None:
@@ -69,3 +75,36 @@ def test_every_parameter_gets_a_gradient_with_boxes_and_without(
             sample.gt_instances = sample.gt_instances[: None if boxes else 0]
         total(wrapped(inputs, samples, mode="loss")).backward()
     assert all(p.grad is not None for p in wrapped.parameters() if p.requires_grad)
+
+
+def gradients(model: Any, images: slice) -> dict[str, torch.Tensor]:
+    """By parameter, after a step on some of four images, one of which has no boxes."""
+    inputs, samples = batch(images=4)
+    samples[2].gt_instances = samples[2].gt_instances[:0]
+    total(model(inputs[images], samples[images], mode="loss")).backward()
+    named = model.named_parameters()
+    return {name.removeprefix("module."): p.grad for name, p in named if p.requires_grad}
+
+
+def step(rank: int, folder: Path) -> None:
+    """A step of one of two processes, on two of the images."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder / 'join'}", rank=rank, world_size=2
+    )
+    found = gradients(parallel(*UNMASKED), slice(2 * rank, 2 * rank + 2))
+    torch.save(found, folder / f"{rank}.pth")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one_with_all_images(tmp_path: Path) -> None:
+    """The processes build student, teacher and adapters each, as mmdet's training script does."""
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["detkds.distillers"])  # mmdet is imported once, not twice
+    torch.multiprocessing.start_processes(step, (tmp_path,), nprocs=2, start_method="forkserver")
+    expected = gradients(distilled(*UNMASKED), slice(None))
+    assert any(name.startswith("distillation.") for name in expected)
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pth")
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)

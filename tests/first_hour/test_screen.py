@@ -34,10 +34,15 @@ def test_no_line_of_the_display_is_broken(tmp_path: Path, monkeypatch, columns):
                 assert candidate is not None
                 session.started(candidate, "host", "cpu")
                 session.tell(candidate, simulated_search.score(candidate))
+            session.ask()
             display.search(session, controller.planned)
+            display.training(["pkd", "none"], [(4, 9), (0, 0)])
     lines = drawn(screen.getvalue(), columns)
-    (bar,) = (line for line in lines if "━" in line)
+    assert " 0 running, 1 waiting for a worker; " in " ".join(lines)
+    bar, *trainings = (line for line in lines if "━" in line)
     assert set(bar) <= set("━╸╺ "), bar
+    assert [line.split()[0] for line in trainings] == ["pkd", "none"]
+    assert [line.split()[-1] for line in trainings] == ["4/9", "waiting"]
     (head,) = (line for line in lines if "best AP" in line and "stage" in line)
     assert head.split()[:3] == ["stage", "best", "AP"]
     assert all(len(line) <= columns for line in lines)
