@@ -47,7 +47,7 @@ SEEDS = (0, 1)
 #: The proxies whose trials are scored after every epoch. Others are scored at their end.
 CURVES = ("scratch", "warm")
 #: The runs of each distiller of the study, in the order of the collection: all distillers have the
-#: runs of one round before any has those of the next.
+#: runs of one round before any has those of the next. So it is with the seeds of ``trials``.
 ROUNDS: list[list[tuple[str, int]]] = [
     [("scratch", 0), (FINAL, 0), ("short", 0), ("short", 1)],
     [(FINAL, 1), ("scratch", 1), ("warm", 0), ("warm_short", 0), ("few", 0)],
@@ -130,7 +130,7 @@ def runs_of(bench: Bench, log: Log, stage: str, proxy: str) -> Iterator[Job]:
     """The runs of a stage, in an order of which every beginning is of use."""
     rounds, chosen = ROUNDS, list(islice(passed(bench, log), STUDY))
     if stage == "trials":
-        rounds, chosen = [[(proxy, seed) for seed in SEEDS]], list(passed(bench, log))
+        rounds, chosen = [[(proxy, seed)] for seed in SEEDS], list(passed(bench, log))
     for kinds in rounds:
         for one in chosen:
             yield from (Job(bench.problem, one, kind, seed) for kind, seed in kinds)

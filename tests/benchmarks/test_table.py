@@ -177,7 +177,7 @@ def test_order_of_the_runs(tmp_path: Path) -> None:
     assert len({*study}) == len(study) == 2 * sum(map(len, ROUNDS))
     assert Counter(kind for kind, _, _ in study)[FINAL] == 2 * 3
     trials = [(job.kind, job.seed, job.text) for job in runs_of(bench, log, "trials", "warm")]
-    assert trials == [("warm", seed, text) for text in texts for seed in SEEDS]
+    assert trials == [("warm", seed, text) for seed in SEEDS for text in texts]
     found = {job.text: run for job, run in log.runs()}
     assert found["logits: identity, l1 × 1"].reason == "zero"
     assert found[texts[1]].metrics == {"filter/share": 0.5}
