@@ -73,6 +73,10 @@ class TermStage:
         """A distiller that takes each slot's choice from one of two others."""
         return Distiller((self.space.crossover(first.terms[0], second.terms[0], rng),))
 
+    def fewer(self, distiller: Distiller, number: int, rng: Random) -> Distiller:
+        """The distiller: it has one term."""
+        return distiller
+
 
 @dataclass(frozen=True)
 class WeightStage:
@@ -132,6 +136,11 @@ class WeightStage:
     def crossover(self, first: Distiller, second: Distiller, rng: Random) -> Distiller:
         """A distiller that takes each slot's choice from one of two others."""
         return self.space.crossover_weights(first, second, rng)
+
+    def fewer(self, distiller: Distiller, number: int, rng: Random) -> Distiller:
+        """The distiller with at most so many of its terms, drawn at random; others get weight 0."""
+        dropped = rng.sample(distiller.active, max(0, len(distiller.active) - number))
+        return self.space.weighed(distiller, {term.knowledge: 0.0 for term in dropped})
 
 
 @dataclass(frozen=True)
@@ -226,6 +235,11 @@ class WholeStage:
     def crossover(self, first: Distiller, second: Distiller, rng: Random) -> Distiller:
         """A distiller that takes each kind's term from one of two others, mostly a union."""
         return self.space.crossover_distillers(first, second, rng)
+
+    def fewer(self, distiller: Distiller, number: int, rng: Random) -> Distiller:
+        """The distiller with at most so many of its terms, drawn at random."""
+        kept = rng.sample(distiller.active, min(number, len(distiller.active)))
+        return Distiller(tuple(term for term in distiller.active if term in kept))
 
 
 def _with_weights_of(

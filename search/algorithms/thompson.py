@@ -20,7 +20,11 @@ PROPOSALS = 200
 #: Parents are drawn from the so many distillers of the highest expected score.
 PARENTS = 10
 #: The share of proposals that are drawn at random, and the share that are crossovers.
-FRESH, CROSSED = 0.1, 0.3
+FRESH, CROSSED = 0.2, 0.3
+#: The most terms of the proposals among which the model chooses, drawn anew for each candidate;
+#: None: any number. Each term adds to the variance of a draw: among unlike sizes, a large proposal
+#: would win nearly always, and a term would never be tried alone.
+SIZES = (1, 2, 3, None)
 #: The share of mutants that are mutated once more.
 AGAIN = 0.5
 #: Prior variances of the coefficients by kind of feature, where scores have a variance of 1.
@@ -36,9 +40,10 @@ def thompson(stage: Stage, settings: Search, rng: Random) -> Algorithm:
     """Linear Thompson sampling over the children of the best distillers.
 
     As in BOCS (Baptista and Poloczek, ICML 2018), a Bayesian linear model with pairwise terms is
-    fitted to all scores, and a draw of its coefficients is maximised. Two things differ: the prior
-    is normal, so that a fit takes milliseconds, and the maximum is over children of the best
-    distillers, which stay near what is known to work, and a few random ones.
+    fitted to all scores, and a draw of its coefficients is maximised. Three things differ: the
+    prior is normal, so that a fit takes milliseconds; the maximum is over children of the best
+    distillers, which stay near what is known to work, and some random ones; and these have at most
+    one, two, three or any number of terms (:data:`SIZES`).
     """
     return Budgeted(stage, settings, rng, LinearThompson(stage))
 
@@ -83,8 +88,11 @@ class LinearThompson:
 
     def _proposals(self, parents: Sequence[Distiller], rng: Random) -> list[Distiller]:
         found: dict[str, Distiller] = {}
+        size = rng.choice(SIZES)
         for _ in range(2 * PROPOSALS):
             one = self._proposal(parents, rng)
+            if size is not None:
+                one = self._stage.fewer(one, size, rng)
             key = one.key
             if key not in self._keys:
                 found.setdefault(key, one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from itertools import islice, product
 
@@ -240,3 +241,20 @@ def test_thompson_proposes_nothing_twice():
         keys.append(candidate.distiller.key)
         algorithm.tell(candidate, score(candidate))
     assert len(set(keys)) == len(keys) == 40
+
+
+def test_thompson_also_tries_terms_alone_where_all_that_is_known_has_many():
+    space = SearchSpace.preset("extended")
+    rng = random.Random(0)
+    known = tuple(
+        Distiller(tuple(space.random(kind, rng) for kind in space.knowledge)) for _ in range(4)
+    )
+    settings = Search(algorithm="thompson", trials=44)
+    algorithm, sizes = make_algorithm(WholeStage(space, known), settings, random.Random(0)), []
+    while not algorithm.done:
+        candidate = algorithm.ask()
+        sizes.append(len(candidate.distiller.active))
+        algorithm.tell(candidate, Outcome(Status.COMPLETED, score=0.05 * sizes[-1]))
+    count = Counter(sizes[4:])
+    assert all(count[size] >= 4 for size in (1, 2, 3)), count
+    assert sum(count[size] for size in count if size > 3) >= 4, "more terms have higher scores"
