@@ -17,7 +17,7 @@ PKD = Distiller.parse("global: identity, pearson × 5; logits: norm_n, l2 × 0")
 def trainings(**scores: list[float]) -> list[Any]:
     return [
         (
-            SimpleNamespace(name=name, test="test", checkpoint=f"{name}.pth"),
+            SimpleNamespace(name=name, test="test", checkpoint=f"{name}.pth", folder=f"no/{name}"),
             Outcome(Status.COMPLETED, score=score, metrics={"bbox_mAP": score}),
         )
         for name, values in scores.items()
