@@ -214,8 +214,8 @@ def train(
         return _export_config(plan, name, chosen, export_config, order if simultaneous else None)
     found.say(plan.notes)
     opened = open_store(storage, folder, True, settings.resources.patience)
-    write_record(folder, found.name, "train", settings)
     with opened as store, make_display() as display:
+        write_record(folder, found.name, "train", settings)
         if teachers is None or chosen is None:
             results = run_training(plan, store, display, chosen, name)
         elif simultaneous:

@@ -71,6 +71,13 @@ def test_what_mmengine_cannot_build(refused, option):
     assert said.startswith(OPTIONS[option])
 
 
+def test_what_a_base_of_mmdet_adds_to_a_hook_is_no_option_of_it(command):
+    """A config over ``mmdet::…`` has the registry's scope in each part; mmengine takes it out."""
+    option = "job.default_hooks={'timer':{'type':'IterTimerHook','_scope_':'mmdet'}}"
+    code, said = command("search", "quickstart", "--dry-run", "--cfg-options", option)
+    assert code == 0, said
+
+
 def test_a_final_training_that_cannot_be_built_is_told_by_train_too(refused):
     options = ["--cfg-options", "final.optim_wrapper.optimizer.type=Adamw"]
     said = refused("train", "quickstart", "--distiller", "none", *options)
