@@ -18,7 +18,7 @@ from rich.text import Text
 from ..space import Status
 from .console import console, in_one_line
 from .interrupts import interrupts
-from .listing import in_points
+from .listing import in_points, references
 
 if TYPE_CHECKING:
     from ..search.session import Session
@@ -114,13 +114,15 @@ class SearchDisplay:
                 f"best AP {in_points(outcome.score)} (trial {candidate.number}): "
                 f"{in_one_line(candidate.distiller)}"
             )
+        compared = references(session.controller.alone, session.teacher)
         if self._live:
             # A bar ends without a new line, and would share its line with the table.
             bar = Padding(ProgressBar(total=planned, completed=done, width=60), 0)
-            self._above, self._below = [Text(summary), bar], [_stages(session), Text(leader)]
+            self._above = [Text(summary), bar]
+            self._below = [_stages(session), *map(Text, filter(None, (leader, compared)))]
             self._live.update(Group(*self._above, *self._below))
         else:
-            self._line(f"{summary}; {leader}", now=session.done)
+            self._line("; ".join(filter(None, (summary, leader, compared))), now=session.done)
 
     def _time_left(self, done: int, planned: int) -> str:
         assert self._started is not None

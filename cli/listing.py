@@ -25,6 +25,17 @@ def in_points(score: float | None) -> str:
     return "" if score is None else f"{100 * score:.1f}"
 
 
+def references(alone: float | None, teacher: float | None) -> str:
+    """What the APs of trials are read against, as far as it is known; "" if nothing is.
+
+    >>> references(0.086, 0.551)
+    'for comparison: student alone AP 8.6, teacher AP 55.1'
+    """
+    known = {"student alone": alone, "teacher": teacher}
+    parts = [f"{name} AP {in_points(ap)}" for name, ap in known.items() if ap is not None]
+    return f"for comparison: {', '.join(parts)}" if parts else ""
+
+
 def listed(
     records: Sequence[Record],
     *,

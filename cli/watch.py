@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..db import SearchRow, Store, TrainingRow, TrialRow, ranked
+from ..db.rows import teacher_ap
 from ..db.runners import runner_of
 from ..space import Status
 from .console import console, in_one_line
-from .listing import in_points
+from .listing import in_points, references
 
 BARS = "▁▂▃▄▅▆▇█"
 #: Columns of the sparkline, and leaders of a stage.
@@ -89,8 +90,9 @@ def picture(
     at_work = [row for row in trainings if row.status is Status.RUNNING]
     parts += [Text(f"running  {_running(trial)}") for trial in running]
     parts += [Text(f"training  {row.name}, seed {row.seed}{_since(row)}") for row in at_work]
-    parts.append(Text(leader(trials)))
-    return Group(*parts)
+    alone = next((t.score for t in ranked(trials) if not t.distiller.active), None)
+    compared = references(alone, teacher_ap(trainings))
+    return Group(*parts, *map(Text, filter(None, (leader(trials), compared))))
 
 
 def summary(trials: Sequence[TrialRow]) -> str:

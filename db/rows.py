@@ -135,6 +135,17 @@ class TrainingRow(RunRow):
         return f"{self.name}-seed{self.seed}"
 
 
+#: The name of the row that holds the AP of a search's teacher on the images that score trials. The
+#: row has no checkpoint: nothing was trained for it.
+TEACHER_SCORED = "teacher-scored"
+
+
+def teacher_ap(trainings: Iterable[TrainingRow]) -> float | None:
+    """The AP of a search's teacher on the images that score trials, in [0, 1], if it is known."""
+    known = [row.score for row in trainings if row.name == TEACHER_SCORED and row.score is not None]
+    return known[-1] if known else None
+
+
 @dataclass(frozen=True)
 class CostRow:
     """The cost of adapting the features of the model ``source`` to those of the model ``target``.

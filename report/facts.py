@@ -9,6 +9,7 @@ from typing import Any
 
 from ..db import CostRow, SearchRow, Store, TrainingRow, TrialRow, ranked
 from ..db.known_costs import costs_between
+from ..db.rows import teacher_ap
 from ..db.runners import runner_of
 from ..search.exported import best_trial, started_from, trained_distiller
 from ..space import NONE, WEIGHTS_STAGE, Distiller, Status
@@ -84,6 +85,11 @@ class Facts:
     def alone(self) -> TrialRow | None:
         """The best trial of the student alone."""
         return next((trial for trial in self.scored if not trial.distiller.active), None)
+
+    @property
+    def teacher(self) -> float | None:
+        """The teacher's AP on the images that score trials, in [0, 1], if it is known."""
+        return teacher_ap(self.trainings)
 
     @property
     def preset(self) -> TrialRow | None:

@@ -56,7 +56,7 @@ def verdict(facts: Facts) -> Verdict:
     best = facts.best
     return Verdict(
         headline=_headline(facts),
-        state=_state(facts),
+        state=" ".join(filter(None, (_state(facts), _compared(facts)))),
         notation="" if best is None else as_trained(best),
         margins=margins,
         note=_note(facts, margins),
@@ -85,6 +85,14 @@ def _state(facts: Facts) -> str:
     if facts.runner is not None:
         return f"Still running, by {facts.runner}: this page shows where it stands; {trials}."
     return f"Interrupted: nobody runs the search now, and it has not ended; {trials}."
+
+
+def _compared(facts: Facts) -> str:
+    """What the APs of trials are read against."""
+    alone = facts.alone
+    known = {ALONE: alone.score if alone else None, "teacher": facts.teacher}
+    parts = [f"{name} {points(ap)}" for name, ap in known.items() if ap is not None]
+    return f"Proxy APs to compare with: {', '.join(parts)}." if parts else ""
 
 
 def _confirmed(facts: Facts) -> Iterator[Margin]:

@@ -64,6 +64,8 @@ class Controller:
         self._number = 0
         self._asked: dict[int, tuple[str, Candidate]] = {}
         self._best: Scored | None = None
+        #: The AP of the student alone, in [0, 1], once it is told.
+        self.alone: float | None = None
         self._early = EarlyStop()
 
     def _plan(self, start: tuple[Distiller, ...]) -> None:
@@ -147,6 +149,8 @@ class Controller:
         leads = self._best is None or rank(scored) > rank(self._best)
         if outcome.checked().completed and leads:
             self._best = scored
+        if outcome.completed and not candidate.distiller.active:
+            self.alone = outcome.score
         divided = self._settings.divide and WEIGHTS_STAGE not in self.stages
         if divided and all(stage.done for stage in self.stages.values()):
             self._combine()

@@ -31,6 +31,7 @@ from .record import write_record
 from .session import Session
 from .teachers.pool import COST_IMAGES, measured_pool, ordered, say_scores
 from .teachers.progressive import train_along
+from .teachers.scored import score_teacher
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def run_search(
         write_record(plan.folder, name, "search", config)
         register()
         train_all(plan.preliminary, plan, display, store, search)
-        _run_trials(plan, store, search, controller, display)
+        teacher = score_teacher(plan, store, search, display)
+        _run_trials(plan, store, search, controller, display, teacher)
         leader = store.best(search.id)
         warning = leader and unlearned(leader)
         if warning:
@@ -172,11 +174,16 @@ def _begin(
 
 
 def _run_trials(
-    plan: Plan, store: Store, search: SearchRow, controller: Controller, display: Display
+    plan: Plan,
+    store: Store,
+    search: SearchRow,
+    controller: Controller,
+    display: Display,
+    teacher: float | None,
 ) -> None:
     warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
     trial, seed = plan.config.trial, plan.seed
-    session = Session(controller, store, search.id, plan.trial_conditions, seed)
+    session = Session(controller, store, search.id, plan.trial_conditions, seed, teacher=teacher)
     session.resume()
     session.changed = lambda: display.search(session, controller.planned)
     session.changed()

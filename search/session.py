@@ -21,7 +21,8 @@ class Session:
     The session itself answers a candidate that the store holds a score of under the same
     conditions, or an early score below the candidate's bar; such a candidate never reaches a
     worker. A rejection in the store answers nothing: a worker's filter finds it again in no time.
-    ``outcomes`` counts the outcomes so far. The session calls ``changed`` after every change.
+    ``outcomes`` counts the outcomes so far. ``teacher``: the teacher's AP on the images that score
+    trials, in [0, 1], if it is known. The session calls ``changed`` after every change.
     """
 
     controller: Controller
@@ -36,6 +37,7 @@ class Session:
     failures: int = 0
     stopped: bool = False
     failure: Outcome | None = None
+    teacher: float | None = None
 
     def resume(self) -> None:
         """Bring a fresh controller to where the stored search stopped.

@@ -13,11 +13,11 @@ from mmengine.device import get_device
 from torch.utils.data import DataLoader, Subset
 
 from ...data import read_annotations
-from ...data.loading import build_dataset, build_metric, metric_config
+from ...data.loading import build_dataset
 from ...db import CostRow, Store
 from ...settings import Data, Model, Split
 from ...space import WrongUse, nearest
-from ...workers.runner import score
+from ...workers.scoring import score_job
 from ...workers.student import SCORE, build_teacher
 from ...workers.tasks import run_job
 from ..plans.keys import costs_key, split_key
@@ -167,13 +167,6 @@ def cost_job(
     return adaptation_costs(built, sizes, loaders)
 
 
-def score_job(model: Model, split: Split, data: Data, threads: int) -> dict[str, float]:
-    """Build a teacher on a worker and score it on images of its size: COCO's metrics on a split."""
-    torch.set_num_threads(threads)
-    dataset = build_dataset(split, data.for_teachers, training=False)
-    return score(build_teacher(model), dataset, build_metric(metric_config(split), dataset))
-
-
 def make_pool(plan: Plan, costs: list[CostRow], run: Runner) -> Pool:
     """Costs and scores by name. Teachers without a score are scored on :func:`scored_on`."""
     names = {one.key: one.name for one in plan.pool}
@@ -184,7 +177,8 @@ def make_pool(plan: Plan, costs: list[CostRow], run: Runner) -> Pool:
     for one in plan.pool[1:]:
         if one.score is None:
             data = plan.config.data.beside(one.image_size)
-            job = partial(score_job, one.model, scored_on(plan), data, plan.task.threads)
+            splits = plan.train, scored_on(plan)
+            job = partial(score_job, one.model, splits, data, plan.config.job, plan.task.threads)
             scores[one.name] = 100 * run(job).get(SCORE, 0.0)
         else:
             scores[one.name] = one.score

@@ -67,7 +67,7 @@ def test_it_says_what_it_would_delete_and_does_so_when_told(folders, command):
     assert "0.5 MB  runs/cells/own/stage: the training own" in lines
     assert "stays  runs/cells/later/stage: the search 'later' used it, too" in lines
     assert "stays  runs/cells/train/stage: detkds train used it, too" in lines
-    assert "6 trials and 11 trainings in sqlite:///runs/cells/detkds.db" in said
+    assert "6 trials and 12 trainings in sqlite:///runs/cells/detkds.db" in said
     assert "3 scores are lost" in said
     assert "1 stay with searches that have copied them" in said
     assert lines[-1] == "the search 'cells', 1.0 MB of files: --yes deletes all of this"

@@ -17,6 +17,7 @@ from detkds.cli.display import LINE_EVERY, SearchDisplay
 from detkds.db import Store, TrialRow
 from detkds.search.controller import Controller
 from detkds.search.session import Session
+from detkds.settings import Search
 from detkds.space import Candidate, Distiller, Outcome, Status
 from rich.console import Console
 from terminal import Terminal
@@ -147,6 +148,20 @@ def test_without_a_terminal_lines_are_few_and_whole(log, monkeypatch, tmp_path):
     assert all(later - earlier > LINE_EVERY for earlier, later in between)
     assert lines(log)[0] == f"{summary([])}time left unknown yet; no completed trial yet"
     assert lines(log)[-1] == f"{summary(trials)}the trials are done; {leader(trials)}"
+
+
+def test_scores_of_trials_stand_beside_those_of_the_teacher_and_the_student_alone(log, tmp_path):
+    search = Search(algorithm="random", divide=False, trials=2, start=["none"])
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store, SearchDisplay("") as display:
+        row = store.create_search("a", {}, "conditions", 0)
+        controller = Controller(simulated_search.SPACE, search, 0, [Distiller(())])
+        session = Session(controller, store, row.id, "conditions", 0, teacher=0.551)
+        for ap in (0.086, 0.2):
+            candidate = session.ask()
+            assert candidate is not None
+            session.tell(candidate, Outcome(Status.COMPLETED, ap))
+        display.search(session, controller.planned)
+    assert lines(log)[-1].endswith("; for comparison: student alone AP 8.6, teacher AP 55.1")
 
 
 def test_without_a_terminal_the_end_of_a_training_is_a_line_at_once(log):

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import tiny
 from detkds.db import SearchRow, Store, TrainingRow, TrialRow
+from detkds.db.rows import TEACHER_SCORED
 from detkds.search.plans.plan import make_plan
 from detkds.settings import load_config
 from detkds.space import Distiller, Status
+from detkds.workers.runner import score
 from detkds.workers.trial import TrialContext, evaluate
 
 pytestmark = pytest.mark.slow
@@ -39,6 +41,7 @@ def finished(tmp_path_factory) -> Path:
     done = tiny.run_here(tiny.search_command(folder, options=OPTIONS))
     assert done.returncode == 0, done.stderr
     assert "confirmed: AP on the proxy under fresh seeds" in done.stdout
+    (folder / "output.txt").write_text(done.stdout)
     return folder
 
 
@@ -46,6 +49,24 @@ def stored(folder: Path) -> tuple[SearchRow, list[TrialRow], list[TrainingRow]]:
     with Store(f"sqlite:///{folder / 'detkds.db'}") as store:
         search = store.search("quickstart")
         return search, store.trials(search.id), store.trainings(search.id)
+
+
+def test_the_teacher_and_the_student_alone_are_scored_first(finished, command):
+    _, (alone, *_), trainings = stored(finished)
+    (teacher,) = (row for row in trainings if row.name == TEACHER_SCORED)
+    plan = make_plan(load_config("quickstart", [*tiny.OPTIONS, *OPTIONS]), finished)
+    context = TrialContext.build(plan.task, plan.config.trial, plan.proxy, seed=plan.seed)
+    ap = score(*context.teachers, context.val_set, context.metric).get("bbox_mAP", 0.0)
+    assert (teacher.score, teacher.checkpoint) == (ap, None)
+    assert (alone.number, alone.notation) == (0, "none")
+    said = (finished / "output.txt").read_text()
+    assert said.count("on the images that score trials (it was trained on them)") == 1
+    compared = (
+        f"for comparison: student alone AP {100 * alone.score:.1f}, teacher AP {100 * ap:.1f}"
+    )
+    assert compared in said
+    _, looked = command("watch", "quickstart", "--once", "--work-dir", str(finished))
+    assert compared in looked
 
 
 def test_trials_have_shares_and_the_plain_weights_that_they_became(finished):
@@ -71,7 +92,7 @@ def test_trials_have_shares_and_the_plain_weights_that_they_became(finished):
 
 def test_the_winner_of_the_confirmation_is_exported(finished):
     search, rows, trainings = stored(finished)
-    trainings = [row for row in trainings if row.split == "proxy"]
+    trainings = [row for row in trainings if row.split == "proxy" and row.name != TEACHER_SCORED]
     assert {"none", "pkd"} <= {row.name for row in trainings}
     assert {row.seed for row in trainings} == {1, 2}
     assert search.confirmation is not None

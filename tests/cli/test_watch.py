@@ -38,7 +38,9 @@ def test_a_look_shows_counts_leaders_and_reasons(store, shown):
     rows = [line.split() for line in text.splitlines()]
     assert ["start", "26.0", "1", "global:", "identity,", "pearson", "×", "5"] in rows
     assert ["20.0", "0", "none"] in rows
-    assert text.rstrip().endswith(f"best AP 31.0 (trial 2): {str(FOUND).replace(chr(10), '; ')}")
+    *_, leader, compared = text.splitlines()
+    assert leader == f"best AP 31.0 (trial 2): {str(FOUND).replace(chr(10), '; ')}"
+    assert compared == "for comparison: student alone AP 20.0, teacher AP 55.0"
 
 
 def test_trials_and_trainings_that_run_are_shown(store, shown):

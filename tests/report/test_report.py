@@ -50,6 +50,7 @@ def test_the_first_screen_says_who_won_by_how_much_and_how_sure(finished):
     p = stats.ttest_1samp(differences, 0, alternative="greater").pvalue
     assert f"probability that it is better: {1 - p:.2f}" in text
     assert "over student alone +9.0 AP mean of 1 fresh seed: too few to say how sure" in text
+    assert "Proxy APs to compare with: student alone 20.0, teacher 55.0." in text
     assert "Next: detkds export cells --out cells-best.json" in text
     assert "trained/found/student.pth" in text
 
