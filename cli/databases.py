@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..search.api import storage_url, work_folder
-from ..space import SearchFailed
+from ..search.api import work_folder
+from ..space import SearchFailed, WrongUse
+from ..space.errors import hide_password
 from .app import OutFile, Storage, WorkDir, app
-from .places import check_writable, open_store
+from .places import check_writable, databases, open_store
 
 db = typer.Typer(help="Check, copy or upgrade a database.", no_args_is_help=True)
 app.add_typer(db, name="db")
 
 
-def _url(storage: str | None, work_dir: Path | None) -> str:
-    return storage_url(storage, work_folder(work_dir, None))
-
-
 @db.command()
 def check(storage: Storage = None, work_dir: WorkDir = None) -> None:
-    """Say what a database holds, who runs a search in it, and whether it is whole."""
+    """Say what a database holds, who runs a search in it, and whether it is whole.
+
+    Without options, those of all folders in runs/.
+    """
     from ..db import maintenance
 
-    found = maintenance.check(_url(storage, work_dir))
-    counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
-    typer.echo(f"schema {found.revision} (this version's: {found.newest}); {counts}")
-    for line in found.held:
-        typer.echo(line)
-    if found.faults:
-        raise SearchFailed(f"{len(found.faults)} fault(s), the first: {found.faults[0]}")
-    typer.echo("no faults")
+    faults: list[str] = []
+    for url in databases(storage, work_dir):
+        found = maintenance.check(url)
+        counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
+        typer.echo(
+            f"{hide_password(url)}: schema {found.revision} (this version's: {found.newest})"
+        )
+        typer.echo(f"  {counts}")
+        for line in found.held:
+            typer.echo(f"  {line}")
+        typer.echo("  no faults" if not found.faults else f"  {len(found.faults)} fault(s)")
+        faults += found.faults
+    if faults:
+        raise SearchFailed(f"{len(faults)} fault(s), the first: {faults[0]}")
 
 
 @db.command()
@@ -41,18 +46,29 @@ def backup(out: OutFile, storage: Storage = None, work_dir: WorkDir = None) -> N
     from ..db import maintenance
 
     check_writable("--out", out)
-    counts = maintenance.backup(_url(storage, work_dir), out)
+    url, *others = databases(storage, work_dir)
+    if others:
+        raise WrongUse(
+            f"runs/ has {1 + len(others)} databases: give the --work-dir or the --storage of the "
+            "one to copy"
+        )
+    counts = maintenance.backup(url, out)
     rows = ", ".join(f"{count} {name}" for name, count in counts.items())
     typer.echo(f"{rows} copied; --storage sqlite:///{out} opens {out}")
 
 
 @db.command()
 def upgrade(storage: Storage = None, work_dir: WorkDir = None) -> None:
-    """Bring a database's schema up to this version; earlier versions can't open it any more."""
+    """Bring a database's schema up to this version; earlier versions can't open it any more.
+
+    Without options, those of all folders in runs/.
+    """
     from ..db import maintenance
 
-    before, after = maintenance.upgrade_database(_url(storage, work_dir))
-    typer.echo(f"schema {before} upgraded to {after}" if before != after else "up to date already")
+    for url in databases(storage, work_dir):
+        before, after = maintenance.upgrade_database(url)
+        done = f"schema {before} upgraded to {after}" if before != after else "up to date already"
+        typer.echo(f"{hide_password(url)}: {done}")
 
 
 @app.command()

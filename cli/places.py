@@ -45,23 +45,30 @@ def open_store(
     return Store(storage_url(storage, folder), create, patience)
 
 
-def stores(storage: str | None, work_dir: Path | None, name: str | None) -> Iterator[Store]:
-    """The opened database of a command; without any of the three, those of all folders in runs/.
+def databases(storage: str | None, work_dir: Path | None, name: str | None = None) -> list[str]:
+    """The URLs of a command's databases; without any of the three, those of all folders in runs/.
 
-    Raises :class:`WrongUse` if there is none.
+    Raises :class:`WrongUse` if there is none in runs/.
     """
-    folders = [work_folder(work_dir, name)]
-    if storage is None and work_dir is None and name is None:
-        runs = folders[0]
-        folders = [runs, *sorted(path for path in runs.glob("*") if path.is_dir())]
-        folders = [folder for folder in folders if (folder / "detkds.db").is_file()]
-        if not folders:
-            raise WrongUse(
-                f"no database in {runs.absolute()} or in a folder of it: name a search, or give "
-                "--work-dir or --storage"
-            )
-    for folder in folders:
-        with open_store(storage, folder) as store:
+    folder = work_folder(work_dir, name)
+    if storage is not None or work_dir is not None or name is not None:
+        return [storage_url(storage, folder)]
+    folders = [folder, *sorted(path for path in folder.glob("*") if path.is_dir())]
+    found = [storage_url(None, one) for one in folders if (one / "detkds.db").is_file()]
+    if not found:
+        raise WrongUse(
+            f"no database in {folder.absolute()} or in a folder of it: name a search, or give "
+            "--work-dir or --storage"
+        )
+    return found
+
+
+def stores(storage: str | None, work_dir: Path | None, name: str | None) -> Iterator[Store]:
+    """The databases of :func:`databases`, opened in turn."""
+    from ..db import Store
+
+    for url in databases(storage, work_dir, name):
+        with Store(url, create=False) as store:
             yield store
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import detkds
-import pytest
-import real_data
 import tiny
 import typer.main
 from detkds.cli.main import _spread_options, app
@@ -22,39 +20,12 @@ from detkds.detectors import model_config
 from detkds.search import api
 from detkds.settings import SearchConfig, load_config
 from mmdet.registry import MODELS
+from readme import README, ROOT, blocks, coded, commands, lines
 
-ROOT = Path(detkds.__file__).parent
-README = (ROOT / "README.md").read_text("utf-8")
 #: Numbers that the table of commands leaves open.
 NUMBERS = {"N": "8", "M": "4"}
 #: The commands that need no search, no training and no teacher.
-LIGHT = ("space", "show", "papers")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
-def lines() -> list[str]:
-    """The lines of the blocks without a language, those that go on joined."""
-    return "".join(blocks("")).replace("\\\n", " ").splitlines()
-
-
-def coded(text: str) -> list[str]:
-    """What stands between backticks, outside of blocks."""
-    plain = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", plain)]
-
-
-def commands() -> list[str]:
-    """The commands of blocks, and those of the table, each with every option that its row names."""
-    rows = [coded(line) for line in README.splitlines() if line.startswith("| `detkds ")]
-    found = [line for line in lines() if line.startswith("detkds ")]
-    for row in rows:
-        *heads, last = [code for code in row if code.startswith("detkds ")]
-        options = [code for code in row if code.startswith("--")]
-        found += [*heads, " ".join([last, *options])]
-    return [re.sub(r"[][]", "", command) for command in found]
+LIGHT = ("detkds space", "detkds show", "detkds papers")
 
 
 def parsed(command: str) -> tuple[str, dict[str, Any]]:
@@ -127,29 +98,14 @@ def test_every_file_and_target_is_there() -> None:
     assert [code for code in make if code.split()[1] not in targets] == []
 
 
-def run(*arguments: str, cwd: Path) -> str:
-    done = tiny.run_here(["detkds", *arguments], cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_light_commands_run(tmp_path: Path) -> None:
-    found = {code for code in [*coded(README), *commands()] if code.startswith("detkds ")}
-    light = [re.sub(r"[][]", "", code) for code in found if code.split()[1] in LIGHT]
-    light = [code for code in light if not re.search(r"\b[A-Z]\b|[A-Z]{2}", code)]
-    assert len(light) >= 5, light
+def test_the_light_commands_of_the_text_run(tmp_path: Path) -> None:
+    found = [code for code in coded(README) if code.startswith(LIGHT)]
+    light = [code for code in dict.fromkeys(found) if not re.search(r"[A-Z[]", code)]
+    assert len(light) >= 3, light
     for code in light:
-        assert run(*shlex.split(code)[1:], cwd=tmp_path)
-
-
-def test_the_proxy_of_the_table_is_drawn(tmp_path: Path) -> None:
-    annotations = real_data.TINY_COCO / "annotations" / "instances_train2017.json"
-    if not annotations.is_file():
-        pytest.skip(f"no {annotations}")
-    (command,) = [code for code in commands() if code.startswith("detkds proxy ")]
-    words = [{**NUMBERS, "ANN": str(annotations), "DIR": "out"}.get(w, w) for w in command.split()]
-    assert "deviation" in run(*words[1:], cwd=tmp_path)
-    assert {file.name for file in (tmp_path / "out").iterdir()} >= {"train.json", "val.json"}
+        done = tiny.run_here(shlex.split(code), tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
 
 
 def test_every_import_and_call_of_the_python_blocks_is_right() -> None:

@@ -143,3 +143,23 @@ def test_wrong_exports(run, arguments, says):
     code, said = run(*arguments.split())
     assert (code, said.count("\n")) == (2, 1), said
     assert says in said
+
+
+def test_without_a_folder_all_databases_in_runs_are_checked_and_upgraded(command):
+    code, said = command("db", "check")
+    assert (code, "no database in " in said) == (2, True), said
+    for name in ("cells", "leaves"):
+        Path("runs", name).mkdir(parents=True)
+        with Store(f"sqlite:///runs/{name}/detkds.db") as store:
+            finished_search(store, name)
+    code, said = command("db", "check")
+    assert code == 0, said
+    assert said.count("  no faults") == 2
+    assert "sqlite:///runs/leaves/detkds.db: schema " in said
+    code, said = command("db", "upgrade")
+    assert (code, said.count("up to date already")) == (0, 2), said
+    code, said = command("db", "backup", "--out", "copy.db")
+    assert (code, "runs/ has 2 databases" in said) == (2, True), said
+    assert not Path("copy.db").exists()
+    code, said = command("db", "backup", "--out", "copy.db", "--work-dir", "runs/cells")
+    assert (code, Path("copy.db").is_file()) == (0, True), said

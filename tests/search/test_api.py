@@ -7,31 +7,10 @@ import subprocess
 import sys
 
 import detkds
-import pandas
 import pytest
-import tiny
 from detkds.db import Store
 from detkds.space import Distiller, WrongUse
 from stored_search import CONFIG, OUTCOMES, finished_search
-
-
-@pytest.mark.slow
-def test_a_search_from_python_leaves_what_the_command_leaves(tmp_path):
-    options = ("search.knowledge=['logits']", "search.population=1", "search.iterations=0")
-    options += ("final=None", "resources.workers=1")
-    run = tmp_path / "run"
-    result = detkds.search("quickstart", work_dir=run, cfg_options=[*tiny.OPTIONS, *options])
-    with Store(f"sqlite:///{run}/detkds.db") as store:
-        best = store.best(store.search("quickstart").id)
-        records = store.trial_records()
-    assert best is not None
-    assert (result.best.key, result.score) == (best.key, best.score)
-    pandas.testing.assert_frame_equal(result.trials, pandas.DataFrame(records))
-    result.export(tmp_path / "best.json")
-    assert detkds.load_distiller(tmp_path / "best.json") == result.best
-    assert detkds.load_distiller(run / "quickstart.json") == result.best
-    with pytest.raises(WrongUse, match="resume it or give another name"):
-        detkds.search("quickstart", work_dir=run, cfg_options=[*tiny.OPTIONS, *options])
 
 
 def test_trials_are_a_data_frame_in_one_call(tmp_path):

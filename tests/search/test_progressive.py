@@ -191,34 +191,6 @@ def test_teachers_at_once_are_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_one_command_from_the_search_to_the_progressive_training(
-    folder: Path, ordered: dict
-) -> None:
-    """The student is trained alone for 2 epochs and measured; the table shows the last stage."""
-    done = run(
-        folder,
-        *("search", "--name", "chain"),
-        *("--cfg-options", "final.epochs=2", "final.compare=['found','progressive']"),
-    )
-    assert done.returncode == 0, done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("teachers: "))
-    order = line.removeprefix("teachers: ").split(" → ")
-    assert order[-1] == max(ordered["scores"], key=ordered["scores"].get)
-    with store(folder) as opened:
-        rows = opened.trainings(opened.search("chain").id)
-    stages = [f"chain {i}/{len(order)} {name}" for i, name in enumerate(order, 1)]
-    names = [row.name for row in rows]
-    assert {*names} >= {"teacher", *order}, "those that were trained before, too"
-    assert [name for name in names if name not in ("teacher", "none", "r18", "r34")] == [
-        *("found", *stages)
-    ]
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("progressive: "))
-    assert Path(line.removeprefix("progressive: ")).is_file()
-    assert f"{100 * rows[-1].score:.1f}" in next(
-        line for line in done.stdout.splitlines() if "│ progressive" in line
-    )
-
-
 @pytest.mark.parametrize(
     ("teachers", "says"),
     [
