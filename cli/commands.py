@@ -6,8 +6,6 @@ A command imports the other rooms when it needs them: `detkds space` starts with
 from __future__ import annotations
 
 import json
-import shlex
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,15 +13,21 @@ import typer
 
 from ..search.api import work_folder
 from ..space import Distiller, SearchSpace, WrongUse
-from ..space.errors import hide_password, shown
+from ..space.errors import shown
 from .app import ALGORITHM_HELP, MaxTeachers, Options, SearchName, Storage, WorkDir, app
 from .listing import SORTS, best_of, in_points, listed
 from .options import naming
-from .places import check_writable, make_display, open_store, store_of, stores
+from .places import (
+    check_writable,
+    make_display,
+    open_store,
+    options_of_place,
+    store_of,
+    stores,
+)
 
 if TYPE_CHECKING:
     from ..db import Store
-    from ..report import Facts
 
 
 @app.command()
@@ -113,7 +117,7 @@ def export(
             from ..report import Facts, model_card
             from ..space.writing import replace_file
 
-            facts = Facts.read(store, name, _place(storage, work_dir))
+            facts = Facts.read(store, name, options_of_place(storage, work_dir))
             if facts.best is None:
                 raise WrongUse(f"search '{name}' has no completed trial yet: no card to write")
             replace_file(card, model_card(facts))
@@ -243,63 +247,3 @@ def space(
         from .tables import space_listing
 
         space_listing(chosen)
-
-
-@app.command()
-def report(
-    name: SearchName = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The file to write. \\[default: <work-dir>/<name>.html]")
-    ] = None,
-    storage: Storage = None,
-    work_dir: WorkDir = None,
-) -> None:
-    """Write a page about a search: what won, how sure that is, every trial. One HTML file."""
-    from ..space.writing import replace_file
-
-    if out is not None:
-        check_writable("--out", out)
-    with store_of(storage, work_dir, name) as (store, name, folder):
-        file = out or (folder if folder.is_dir() else Path()) / f"{Path(name).name}.html"
-        check_writable("--out", file)
-
-        from ..report import Facts, render
-
-        facts = Facts.read(store, name, _place(storage, work_dir))
-    if facts.best is None and facts.runner is None:
-        raise WrongUse(f"search '{name}' has no completed trial: nothing to report{_why(facts)}")
-    try:
-        replace_file(file, render(facts))
-    except OSError as error:
-        raise WrongUse(f"--out {file}: can't write it: {error.strerror}") from None
-    typer.echo(f"{len(facts.trials)} trials, written to {file}")
-
-
-def _why(facts: Facts) -> str:
-    """Why no trial has completed, as the end of a sentence."""
-    reasons = Counter(trial.why or trial.status.value for trial in facts.trials)
-    if not reasons:
-        return "; no trial has been asked for yet"
-    reason, count = reasons.most_common(1)[0]
-    return f"; {count} of {len(facts.trials)} trials: {reason}"
-
-
-def _place(storage: str | None, work_dir: Path | None) -> str:
-    """The options that lead another command to the same store, without a password."""
-    options = {"--storage": storage and hide_password(storage), "--work-dir": work_dir}
-    given = [str(part) for item in options.items() if item[1] for part in item]
-    return f" {shlex.join(given)}" if given else ""
-
-
-@app.command()
-def watch(
-    name: SearchName = None,
-    once: Annotated[bool, typer.Option("--once", help="Show it as it is now, and end.")] = False,
-    storage: Storage = None,
-    work_dir: WorkDir = None,
-) -> None:
-    """Follow a search from another terminal or machine, by its database alone."""
-    with store_of(storage, work_dir, name) as (store, name, _):
-        from .watch import watch as show_search
-
-        show_search(store, name, once)

@@ -9,7 +9,7 @@ import typer
 
 from ..space import SearchFailed, WrongUse
 from ..space.errors import shown
-from . import commands, databases, logs, runs  # noqa: F401 (they register the commands)
+from . import commands, databases, logs, reports, runs  # noqa: F401 (they register the commands)
 from .app import app
 from .interrupts import Interrupts, ended_by_signals, flush_output
 from .options import naming, options_of

@@ -115,3 +115,10 @@ def check_writable(option: str, file: Path) -> None:
         raise WrongUse(f"{option} {file}: its folder does not exist; make it first")
     if file.is_dir():
         raise WrongUse(f"{option} {file}: it is a folder; name a file in it")
+
+
+def options_of_place(storage: str | None, work_dir: Path | None) -> str:
+    """The options that lead another command to the same store, without a password."""
+    options = {"--storage": storage and hide_password(storage), "--work-dir": work_dir}
+    given = [str(part) for item in options.items() if item[1] for part in item]
+    return f" {shlex.join(given)}" if given else ""

@@ -28,7 +28,8 @@ from .app import (
     app,
 )
 from .configs import Given, read_configured
-from .places import check_writable, make_display, open_store
+from .places import check_writable, make_display, open_store, options_of_place
+from .reports import write_page
 
 if TYPE_CHECKING:
     from ..configs import Row
@@ -94,7 +95,10 @@ def search(
     opened = open_store(storage, folder, not must_exist, patience)
     with opened as store, make_display() as display:
         result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
+        page = folder / f"{name}.html"
+        write_page(store, name, page, options_of_place(storage, work_dir))
     final_table(result)
+    typer.echo(f"report: {page}")
     return None
 
 

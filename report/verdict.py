@@ -136,10 +136,10 @@ def _note(facts: Facts, margins: tuple[Margin, ...]) -> str:
             "The search scored neither the student alone nor a preset: there is no margin to say."
         )
     if facts.search.confirmation is None:
-        return (
-            "The best of many trials is the luckiest of many, and its score is too high. A search "
-            "with the section confirm trains the best again under fresh seeds."
-        )
+        lucky = "The best of many trials is the luckiest of many, and its score is too high."
+        if facts.section("confirm"):
+            return f"{lucky} Its confirmation under fresh seeds is still to come."
+        return f"{lucky} A search with the section confirm trains the best again under fresh seeds."
     weak = [m.over for m in margins if m.probability is None or m.probability < 0.95]
     if weak:
         return f"Against {' and '.join(weak)} the lead is not sure: more seeds would decide."

@@ -55,7 +55,10 @@ def test_a_search_ends_with_the_table_and_the_paths(finished):
     with (finished / "output.txt").open(newline="") as file:
         shown = frames(file.read(), columns=80)
     printed = "".join(shown[-1])  # a long path goes on in the next line
-    for text in ("student alone", "pkd", "found", "AP50", str(finished / "quickstart.json")):
+    page = finished / "quickstart.html"
+    assert "proxy AP" in page.read_text()
+    texts = ("student alone", "pkd", "found", "AP50", str(finished / "quickstart.json"), str(page))
+    for text in texts:
         assert text in printed
     assert [line for screen in shown for line in broken(screen)] == []
     assert any("waiting" in line for screen in shown for line in screen), "trainings are shown"

@@ -21,6 +21,7 @@ import pytest
 import readme
 import tiny
 import torch
+from browser import looked_at
 from detkds.data import read_annotations, write_annotations
 from detkds.db import Store
 from detkds.search import api
@@ -263,6 +264,14 @@ def test_cells_are_searched_by_a_config_of_ones_own(home: Path, cells: None) -> 
     assert "distiller: runs/cells/cells.json" in printed or "distiller: runs/custom" in printed
     found = next(home.glob("runs/*/cells.json"))
     assert json.loads(found.read_text())
+
+
+def test_a_browser_opens_the_reports(home: Path, tmp_path: Path) -> None:
+    pages = sorted(home.glob("runs/*/*.html"))
+    assert pages
+    for page in pages:
+        looked = looked_at(page, tmp_path)
+        assert looked["rising"] == sorted(looked["rising"], key=lambda cell: float(cell or "inf"))
 
 
 def test_the_python_of_the_readme_runs(
