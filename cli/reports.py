@@ -1,4 +1,4 @@
-"""The commands to look at a search, while it runs and on a page, which it writes at its end, too."""
+"""The commands to look at a search: while it runs, and on the page that it ends with."""
 
 from __future__ import annotations
 
