@@ -265,7 +265,7 @@ def report(
 
         from ..report import Facts, render
 
-        facts = Facts.read(store, name, _place(storage, work_dir))
+        facts = Facts.read(store, name, _place(storage, work_dir), folder)
     if facts.best is None and facts.runner is None:
         raise WrongUse(f"search '{name}' has no completed trial: nothing to report{_why(facts)}")
     try:
