@@ -34,8 +34,8 @@ def look_at_detections(
     students = _students(results)
     if final is None or not final.pictures or plan.test is None or not students:
         return
-    of = {role: Path(one.folder).name for role, one in students.items()}
-    head = {"schema": DETECTIONS, "of": of, "asked": final.pictures}
+    folders = {role: Path(one.folder).name for role, one in students.items()}
+    head = {"schema": DETECTIONS, "trainings": folders, "asked": final.pictures}
     known = find_json(file)
     if isinstance(known, dict) and head.items() <= known.items():
         return
