@@ -82,9 +82,10 @@ class Detections:
 
 
 def detections(facts: Facts) -> Detections | None:
-    """None for a search that has left no such file."""
+    """None for a search that has left no such file, or one of trainings that are not its own."""
     found = facts.detections
-    if found is None:
+    own = {Path(row.checkpoint).parent.name for row in facts.trainings if row.checkpoint}
+    if found is None or not own.issuperset(found["trainings"].values()):
         return None
     detectors, maps = found["detectors"], found["maps"]
     titles = {role: _title(role, found["names"]) for role in detectors}

@@ -31,7 +31,7 @@ TRUTH = [[4.0, 4.0, 20.0, 20.0, 0, False], [30.0, 8.0, 16.0, 30.0, 0, False]]
 WRONG = [4.0, 4.0, 20.0, 9.0]
 FOUND: dict[str, Any] = {
     "schema": DETECTIONS,
-    "trainings": {"alone": "none-seed0-1", "distilled": "found-seed0-2"},
+    "trainings": {"alone": "none", "distilled": "found"},
     "asked": 2,
     "looked_at": 500,
     "of": 900,

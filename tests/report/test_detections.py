@@ -116,6 +116,11 @@ def test_a_file_of_another_version_or_cut_off_makes_no_section(tmp_path, text):
     assert "detections" not in Page(text_of(tmp_path)).text
 
 
+def test_a_file_of_another_searchs_trainings_makes_no_section(tmp_path):
+    write_detections(tmp_path, trainings={"alone": "none", "distilled": "found-seed0-1"})
+    assert "detections" not in Page(text_of(tmp_path)).text
+
+
 def test_a_student_without_another_or_a_teacher(tmp_path):
     only = {"distilled": FOUND["detectors"]["distilled"]}
     pictures = [

@@ -17,6 +17,7 @@ from detkds.report.options import importances, shared_options
 from detkds.report.sections import training_curves
 from detkds.space import Distiller, Outcome, Status
 from scipy import stats
+from stored_detections import write_detections
 from stored_search import (
     CONFIG,
     CONFIRMED,
@@ -140,7 +141,7 @@ def test_the_page_requests_nothing(finished):
     policy = [own.get("content") for tag, own in finished.tags if tag == "meta"]
     assert any(content and content.startswith("default-src 'none'") for content in policy)
     folder = Path(__import__("detkds.report.page").__file__).parent / "report" / "page"
-    for file in folder.glob("page.*"):
+    for file in folder.glob("*.*"):
         assert not re.search(r"url\(|@import|fetch\(|https?:", file.read_text("utf-8")), file
 
 
@@ -240,7 +241,7 @@ addEventListener("load", () => {
   const head = table.tHead.rows[0].cells[3].firstElementChild;
   head.click(); found.rising = column();
   head.click(); found.falling = column();
-  const plot = document.querySelector("svg.plot"), area = plot.getBoundingClientRect();
+  const plot = document.querySelector("#curve svg.plot"), area = plot.getBoundingClientRect();
   const point = (type, x, y) => {
     const at = {clientX: area.left + x * area.width, clientY: area.top + y * area.height};
     plot.dispatchEvent(new PointerEvent(type, {...at, pointerId: 1, button: 0}));
@@ -267,9 +268,10 @@ def test_a_browser_opens_sorts_and_zooms(tmp_path):
     browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if browser is None:
         pytest.skip(f"none of {', '.join(CHROMIUM)} is on the path: no browser opens the page")
+    write_detections(tmp_path)
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
         finished_search(store)
-        text = render(Facts.read(store, "cells"))
+        text = render(Facts.read(store, "cells", folder=tmp_path))
     (tmp_path / "page.html").write_text(text.replace("<style>", LOOK + "<style>", 1), "utf-8")
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1440,900",
