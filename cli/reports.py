@@ -32,7 +32,7 @@ def report(
     with store_of(storage, work_dir, name) as (store, name, folder):
         file = out or (folder if folder.is_dir() else Path()) / f"{Path(name).name}.html"
         check_writable("--out", file)
-        facts = write_page(store, name, file, options_of_place(storage, work_dir))
+        facts = write_page(store, name, folder, file, options_of_place(storage, work_dir))
     typer.echo(f"{len(facts.trials)} trials, written to {file}")
 
 
@@ -50,8 +50,10 @@ def watch(
         show_search(store, name, once)
 
 
-def write_page(store: Store, name: str, file: Path, place: str) -> Facts:
-    """Write the page of a search to a file. ``place``: the options that lead to the store.
+def write_page(store: Store, name: str, folder: Path, file: Path, place: str) -> Facts:
+    """Write the page of a search to a file.
+
+    ``folder``: the search's work folder; ``place``: the options that lead to the store.
 
     Raises :class:`WrongUse` if no trial has completed and nobody runs the search, and if the file
     can't be written.
@@ -59,7 +61,7 @@ def write_page(store: Store, name: str, file: Path, place: str) -> Facts:
     from ..report import Facts, render
     from ..space.writing import replace_file
 
-    facts = Facts.read(store, name, place)
+    facts = Facts.read(store, name, place, folder)
     if facts.best is None and facts.runner is None:
         raise WrongUse(f"search '{name}' has no completed trial: nothing to report{_why(facts)}")
     try:

@@ -96,7 +96,7 @@ def search(
     with opened as store, make_display() as display:
         result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
         page = folder / f"{name}.html"
-        write_page(store, name, page, options_of_place(storage, work_dir))
+        write_page(store, name, folder, page, options_of_place(storage, work_dir))
     final_table(result)
     typer.echo(f"report: {page}")
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from ..db import CostRow, SearchRow, Store, TrainingRow, TrialRow, ranked
@@ -12,6 +13,7 @@ from ..db.known_costs import costs_between
 from ..db.rows import teacher_ap
 from ..db.runners import runner_of
 from ..search.exported import best_trial, started_from, trained_distiller
+from ..search.record import read_detections
 from ..space import NONE, WEIGHTS_STAGE, Distiller, Status
 
 #: The student's name in the table of adaptation costs.
@@ -35,10 +37,15 @@ class Facts:
     best: TrialRow | None
     place: str
     runner: str | None = None
+    #: What the search's detectors find (:func:`~detkds.workers.looking.look`), or None.
+    detections: dict[str, Any] | None = None
 
     @classmethod
-    def read(cls, store: Store, name: str, place: str = "") -> Facts:
-        """Read a search. Raises :class:`WrongUse` for a name that the store does not hold."""
+    def read(cls, store: Store, name: str, place: str = "", folder: Path | None = None) -> Facts:
+        """Read a search; ``folder``: its work folder, for what lies there.
+
+        Raises :class:`WrongUse` for a name that the store does not hold.
+        """
         search = store.search(name)
         models = [STUDENT, *(search.config.get("teachers") or {})]
         return cls(
@@ -49,6 +56,7 @@ class Facts:
             best=best_trial(store, search),
             place=place,
             runner=runner_of(store, name),
+            detections=None if folder is None else read_detections(folder, name),
         )
 
     @cached_property

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from .. import __version__
 from . import sections
 from .charts import search_curve
+from .detections import detections
 from .facts import Facts, points
 from .options import LEAST, importances, shared_options
 from .verdict import verdict
@@ -49,6 +50,7 @@ def render(facts: Facts) -> str:
             version=__version__,
             facts=facts,
             verdict=verdict(facts),
+            detections=detections(facts),
             curve=search_curve("All trials", facts.trials),
             stage_curves=_stage_curves(facts),
             options=_options(facts),

@@ -62,7 +62,12 @@ def waste_of(store: Store, search: SearchRow) -> list[Waste]:
 
 
 #: What a search's own files are, by the ends of their names.
-_FILES = {"json": "its distiller", "html": "its report", "search.py": "its config"}
+_FILES = {
+    "json": "its distiller",
+    "html": "its report",
+    "search.py": "its config",
+    "detections.json": "what its detectors find",
+}
 
 
 @dataclass(frozen=True)

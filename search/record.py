@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["search", "train"]
 ENVIRONMENT = "environment.json"
+#: The schema of the file of detections.
+DETECTIONS = "detkds/detections/1"
 #: The packages that results depend on.
 PACKAGES = ("torch", "torchvision", "mmdet", "mmengine", "mmcv", "mmcv-lite", "ray", "numpy")
 
@@ -57,6 +59,18 @@ def write_record(folder: Path, name: str, kind: Kind, settings: SearchConfig) ->
 def config_file(folder: Path, name: str, kind: Kind) -> Path:
     """The file that :func:`write_record` writes the config to."""
     return folder / f"{name}.{kind}.py"
+
+
+def detections_file(folder: Path, name: str) -> Path:
+    """The file of what a search's detectors find in the test images, for its report."""
+    return folder / f"{name}.detections.json"
+
+
+def read_detections(folder: Path, name: str) -> dict[str, Any] | None:
+    """The content of that file, with the ``folder``; None without a file of this version."""
+    found = find_json(detections_file(folder, name))
+    known = isinstance(found, dict) and found.get("schema") == DETECTIONS
+    return {**found, "folder": folder} if known else None
 
 
 def environment() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..workers.ray_engine import run
 from ..workers.training import Training
 from .confirmation import Confirmation, best_preset, confirm
 from .controller import Controller
+from .detections import look_at_detections
 from .exported import best_trial, exported, started_from, trained_distiller, unlearned
 from .plans.full import final_section, final_trainings
 from .plans.keys import changed_conditions
@@ -136,6 +137,7 @@ def run_search(
             stages = train_along(plan, store, display, found, name, ordered(plan, pool), search)
             last = stages[-len(final_section(plan).seeds) :]
             results += [(t.model_copy(update={"name": PROGRESSIVE}), o) for t, o in last]
+        look_at_detections(plan, results, display, name)
     return Result(search, best, confirmation, distiller_file, results)
 
 

@@ -128,6 +128,10 @@ class Final(Schedule):
     #: score of unseen images. None: as the student's own mmdet config says
     #: (``default_hooks.checkpoint.save_best``).
     save_best: bool | None = None
+    #: Test images that the report shows with what the student alone, the distilled student and the
+    #: teacher find in them. A search ends with one run of the three over up to 500 test images, for
+    #: curves and errors by kind, too. 0: no such run.
+    pictures: int = Field(default=6, ge=0)
 
     @property
     def schedule(self) -> Schedule:

@@ -25,7 +25,7 @@ addEventListener("load", () => {
   const head = table.tHead.rows[0].cells[3].firstElementChild;
   head.click(); found.rising = column();
   head.click(); found.falling = column();
-  const plot = document.querySelector("svg.plot"), area = plot.getBoundingClientRect();
+  const plot = document.querySelector("#curve svg.plot"), area = plot.getBoundingClientRect();
   const point = (type, x, y) => {
     const at = {clientX: area.left + x * area.width, clientY: area.top + y * area.height};
     plot.dispatchEvent(new PointerEvent(type, {...at, pointerId: 1, button: 0}));

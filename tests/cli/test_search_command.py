@@ -19,6 +19,7 @@ import torch
 from detkds.db import Store
 from detkds.detectors import build_detector, model_config
 from detkds.space import Distiller, Status
+from stored_search import Page
 from terminal import Terminal, broken, frames
 
 pytestmark = pytest.mark.slow
@@ -92,6 +93,28 @@ def test_the_exported_distiller_is_the_best_trial_and_trains_on(finished):
     assert exported.provenance["proxy"]["ap"] == best.score
     shown = tiny.run_here(tiny.command("show", file))
     assert str(exported) in shown.stdout
+
+
+def test_the_report_shows_what_the_trained_detectors_find(finished, command):
+    """Their APs over the test images are those of the trainings."""
+    found = json.loads((finished / "quickstart.detections.json").read_text())
+    with Store(f"sqlite:///{finished / 'detkds.db'}") as store:
+        rows = store.trainings(store.search("quickstart").id)
+    metrics = {row.name: row.metrics for row in rows if row.split == "test"}
+    for role, name in (("alone", "none"), ("distilled", "found")):
+        own, stored = found["detectors"][role], metrics[name]
+        assert own["ap"] == pytest.approx(stored.get("bbox_mAP", 0.0), abs=6e-4)
+        for end, iou in (("50", "0.5"), ("75", "0.75")):
+            ap = sum(own["precision"][iou]) / 101
+            assert ap == pytest.approx(stored.get(f"bbox_mAP_{end}", 0.0), abs=6e-4)
+    assert found["looked_at"] == found["of"] == 8
+    assert found["maps"]["pictures"][0].keys() == {"alone", "distilled"}
+    file = finished / "page.html"
+    code, said = command("report", "quickstart", "--work-dir", str(finished), "--out", str(file))
+    assert code == 0, said
+    page = Page(file.read_text("utf-8"))
+    assert "in 8 test images: student alone, student distilled, teacher." in page.text["detections"]
+    assert [tag for tag, _ in page.tags].count("image") == len(found["pictures"]) == 6
 
 
 def test_every_checkpoint_is_a_stock_models_own(finished):

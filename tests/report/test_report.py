@@ -16,6 +16,7 @@ from detkds.report.options import importances, shared_options
 from detkds.report.sections import training_curves
 from detkds.space import Distiller, Outcome, Status
 from scipy import stats
+from stored_detections import write_detections
 from stored_search import (
     CONFIG,
     CONFIRMED,
@@ -139,7 +140,7 @@ def test_the_page_requests_nothing(finished):
     policy = [own.get("content") for tag, own in finished.tags if tag == "meta"]
     assert any(content and content.startswith("default-src 'none'") for content in policy)
     folder = Path(__import__("detkds.report.page").__file__).parent / "report" / "page"
-    for file in folder.glob("page.*"):
+    for file in folder.glob("*.*"):
         assert not re.search(r"url\(|@import|fetch\(|https?:", file.read_text("utf-8")), file
 
 
@@ -228,10 +229,11 @@ def test_ticks_are_few_and_inside(low, high):
 
 @pytest.mark.slow
 def test_a_browser_opens_sorts_and_zooms(tmp_path):
+    write_detections(tmp_path)
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
         finished_search(store)
         page = tmp_path / "page.html"
-        page.write_text(render(Facts.read(store, "cells")), "utf-8")
+        page.write_text(render(Facts.read(store, "cells", folder=tmp_path)), "utf-8")
     found = looked_at(page, tmp_path)
     scores = ["20.0", "26.0", "31.0"]
     assert found["rising"] == [*scores, "", "", ""]
