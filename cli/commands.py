@@ -19,7 +19,7 @@ from ..space.errors import hide_password, shown
 from .app import ALGORITHM_HELP, MaxTeachers, Options, SearchName, Storage, WorkDir, app
 from .listing import SORTS, best_of, in_points, listed
 from .options import naming
-from .places import check_writable, make_display, open_store, store_of, stores
+from .places import check_writable, make_display, open_store, say_loading, store_of, stores
 
 if TYPE_CHECKING:
     from ..db import Store
@@ -198,6 +198,7 @@ def teachers(
         check_algorithm(algorithm, max_teachers)
         folder = work_folder(work_dir, config_name(config))
         settings = load_config(config, cfg_options or [])
+        say_loading()
 
         from ..search.plans.plan import make_plan
         from ..search.teachers.pool import run_order

@@ -28,7 +28,7 @@ from .app import (
     app,
 )
 from .configs import Given, read_configured
-from .places import check_writable, make_display, open_store
+from .places import check_writable, make_display, open_store, say_loading
 
 if TYPE_CHECKING:
     from ..configs import Row
@@ -76,6 +76,8 @@ def search(
         here = [] if joined else ["--cfg-options", "resources.address=auto"]
         return submit(submit_to, name, [*sys.argv[1:], *here], storage)
 
+    say_loading()
+
     from ..search.plans.estimate import in_words, whole_work
     from ..search.plans.plan import make_plan
     from ..search.plans.start import reads_store
@@ -114,6 +116,8 @@ def check(
     """
     options = Given(student, teacher, teacher_checkpoint)
     found = read_configured(config, options, cfg_options or [], work_dir)
+
+    say_loading()
 
     from ..search.inspection import inspect
     from ..search.plans.plan import make_plan
@@ -192,6 +196,7 @@ def train(
     options = Given(student, teacher, teacher_checkpoint, gpus)
     found = read_configured(config, options, cfg_options or [], work_dir, kind="train")
     settings, folder = found.settings, found.folder
+    say_loading()
 
     from ..search.plans.plan import make_plan
     from ..search.plans.pool import check_sizes
