@@ -22,6 +22,7 @@ from .places import (
     make_display,
     open_store,
     options_of_place,
+    say_loading,
     store_of,
     stores,
 )
@@ -202,6 +203,7 @@ def teachers(
         check_algorithm(algorithm, max_teachers)
         folder = work_folder(work_dir, config_name(config))
         settings = load_config(config, cfg_options or [])
+        say_loading()
 
         from ..search.plans.plan import make_plan
         from ..search.teachers.pool import run_order

@@ -12,6 +12,7 @@ import typer
 from ..search.api import work_folder
 from ..search.record import Kind, config_text, recorded
 from ..space import WrongUse, nearest
+from .places import say_loading
 
 if TYPE_CHECKING:
     from ..settings import SearchConfig
@@ -101,6 +102,8 @@ def read_configured(
         _check_known(own, given["student"])
     derived: list[str] = []
     if config is None or not {"train", "synthetic"} & set(given.get("data") or ()):
+        say_loading()
+
         from ..search.plans.jobs import completed
 
         given, derived = completed(given, folder)

@@ -19,19 +19,21 @@ from ..space import Status
 from .console import console, in_one_line
 from .interrupts import interrupts
 from .listing import in_points, references
+from .remaining import AtWork, at_work, in_brief, time_left
 
 if TYPE_CHECKING:
-    from ..search.session import Session
+    from ..search.session import Running, Session
 
-#: Without a terminal, at least so many seconds lie between two lines.
-LINE_EVERY = 10.0
+#: Without a terminal, at least so many seconds lie between two lines, unless something happens.
+LINE_EVERY = 60.0
 
 
 class SearchDisplay:
     """Shows the stages, the counts of trials, the best distiller so far and the time left.
 
     Trainings that run after the trials stand in the middle, each with a bar. On a terminal the
-    display redraws in place; elsewhere it prints a line now and then.
+    display redraws in place; elsewhere it prints a line once a minute, and when a trial takes the
+    lead or a training ends.
     ``continue_command``: the command that continues an interrupted search or training, which the
     display then prints; "" prints nothing. ``before`` is printed instead until the cluster is
     there: nothing is stored before.
@@ -44,8 +46,7 @@ class SearchDisplay:
         self._above: list[RenderableType] = []
         self._below: list[RenderableType] = []
         self._last_time, self._last_line = 0.0, ""
-        self._started: float | None = None
-        self._done_before = 0
+        self._leader: object = None
 
     def __enter__(self) -> SearchDisplay:
         if self._live:
@@ -95,8 +96,7 @@ class SearchDisplay:
         counts = session.store.counts(session.search_id)
         stopped = counts[Status.STOPPED]
         done = counts[Status.COMPLETED] + stopped
-        if self._started is None:
-            self._started, self._done_before = time.monotonic(), done
+        running = [_at_work(one) for one in session.running.values()]
         summary = (
             f"{done}/{planned} trials done, {stopped} of them stopped early, "
             f"{counts[Status.REJECTED]} rejected, {counts[Status.FAILED]} failed, "
@@ -104,7 +104,8 @@ class SearchDisplay:
         )
         if counts[Status.QUEUED]:
             summary += f", {counts[Status.QUEUED]} waiting for a worker"
-        summary += f"; {self._time_left(done, planned)}"
+        took = session.took, session.lost
+        summary += f"; {time_left(*took, running, session.workers, planned - done)}"
         best = session.controller.best
         if best is None:
             leader = "no completed trial yet"
@@ -119,21 +120,14 @@ class SearchDisplay:
             # A bar ends without a new line, and would share its line with the table.
             bar = Padding(ProgressBar(total=planned, completed=done, width=60), 0)
             self._above = [Text(summary), bar]
-            self._below = [_stages(session), *map(Text, filter(None, (leader, compared)))]
+            lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in at_work(running)]
+            self._below = [_stages(session), *lines]
+            self._below += map(Text, filter(None, (leader, compared)))
             self._live.update(Group(*self._above, *self._below))
         else:
-            self._line("; ".join(filter(None, (summary, leader, compared))), now=session.done)
-
-    def _time_left(self, done: int, planned: int) -> str:
-        assert self._started is not None
-        new = done - self._done_before
-        if new < 1:
-            return "time left unknown yet"
-        if done >= planned:
-            return "the trials are done"
-        seconds = (time.monotonic() - self._started) / new * (planned - done)
-        left = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-        return f"about {left} left of the trials"
+            parts = summary, in_brief(running), leader, compared
+            leads, self._leader = leader != self._leader, leader
+            self._line("; ".join(filter(None, parts)), now=session.done or leads)
 
     def _line(self, text: str, now: bool) -> None:
         """Print a line that says something new, ``now`` or if the last line is old enough."""
@@ -142,6 +136,18 @@ class SearchDisplay:
         if now or time.monotonic() - self._last_time > LINE_EVERY:
             self._last_time, self._last_line = time.monotonic(), text
             console.print(text, soft_wrap=True, highlight=False)
+
+
+def _at_work(running: Running) -> AtWork:
+    candidate = running.candidate
+    return AtWork(
+        candidate.number,
+        candidate.stage,
+        running.seconds,
+        f"{running.host} {running.device}",
+        str(candidate.distiller),
+        running.progress,
+    )
 
 
 def _trainings(names: list[str], progress: list[tuple[int, int]]) -> Table:

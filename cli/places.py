@@ -91,6 +91,12 @@ def store_of(storage: str | None, work_dir: Path | None, name: str | None) -> It
         yield OpenSearch(store, row.name, folder)
 
 
+def say_loading() -> None:
+    """Tell a person at a terminal what the next seconds go into."""
+    if "torch" not in sys.modules and sys.stderr.isatty():
+        print("loading torch and mmdet, checking the config …", file=sys.stderr, flush=True)
+
+
 def make_display() -> SearchDisplay:
     """The display of a long command, which says how to go on when it is interrupted.
 

@@ -28,7 +28,7 @@ from .app import (
     app,
 )
 from .configs import Given, read_configured
-from .places import check_writable, make_display, open_store, options_of_place
+from .places import check_writable, make_display, open_store, options_of_place, say_loading
 from .reports import write_page
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def search(
         here = [] if joined else ["--cfg-options", "resources.address=auto"]
         return submit(submit_to, name, [*sys.argv[1:], *here], storage)
 
+    say_loading()
+
     from ..search.plans.estimate import in_words, whole_work
     from ..search.plans.plan import make_plan
     from ..search.plans.start import reads_store
@@ -118,6 +120,8 @@ def check(
     """
     options = Given(student, teacher, teacher_checkpoint)
     found = read_configured(config, options, cfg_options or [], work_dir)
+
+    say_loading()
 
     from ..search.inspection import inspect
     from ..search.plans.plan import make_plan
@@ -196,6 +200,7 @@ def train(
     options = Given(student, teacher, teacher_checkpoint, gpus)
     found = read_configured(config, options, cfg_options or [], work_dir, kind="train")
     settings, folder = found.settings, found.folder
+    say_loading()
 
     from ..search.plans.plan import make_plan
     from ..search.plans.pool import check_sizes

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from statistics import median, quantiles
+from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -14,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..db import SearchRow, Store, TrainingRow, TrialRow, ranked
-from ..db.rows import teacher_ap
-from ..db.runners import runner_of
-from ..space import Status
+from ..db.rows import SCORED, teacher_ap
+from ..db.runners import runner_and_doing
+from ..space import Progress, Status
 from .console import console, in_one_line
 from .listing import in_points, references
+from .remaining import AtWork, at_work, in_brief, in_words, time_left
 
 BARS = "▁▂▃▄▅▆▇█"
 #: Columns of the sparkline, and leaders of a stage.
@@ -39,9 +42,9 @@ def watch(store: Store, name: str, once: bool = False) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             began = time.monotonic()
-            search, trials, trainings, runner = look(store, name)
-            live.update(picture(search, trials, trainings, runner), refresh=True)
-            if search.finished is not None:
+            seen = look(store, name)
+            live.update(picture(seen), refresh=True)
+            if seen.search.finished is not None:
                 return
             time.sleep(max(EVERY, (time.monotonic() - began) / SHARE))
 
@@ -50,46 +53,84 @@ def _lines(store: Store, name: str, once: bool) -> None:
     """The picture once, or a line whenever something has changed, at most one a minute."""
     last = ""
     while True:
-        search, trials, trainings, runner = look(store, name)
+        seen = look(store, name)
         if once:
-            return console.print(picture(search, trials, trainings, runner))
-        line = f"{summary(trials)}; {leader(trials)}"
+            return console.print(picture(seen))
+        parts = summary(seen.trials), seen.time_left, in_brief(seen.at_work), leader(seen.trials)
+        line = "; ".join(filter(None, parts))
         if line != last:
             console.print(line, soft_wrap=True, highlight=False)
             last = line
-        if search.finished is not None:
+        if seen.search.finished is not None:
             return None
         time.sleep(LINE_EVERY)
 
 
-def look(
-    store: Store, name: str
-) -> tuple[SearchRow, list[TrialRow], list[TrainingRow], str | None]:
-    """The search, its trials and trainings, and who runs it now."""
+@dataclass(frozen=True)
+class Seen:
+    """A search, its trials and trainings, who runs it now, and what that driver says it does.
+
+    ``doing``: as :attr:`detkds.search.session.Session.doing` has it, or how far trainings are.
+    """
+
+    search: SearchRow
+    trials: Sequence[TrialRow]
+    trainings: Sequence[TrainingRow]
+    runner: str | None = None
+    doing: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def at_work(self) -> list[AtWork]:
+        """The trials at workers."""
+        known = self.doing.get("trials", {})
+        return [
+            AtWork(
+                trial.number,
+                trial.stage,
+                _seconds(trial),
+                " ".join(filter(None, (trial.host, trial.device))),
+                trial.notation,
+                Progress(**known[str(trial.number)]) if str(trial.number) in known else None,
+            )
+            for trial in self.trials
+            if trial.status is Status.RUNNING
+        ]
+
+    @property
+    def time_left(self) -> str:
+        """How long the trials still take; "" if nobody runs them now."""
+        if "planned" not in self.doing:
+            return ""
+        own = [trial for trial in self.trials if trial.seconds and trial.reused_from is None]
+        took = [trial.seconds or 0.0 for trial in own if trial.status in SCORED]
+        lost = sum(trial.seconds or 0.0 for trial in own) - sum(took)
+        left = self.doing["planned"] - sum(trial.status in SCORED for trial in self.trials)
+        return time_left(took, lost, self.at_work, self.doing["workers"], left)
+
+
+def look(store: Store, name: str) -> Seen:
+    """What the store says of a search now."""
     search = store.search(name)
-    return search, store.trials(search.id), store.trainings(search.id), runner_of(store, name)
+    found = runner_and_doing(store, name) or (None, {})
+    return Seen(search, store.trials(search.id), store.trainings(search.id), *found)
 
 
-def picture(
-    search: SearchRow,
-    trials: Sequence[TrialRow],
-    trainings: Sequence[TrainingRow],
-    runner: str | None,
-) -> Group:
+def picture(seen: Seen) -> Group:
     """All that the store says of a search, for a terminal."""
+    search, trials, trainings, runner = seen.search, seen.trials, seen.trainings, seen.runner
     state = f"run by {runner}" if runner else "interrupted: nobody runs it now"
     if search.finished is not None:
         state = f"finished {search.finished:%Y-%m-%d %H:%M} UTC"
     parts: list[Text | Table] = [
         Text(f"{search.name}: {state}"),
-        Text(f"{summary(trials)}{_reason(trials)}"),
+        Text("; ".join(filter(None, (summary(trials), seen.time_left))) + _reason(trials)),
     ]
     if any(trial.score is not None for trial in trials):
         parts += [Text(f"best so far  {sparkline(best_so_far(trials))}"), leaderboard(trials)]
-    running = [trial for trial in trials if trial.status is Status.RUNNING]
-    at_work = [row for row in trainings if row.status is Status.RUNNING]
-    parts += [Text(f"running  {_running(trial)}") for trial in running]
-    parts += [Text(f"training  {row.name}, seed {row.seed}{_since(row)}") for row in at_work]
+    own = [row for row in trainings if row.status is Status.RUNNING]
+    parts += map(Text, at_work(seen.at_work))
+    steps = seen.doing.get("trainings", {})
+    parts += [Text(f"training  {_training(row, steps.get(row.label))}") for row in own]
     alone = next((t.score for t in ranked(trials) if not t.distiller.active), None)
     compared = references(alone, teacher_ap(trainings))
     return Group(*parts, *map(Text, filter(None, (leader(trials), compared))))
@@ -166,14 +207,15 @@ def _reason(trials: Sequence[TrialRow]) -> str:
     return f"\nrejected or failed, most often ({count}): {reason}"
 
 
-def _running(trial: TrialRow) -> str:
-    place = " ".join(filter(None, (trial.host, trial.device)))
-    notation = in_one_line(trial.notation)
-    return f"{trial.number} {trial.stage}{_since(trial)} on {place}: {notation}"
+def _training(row: TrainingRow, steps: Sequence[int] | None) -> str:
+    """``steps``: the iterations done and all iterations; (0, 0) before the first."""
+    since = "" if row.started is None else f" for {in_words(_seconds(row))}"
+    far = f", iteration {steps[0]}/{steps[1]}" if steps and steps[1] else ""
+    return f"{row.name}, seed {row.seed}{since}{far}"
 
 
-def _since(row: TrialRow | TrainingRow) -> str:
+def _seconds(row: TrialRow | TrainingRow) -> float:
+    """Since a run started."""
     if row.started is None:
-        return ""
-    seconds = (datetime.now(timezone.utc) - row.started).total_seconds()
-    return f" for {seconds:.0f} s" if seconds < 120 else f" for {seconds / 60:.0f} min"
+        return 0.0
+    return (datetime.now(timezone.utc) - row.started).total_seconds()

@@ -98,16 +98,18 @@ class Held:
     lost: str | None = None
     interrupt: Callable[[], None] = lambda: None
 
-    def renew(self, session: Session) -> None:
-        """Give a sign of life. Raises :class:`SearchFailed` if another driver has the lease.
+    def renew(self, session: Session) -> Lease:
+        """Give a sign of life, and return the lease's row.
 
-        In the transaction of a write: nobody takes the lease until the transaction ends.
+        Raises :class:`SearchFailed` if another driver has the lease. In the transaction of a write:
+        nobody takes the lease until the transaction ends.
         """
         row = _row(session, self.name)
         if row is None or row.token != self.token:
             self.lost = _lost(self.name, row)
             raise SearchFailed(self.lost)
         row.heartbeat = _now(session)
+        return row
 
 
 def _row(session: Session, name: str) -> Lease | None:
@@ -228,6 +230,7 @@ def _try_to_take(session: Session, held: Held, repeated: bool) -> Lease | None:
     row.token, row.holder, row.host = held.token, holder(), platform.node()
     row.process, row.process_key = os.getpid(), process_key()
     row.since = row.heartbeat = time_there
+    row.doing = None
     session.add(row)
     session.flush()
     return None
@@ -244,17 +247,22 @@ def _release(session: Session, held: Held) -> None:
     """Free the lease. Its row stays: a driver that was frozen sees that another has had it."""
     row = _row(session, held.name)
     if row is not None and row.token == held.token:
-        row.heartbeat = None
+        row.heartbeat = row.doing = None
 
 
 def _beat(transactions: Transactions, held: Held, stopped: threading.Event) -> None:
-    """Renew the lease until it is freed or lost; a database that is away is asked again.
+    """Renew the lease until it is freed or lost, and say what the driver does.
 
-    A driver that was frozen for longer than a lease lasts has it again if nobody else took it.
+    A database that is away is asked again. A driver that was frozen for longer than a lease lasts
+    has it again if nobody else took it.
     """
+
+    def beat(session: Session) -> None:
+        held.renew(session).doing = transactions.doing
+
     while not stopped.wait(HEARTBEAT_SECONDS):
         with suppress(Exception):
-            transactions.once(held.renew)
+            transactions.once(beat)
         if held.lost is not None and not stopped.is_set():
             held.interrupt()
             return

@@ -160,7 +160,8 @@ class Lease(Base):
     """Which driver runs the search of a name, by its ``token``; see :mod:`detkds.db.lease`.
 
     ``heartbeat`` is the driver's last sign of life, or None when it has ended. ``process_key``
-    tells ``process`` from others of the same number.
+    tells ``process`` from others of the same number. ``doing`` is what the driver said at its last
+    heartbeat of what runs now, as JSON; see :func:`detkds.db.runners.doing_now`.
     """
 
     __tablename__ = "leases"
@@ -173,6 +174,7 @@ class Lease(Base):
     process_key: Mapped[str | None]
     since: Mapped[datetime]
     heartbeat: Mapped[datetime | None]
+    doing: Mapped[dict[str, Any] | None]
 
 
 class Run:

@@ -38,7 +38,8 @@ class Transactions:
     waits, and why. Any other error of the database is :class:`WrongUse` at once, but for
     SQLAlchemy's ``IntegrityError``, which callers expect.
 
-    ``guard``, if there is one, is called first in each transaction that writes.
+    ``guard``, if there is one, is called first in each transaction that writes. ``doing`` is what
+    the holder of a lease does now, for its next heartbeat.
     """
 
     def __init__(self, engine: Engine, url: str, patience: float | None = None) -> None:
@@ -47,6 +48,7 @@ class Transactions:
         self._writing = sessionmaker(engine)
         self._reading = sessionmaker(engine.execution_options(**READING))
         self.guard: Callable[[Session], Any] | None = None
+        self.doing: dict[str, Any] | None = None
 
     def read(self, function: Callable[[Session], Result]) -> Result:
         """Return ``function(session)``, which only reads.

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..db import SearchRow, Store, TrialRow
+from ..db.counts import counts_by_stage, rejections
 from ..db.rows import SCORED
+from ..db.runners import doing_now
 from ..detectors import register
 from ..settings import BEST_PRESET, FOUND, PROGRESSIVE
 from ..space import Distiller, Outcome, SearchFailed, Status, WrongUse
-from ..workers.cluster import cluster
+from ..workers.cluster import cluster, starting
+from ..workers.metrics import RECORD_EVERY, SearchMetrics, search_metrics
+from ..workers.progress import at_most_every
 from ..workers.ray_engine import run
 from ..workers.training import Training
 from .confirmation import Confirmation, best_preset, confirm
@@ -99,9 +103,11 @@ def run_search(
     controller = Controller(plan.space, plan.config.search, plan.seed, start)
     say_scores(plan, display)
     config = plan.config
+    display.say(starting(config.resources))
     with (
         store.held(name),
         cluster(config.resources, plan.folder, config.shared) as dashboard,
+        search_metrics(name) as metrics,
     ):
         search = store.search(name) if goes_on else _begin(plan, store, name, start, display)
         display.dashboard(dashboard)
@@ -110,7 +116,7 @@ def run_search(
         register()
         train_all(plan.preliminary, plan, display, store, search)
         teacher = score_teacher(plan, store, search, display)
-        _run_trials(plan, store, search, controller, display, teacher)
+        _run_trials(plan, store, search, controller, display, teacher, metrics)
         leader = store.best(search.id)
         warning = leader and unlearned(leader)
         if warning:
@@ -182,13 +188,13 @@ def _run_trials(
     controller: Controller,
     display: Display,
     teacher: float | None,
+    metrics: SearchMetrics,
 ) -> None:
     warmup = None if plan.warmup is None else str(plan.warmup.checkpoint)
     trial, seed = plan.config.trial, plan.seed
     session = Session(controller, store, search.id, plan.trial_conditions, seed, teacher=teacher)
     session.resume()
-    session.changed = lambda: display.search(session, controller.planned)
-    session.changed()
+    show(session, display, metrics)
     if not session.done:
         resources = plan.config.resources
         with _stopped_by_interrupt(session):
@@ -204,13 +210,37 @@ def _run_trials(
                 folder=plan.folder,
                 durations=_durations(store, search),
                 say=display.say,
+                name=search.name,
+                on_progress=session.progress,
             )
+        doing_now(store)
+        measure(metrics, session)
         display.say(f"trials  workers had one {in_use:.0%} of the time")
     if session.failure is not None:
         raise SearchFailed(
             f"{session.failures} trials in a row failed, the last{because(session.failure)}; "
             "resume the search to try them again"
         )
+
+
+def show(session: Session, display: Display, metrics: SearchMetrics) -> None:
+    """From now on, show what happens: on the screen, to other processes, and to Ray's dashboard."""
+    measured = at_most_every(RECORD_EVERY, lambda: measure(metrics, session))
+
+    def changed() -> None:
+        display.search(session, session.controller.planned)
+        doing_now(session.store, **session.doing)
+        measured()
+
+    session.changed, session.answered = changed, metrics.told
+    session.changed()
+
+
+def measure(metrics: SearchMetrics, session: Session) -> None:
+    """Bring Ray's metrics to where the search stands."""
+    store, search_id, best = session.store, session.search_id, session.controller.best
+    counts = counts_by_stage(store, search_id), rejections(store, search_id)
+    metrics.show(*counts, None if best is None else best[1].score)
 
 
 def _durations(store: Store, search: SearchRow) -> list[float]:

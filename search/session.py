@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from ..db import Store, TrialRow
-from ..space import Candidate, Outcome, Status
+from ..space import Candidate, Outcome, Progress, Status
 from .controller import Controller, Event, replay
 
 #: So many failed trials in a row end a search.
 MAX_FAILURES = 5
+
+
+@dataclass
+class Running:
+    """A trial at a worker. ``since``: the monotonic time at which the worker took it.
+
+    ``progress``: how far its training is, as far as it is known.
+    """
+
+    candidate: Candidate
+    host: str
+    device: str
+    since: float = field(default_factory=time.monotonic)
+    progress: Progress | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Since the worker took it."""
+        return time.monotonic() - self.since
 
 
 @dataclass
@@ -22,7 +43,12 @@ class Session:
     conditions, or an early score below the candidate's bar; such a candidate never reaches a
     worker. A rejection in the store answers nothing: a worker's filter finds it again in no time.
     ``outcomes`` counts the outcomes so far. ``teacher``: the teacher's AP on the images that score
-    trials, in [0, 1], if it is known. The session calls ``changed`` after every change.
+    trials, in [0, 1], if it is known. The session calls ``changed`` after every change, and
+    ``answered`` with every candidate that a worker has answered.
+
+    ``running`` are the trials at workers, by number, and ``workers`` how many there were when the
+    last one was taken. ``took`` has the seconds of every trial that a worker has scored, and
+    ``lost`` the seconds of all others together; what was reused took none.
     """
 
     controller: Controller
@@ -38,6 +64,11 @@ class Session:
     stopped: bool = False
     failure: Outcome | None = None
     teacher: float | None = None
+    answered: Callable[[Candidate, Outcome], None] = lambda candidate, outcome: None
+    running: dict[int, Running] = field(default_factory=dict)
+    workers: int = 1
+    took: list[float] = field(default_factory=list)
+    lost: float = 0.0
 
     def resume(self) -> None:
         """Bring a fresh controller to where the stored search stopped.
@@ -52,6 +83,9 @@ class Session:
         self.open = replay(self.controller, events)
         self.outcomes = sum(event.tell_order is not None for event in events)
         self.trial_ids = {row.number: row.id for row in rows if row.tell_order is None}
+        for row in rows:
+            if row.reused_from is None and row.outcome is not None:
+                self._count_seconds(row.outcome)
 
     def ask(self) -> Candidate | None:
         """The next candidate for a worker; None: wait for outcomes, or look at ``done``."""
@@ -80,6 +114,14 @@ class Session:
     def started(self, candidate: Candidate, host: str, device: str) -> None:
         """A worker has taken the candidate."""
         self.store.start_trial(self.trial_ids[candidate.number], host, device)
+        self.running[candidate.number] = Running(candidate, host, device)
+        self.workers = len(self.running)
+        self.changed()
+
+    def progress(self, known: Mapping[int, Progress]) -> None:
+        """How far running trials are, by number."""
+        for number, running in self.running.items():
+            running.progress = known.get(number)
         self.changed()
 
     def tell(self, candidate: Candidate, outcome: Outcome) -> None:
@@ -91,7 +133,17 @@ class Session:
         outcome = outcome.checked()
         if not self._ended:
             self._count(outcome)
+        self.running.pop(candidate.number, None)
+        self._count_seconds(outcome)
         self._tell(candidate, outcome, reused_from=None)
+        self.answered(candidate, outcome)
+
+    def _count_seconds(self, outcome: Outcome) -> None:
+        """Count what a worker's trial took."""
+        if outcome.ranked and outcome.seconds:
+            self.took.append(outcome.seconds)
+        else:
+            self.lost += outcome.seconds or 0.0
 
     def _count(self, outcome: Outcome) -> None:
         """Count a failure, and end the search with the last of :data:`MAX_FAILURES` in a row."""
@@ -108,6 +160,16 @@ class Session:
         self.controller.tell(candidate, outcome)
         self.outcomes += 1
         self.changed()
+
+    @property
+    def doing(self) -> dict[str, Any]:
+        """What other processes are told of the trials that run: plain data."""
+        known = {n: running.progress for n, running in self.running.items() if running.progress}
+        return {
+            "planned": self.controller.planned,
+            "workers": self.workers,
+            "trials": {str(number): asdict(progress) for number, progress in known.items()},
+        }
 
     @property
     def _ended(self) -> bool:

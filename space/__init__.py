@@ -15,7 +15,7 @@ from .options import (
     STEPWISE,
 )
 from .search_space import SearchSpace, WeightIn
-from .trials import PLAIN_WEIGHT, WEIGHTS_STAGE, Candidate, Outcome, Status
+from .trials import PLAIN_WEIGHT, WEIGHTS_STAGE, Candidate, Outcome, Progress, Status
 
 __all__ = [
     "CONSTANT",
@@ -34,6 +34,7 @@ __all__ = [
     "Candidate",
     "Distiller",
     "Outcome",
+    "Progress",
     "SearchFailed",
     "SearchSpace",
     "Status",

@@ -40,6 +40,24 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far the training of a trial is.
+
+    ``loss``: that of the last iteration. ``seconds_left``: of the training, without the scoring
+    after it; None after the first iteration, whose time says little.
+    """
+
+    iteration: int
+    iterations: int
+    loss: float | None = None
+    seconds_left: float | None = None
+
+    def __str__(self) -> str:
+        loss = "" if self.loss is None else f", loss {self.loss:.3g}"
+        return f"iteration {self.iteration}/{self.iterations}{loss}"
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a candidate.
 

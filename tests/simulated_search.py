@@ -18,7 +18,7 @@ from detkds.db import Store
 from detkds.search.controller import Controller
 from detkds.search.session import Session
 from detkds.settings import Search
-from detkds.space import Candidate, Outcome, SearchSpace, Status
+from detkds.space import Candidate, Outcome, Progress, SearchSpace, Status
 
 NAME = "simulated"
 CONTINUE = "detkds search simulated --resume"
@@ -68,6 +68,7 @@ def main(folder: Path) -> None:
             candidate = session.ask()
             if candidate is not None:
                 session.started(candidate, "host", "cpu")
+                session.progress({candidate.number: Progress(3, 8, 0.5, 90)})
                 wait()
                 session.tell(candidate, score(candidate))
         wait()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import ray
@@ -16,10 +18,11 @@ from ray.tune.search import Searcher
 from ..space import Candidate, Outcome, Status
 from . import retries as limits
 from .cluster import alive
+from .naming import trial_name
 from .retries import Deadline, Fault, Place, Retries, fault_of
 
 #: What a trial's config and its reports hold.
-CANDIDATE, PLACE = "candidate", "place"
+CANDIDATE, PLACE, NAME = "candidate", "place", "name"
 NODE, BLIND, OUTCOME = "node", "blind", "outcome"
 
 
@@ -63,11 +66,18 @@ class AskTell(Searcher):
     """
 
     def __init__(
-        self, source: Source | None, limit: Callable[[], int], retries: Retries, deadline: Deadline
+        self,
+        source: Source | None,
+        limit: Callable[[], int],
+        retries: Retries,
+        deadline: Deadline,
+        name: str = "search",
+        on_look: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(metric="score", mode="max")
         self.source: Any = source
         self.limit, self.retries, self.deadline = limit, retries, deadline
+        self.name, self.on_look = name, on_look
         self.live: dict[str, Live] = {}
         self.waiting: deque[tuple[Candidate, Place]] = deque()
         self.error: Exception | None = None
@@ -90,6 +100,7 @@ class AskTell(Searcher):
         return {
             CANDIDATE: (candidate.number, candidate.stage, document, candidate.early_bar),
             PLACE: (sorted(place.avoided), place.alone and place.alone.value, again),
+            NAME: trial_name(self.name, candidate),
         }
 
     def _served_first(self) -> bool:
@@ -120,6 +131,7 @@ class AskTell(Searcher):
         working = sum(one.since is not None for one in self.live.values())
         self._busy += passed * min(working, places)
         self._room += passed * places
+        self._safely(self.on_look)
 
     @property
     def in_use(self) -> float:
@@ -242,10 +254,27 @@ class Ended(tune.Callback):
         self.searcher = searcher
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self.searcher.taken(trial.trial_id, trial.temporary_state.ray_actor)
+        worker = trial.temporary_state.ray_actor
+        _name_what_it_does(worker, trial.config[NAME])
+        self.searcher.taken(trial.trial_id, worker)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.searcher.ended(trial.trial_id, Path(trial.error_file).read_text("utf-8"))
+
+
+def _name_what_it_does(worker: Any, name: str) -> None:
+    """From now on, Ray's dashboard shows by this name what Tune lets the worker do.
+
+    Tune looks up ``train`` at the worker's handle. The handle must not hold itself: Ray ends a
+    worker without a handle.
+    """
+    there = weakref.ref(worker)
+
+    def remote(*args: Any, **more: Any) -> Any:
+        method = there().__getattr__("train")  # type: ignore[union-attr]
+        return method.options(name=name).remote(*args, **more)
+
+    worker.train = SimpleNamespace(remote=remote)
 
 
 class Watch(tune.Stopper):

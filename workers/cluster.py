@@ -75,6 +75,13 @@ def cluster(
         ray.shutdown()
 
 
+def starting(resources: Resources) -> str:
+    """What :func:`cluster` is about to do, which takes some seconds."""
+    if resources.address is None:
+        return "starting Ray …"
+    return f"joining the Ray cluster at {resources.address} …"
+
+
 def _other_head() -> str | None:
     """The address of the cluster's head, where that is another machine."""
     here = ray.util.get_node_ip_address()

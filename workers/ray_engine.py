@@ -7,8 +7,8 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -18,11 +18,23 @@ import ray
 from ray import tune
 
 from ..settings import Resources, Split, Task, TrialSchedule
-from ..space import Candidate, Distiller, Outcome, Status
-from .asking import BLIND, CANDIDATE, NODE, OUTCOME, PLACE, AskTell, Ended, Source, Watch
+from ..space import Candidate, Distiller, Outcome, Progress, Status
+from .asking import (
+    BLIND,
+    CANDIDATE,
+    NAME,
+    NODE,
+    OUTCOME,
+    PLACE,
+    AskTell,
+    Ended,
+    Source,
+    Watch,
+)
 from .cluster import marker, names, per_trial, room
 from .leftovers import temporary
 from .places import place
+from .progress import LOOK_EVERY, at_most_every, progress_folder, read
 from .retries import Deadline, Retries
 from .runner import host_and_device
 from .trial import TrialContext, evaluate
@@ -53,28 +65,45 @@ def run(
     folder: Path | None = None,
     durations: Iterable[float] = (),
     say: Callable[[str], object] = lambda line: None,
+    name: str = "search",
+    on_progress: Callable[[Mapping[int, Progress]], object] = lambda progress: None,
 ) -> float:
     """Score the candidates of ``source`` until it is done, on as many workers as fit.
 
     A worker builds its :class:`TrialContext` once and keeps it from trial to trial. ``filtered``:
     whether its filter tries a candidate before a student is trained. ``folder``: the work folder,
     which every node has to see. ``durations``: the seconds of earlier trials of the same kind, for
-    the deadline. ``say`` is called with one line for each node that is put aside. Returns the share
+    the deadline. ``say`` is called with one line for each node that is put aside. ``name``: the
+    search's, which the names of trials begin with. With a ``folder``, ``on_progress`` is called
+    every few seconds with how far running trials are, by their numbers. Returns the share
     of the workers' time in which they had a trial.
     """
-    make_context = partial(
-        TrialContext.build, task, schedule, proxy, seed=seed, warmup=warmup, filtered=filtered
-    )
-    return run_actors(
-        source,
-        per_trial(resources),
-        resources.workers,
-        make_context,
-        evaluate,
-        folder=folder,
-        deadline=Deadline(resources.trial_deadline, durations),
-        say=say,
-    )
+    with nullcontext() if folder is None else progress_folder(folder, name) as running:
+        make_context = partial(
+            TrialContext.build,
+            *(task, schedule, proxy),
+            seed=seed,
+            warmup=warmup,
+            filtered=filtered,
+            running=running,
+        )
+
+        def look() -> None:
+            if running is not None:
+                on_progress(read(running))
+
+        return run_actors(
+            source,
+            per_trial(resources),
+            resources.workers,
+            make_context,
+            evaluate,
+            folder=folder,
+            deadline=Deadline(resources.trial_deadline, durations),
+            say=say,
+            name=name,
+            on_look=at_most_every(LOOK_EVERY, look),
+        )
 
 
 def run_actors(
@@ -88,6 +117,8 @@ def run_actors(
     folder: Path | None = None,
     deadline: Deadline | None = None,
     say: Callable[[str], object] = lambda line: None,
+    name: str = "search",
+    on_look: Callable[[], object] = lambda: None,
 ) -> float:
     """Run ``evaluator`` for every candidate, on workers that call ``make_context`` once each.
 
@@ -95,9 +126,10 @@ def run_actors(
     room for. :class:`~detkds.workers.retries.Retries` says where a candidate is tried again, and
     which nodes get no more; a node that does not see ``folder`` gets none. A worker on which a
     trial failed is not used again; a trial beyond the ``deadline`` loses its worker. An exception
-    of ``source`` ends the run and is raised here. Returns the share of
-    the workers' time in which they had a trial. ``reuse=False`` starts an actor for every trial,
-    for the benchmark.
+    of ``source`` ends the run and is raised here. In Ray's dashboard, what a worker does has the
+    trial's name, which begins with ``name``. ``on_look`` is called several times a second. Returns
+    the share of the workers' time in which they had a trial. ``reuse=False`` starts an actor for
+    every trial, for the benchmark.
     """
     os.environ.update(_TUNE_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it lists trials that did not end
@@ -107,6 +139,8 @@ def run_actors(
         lambda: min(workers or sys.maxsize, room(per_worker, retries.aside)),
         retries,
         deadline or Deadline(None),
+        name,
+        on_look,
     )
     with ExitStack() as stack:
         seen = None if folder is None else stack.enter_context(marker(folder))
@@ -154,6 +188,7 @@ class TrialActor(tune.Trainable):
     def reset_config(self, new_config: dict) -> bool:
         number, stage, document, early_bar = new_config[CANDIDATE]
         self.candidate = Candidate(number, stage, Distiller.from_dict(document), early_bar)
+        self.name = new_config[NAME]
         self.steps = self._steps()
         return True
 
@@ -166,6 +201,7 @@ class TrialActor(tune.Trainable):
         The cause of a failure (a lost device, a full disk) may lie in the worker and not in the
         candidate. Tune gives no other trial to an actor that has raised.
         """
+        print(self.name, flush=True)  # the worker's log has all trials of this worker
         where = host_and_device()
         blind = self.seen is not None and not os.path.exists(self.seen)
         yield {**where, NODE: ray.get_runtime_context().get_node_id(), BLIND: blind}
@@ -177,7 +213,16 @@ class TrialActor(tune.Trainable):
             outcome = self.evaluator(self.context, self.candidate)
         except Exception:
             outcome = Outcome.failed(traceback.format_exc(), **where)
+        print(f"{self.name}: {_in_words(outcome)}", flush=True)
         failed = outcome.status is Status.FAILED
         score = float("nan") if outcome.score is None else outcome.score
         yield {"score": score, OUTCOME: outcome.to_json(), "done": not failed}
         raise RuntimeError("a worker on which a trial failed is not used again")
+
+
+def _in_words(outcome: Outcome) -> str:
+    """What became of a trial, for the worker's log."""
+    score = "" if outcome.score is None else f", AP {100 * outcome.score:.1f}"
+    seconds = "" if outcome.seconds is None else f" in {outcome.seconds:.0f} s"
+    why = outcome.reason or outcome.error
+    return f"{outcome.status.value}{seconds}{score}" + (f": {why}" if why else "")

@@ -23,6 +23,7 @@ from ..space import Candidate, Distiller, Outcome, Status
 from .filter import measure
 from .job import scheduled
 from .leftovers import temporary
+from .progress import ProgressFile, progress_file
 from .rejection import Rejected, RejectionHook
 from .resuming import random_states, set_random_states
 from .runner import averaged, host_and_device, score
@@ -86,8 +87,8 @@ class TrialContext(Inputs):
     """What stays between trials: teacher, parsed annotations, decoded images, schedule, batch.
 
     ``warmup``: the file of the weights that every student starts from, or None. ``filtered``:
-    whether the filter tries a candidate before a student is trained. Build one context per process
-    with :meth:`build`.
+    whether the filter tries a candidate before a student is trained. ``running``: the folder that
+    trials write to how far they are, or None. Build one context per process with :meth:`build`.
     """
 
     task: Task
@@ -95,6 +96,7 @@ class TrialContext(Inputs):
     seed: int
     warmup: str | None
     filtered: bool = True
+    running: Path | None = None
 
     @classmethod
     def build(
@@ -106,6 +108,7 @@ class TrialContext(Inputs):
         seed: int,
         warmup: str | None = None,
         filtered: bool = True,
+        running: Path | None = None,
     ) -> TrialContext:
         """The context of all trials with one task. ``proxy``: training and validation split."""
         torch.set_num_threads(task.threads)
@@ -119,6 +122,7 @@ class TrialContext(Inputs):
             seed=seed,
             warmup=warmup,
             filtered=filtered,
+            running=running,
         )
 
     @cached_property
@@ -141,13 +145,16 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
     distiller = candidate.distiller if isinstance(candidate, Candidate) else candidate
     bar = candidate.early_bar if isinstance(candidate, Candidate) else None
     check = None if bar is None else EarlyCheck(context, bar)
+    shown = None
+    if context.running is not None and isinstance(candidate, Candidate):
+        shown = progress_file(context.running, candidate.number)
     detail: dict[str, Any] = {}
     metrics: dict[str, float] = {}
     try:
         if distiller is not None and distiller.active and (context.filtered or distiller.in_shares):
             measured = measure(context.batch, distiller, filtered=context.filtered)
             distiller, metrics = measured.distiller, measured.metrics
-        metrics = {**_train(context, distiller, check), **metrics}
+        metrics = {**_train(context, distiller, check, shown), **metrics}
         status = Status.COMPLETED
         # mmdet gives no metrics for a student that finds no object: its AP is 0.
         detail["score"] = metrics.get(SCORE, 0.0)
@@ -157,6 +164,8 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
         status, detail["reason"] = Status.REJECTED, str(rejection)
     except Exception:
         status, detail["error"] = Status.FAILED, traceback.format_exc()
+    if shown is not None:
+        shown.unlink(missing_ok=True)
     return Outcome(
         status,
         metrics=metrics,
@@ -168,8 +177,15 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
 
 
 def _train(
-    context: TrialContext, distiller: Distiller | None, check: EarlyCheck | None
+    context: TrialContext,
+    distiller: Distiller | None,
+    check: EarlyCheck | None,
+    shown: Path | None,
 ) -> dict[str, float]:
+    """``shown``: the file that says how far the training is, or None."""
+    hooks: list[Hook] = [RejectionHook()]
+    hooks += [] if shown is None else [ProgressFile(shown)]
+    hooks += [] if check is None else [check]
     student = build_student(context.task.student, context.seed, context.warmup)
     with tempfile.TemporaryDirectory(prefix=temporary("trial")) as folder:
         return train_student(
@@ -181,5 +197,5 @@ def _train(
             Path(folder),
             seed=context.seed,
             inherit=context.task.inherit,
-            hooks=[RejectionHook(), *([check] if check else [])],
+            hooks=hooks,
         )

@@ -8,9 +8,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 from ...db import SearchRow, Store
+from ...db.runners import doing_now
 from ...detectors import register
 from ...space import Distiller, Outcome, SearchFailed, Status, WrongUse
-from ...workers.cluster import cluster
+from ...workers.cluster import cluster, starting
 from ...workers.retries import Deadline
 from ...workers.tasks import run_trainings, silence
 from ...workers.training import Training
@@ -77,6 +78,7 @@ def ready(plan: Plan, display: Display) -> Iterator[None]:
     make_data(plan)
     register()
     config = plan.config
+    display.say(starting(config.resources))
     with cluster(config.resources, plan.folder, config.shared) as dashboard:
         display.dashboard(dashboard)
         yield
@@ -114,17 +116,24 @@ def train_all(
             display.say(f"{training.name}: {outcome.reason}")
 
     names = [training.name for training in todo]
+    labels = [f"{training.name}-seed{training.seed}" for training in todo]
+
+    def on_progress(progress: list[tuple[int, int]]) -> None:
+        display.training(names, progress)
+        doing_now(store, trainings=dict(zip(labels, progress, strict=True)))
+
     new: list[Outcome] = []
     if todo:
         new = run_trainings(
             todo,
             plan.config.resources,
-            on_progress=lambda progress: display.training(names, progress),
+            on_progress=on_progress,
             on_done=on_done,
             folder=plan.folder,
             deadlines=_deadlines(todo, plan, store),
             say=display.say,
         )
+        doing_now(store)
     failed = [pair for pair in zip(todo, new, strict=True) if pair[1].status is Status.FAILED]
     if failed:
         raise SearchFailed("; ".join(f"{t.name} failed{because(outcome)}" for t, outcome in failed))

@@ -91,6 +91,15 @@ def test_a_terminal_shows_every_state_of_a_search(tmp_path):
             if scored:
                 best = max(scored, key=lambda trial: trial.score or 0.0)
                 assert row.endswith(f"{100 * best.score:.1f}     {in_one_line(best)}")
+        at_work = [line for line in screen if line.startswith("running  ")]
+        running = [trial for trial in trials if trial.status is Status.RUNNING]
+        assert len(at_work) == len(running)
+        for line, trial in zip(at_work, running, strict=True):
+            assert re.fullmatch(
+                rf"running  {trial.number} {trial.stage} for \d+ s on host cpu, iteration 3/8, "
+                rf"loss 0.5, 90 s left: {re.escape(in_one_line(trial))}",
+                line,
+            )
         if "weights" in rows and all(row.startswith("✓") for row in rows.values()):
             break
     counts = {state: sum(trial.status is state for trial in trials) for state in STATES}
@@ -125,11 +134,11 @@ def lines(log: io.StringIO) -> list[str]:
 def test_without_a_terminal_lines_are_few_and_whole(log, monkeypatch, tmp_path):
     now = 1000.0
     monkeypatch.setattr(display_module, "time", SimpleNamespace(monotonic=lambda: now))
-    printed_at: list[float] = []
+    printed: list[tuple[float, str]] = []
 
     def changed() -> None:
         display.search(session, session.controller.planned)
-        printed_at.extend([now] * (len(lines(log)) - len(printed_at)))
+        printed.extend((now, line.partition("; ")[2]) for line in lines(log)[len(printed) :])
 
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store, SearchDisplay("") as display:
         search = store.create_search("a", {}, "conditions", 0)
@@ -140,12 +149,15 @@ def test_without_a_terminal_lines_are_few_and_whole(log, monkeypatch, tmp_path):
             candidate = session.ask()
             if candidate is not None:
                 session.started(candidate, "host", "cpu")
-                now += 4
+                now += 25
                 session.tell(candidate, simulated_search.score(candidate))
         trials = store.trials(None)
-    *between, _ = pairwise(printed_at)
-    assert len(between) > 2
-    assert all(later - earlier > LINE_EVERY for earlier, later in between)
+    *between, _ = pairwise(printed)
+    leaders = [(earlier[1] != later[1], later[0] - earlier[0]) for earlier, later in between]
+    assert all(leads or passed > LINE_EVERY for leads, passed in leaders)
+    assert any(leads and passed < LINE_EVERY for leads, passed in leaders), "told at once"
+    assert any(not leads for leads, passed in leaders), "a line a minute"
+    assert len(printed) < len(trials), "not one a trial"
     assert lines(log)[0] == f"{summary([])}time left unknown yet; no completed trial yet"
     assert lines(log)[-1] == f"{summary(trials)}the trials are done; {leader(trials)}"
 

@@ -9,11 +9,15 @@ import threading
 import time
 
 import pytest
+import simulated_search
 import tiny
 from detkds.cli import watch
-from detkds.db import Store
+from detkds.db import Store, lease
 from detkds.db.lease import holder
-from detkds.space import Outcome, Status
+from detkds.db.runners import doing_now, runner_and_doing
+from detkds.search.controller import Controller
+from detkds.search.session import Session
+from detkds.space import Outcome, Progress, Status
 from rich.console import Console
 from stored_search import FOUND, NASTY, add, finished_search, large_search
 from terminal import Terminal
@@ -59,6 +63,41 @@ def test_trials_and_trainings_that_run_are_shown(store, shown):
     assert "training  found, seed 3 for 0 s" in shown.getvalue()
 
 
+def test_how_far_trials_and_trainings_are_comes_by_the_database_alone(
+    store, url, shown, monkeypatch
+):
+    """What the driver knows is in the row of its lease from the next heartbeat on."""
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
+    search = store.create_search("now", {}, "conditions", 0)
+    controller = Controller(simulated_search.SPACE, simulated_search.SETTINGS, seed=0)
+    session = Session(controller, store, search.id, "conditions", 0)
+    candidate = session.ask()
+    assert candidate is not None
+    session.started(candidate, "here", "cpu")
+    session.progress({candidate.number: Progress(3, 9, 0.25, 300.0)})
+    with Store(url) as other, store.held("now"):
+        doing_now(store, **session.doing)
+        _until_said(other, "trials")
+        watch.watch(other, "now", once=True)
+        store.add_training("found", 3, "test", "conditions", search.id)
+        doing_now(store, trainings={"found-seed3": (40, 90)})
+        _until_said(other, "trainings")
+        watch.watch(other, "now", once=True)
+    first, second = shown.getvalue().split("now: run by")[1:]
+    running = f"running  0 {candidate.stage} for 0 s on here cpu, iteration 3/9, loss 0.25, 5 min "
+    assert running in " ".join(first.split("\n"))
+    assert f"1 trials: 1 running; about {5 * controller.planned} min left of the trials" in first
+    assert "training  found, seed 3 for 0 s, iteration 40/90" in second
+    assert runner_and_doing(store, "now") is None, "nobody runs it now"
+
+
+def _until_said(store: Store, what: str) -> None:
+    deadline = time.monotonic() + 60
+    while what not in (runner_and_doing(store, "now") or ("", {}))[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_without_a_terminal_a_line_tells_of_each_change_until_the_end(store, shown, monkeypatch):
     search = store.create_search("now", {}, "conditions", 0)
     trial = add(store, search.id, 0, "logits: norm_n, l2 × 5", "logits")
@@ -87,7 +126,7 @@ def test_without_a_terminal_a_line_tells_of_each_change_until_the_end(store, sho
 def test_the_best_so_far_never_falls(tmp_path):
     with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
         large_search(store, 300)
-        _, trials, *_ = watch.look(store, "large")
+        trials = watch.look(store, "large").trials
     best = watch.best_so_far(trials)
     assert best == sorted(best)
     assert best[-1] == max(trial.score or 0 for trial in trials)

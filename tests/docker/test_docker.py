@@ -23,7 +23,9 @@ import ray
 import typer
 import yaml
 from detkds.cli.main import _spread_options, app
+from detkds.workers.metrics import SearchMetrics
 from ray.scripts.scripts import cli as ray_cli
+from ray.util.metrics import Metric
 
 DOCKER = Path(__file__).parents[2] / "docker"
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
@@ -234,3 +236,36 @@ def test_the_image_is_pinned_and_not_root() -> None:
     assert all("-c constraints.txt" in line for line in re.findall(r"^RUN pip .*", text, re.M))
     for source in re.findall(r"^COPY (?:--\S+ )*(\S+) ", text, re.M):
         assert (DOCKER.parent / source).exists()
+
+
+def test_grafana_has_a_dashboard_of_every_metric_of_a_search() -> None:
+    """Every provider's folder is there or Ray's, and queries name metrics and tags that exist."""
+    mounts = dict(
+        volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"] if volume[0] == "."
+    )
+    provided = {mounted: DOCKER / folder for folder, mounted in mounts.items()}
+    for file in (DOCKER / "grafana/provisioning/dashboards").iterdir():
+        for provider in yaml.safe_load(file.read_text())["providers"]:
+            path = provider["options"]["path"]
+            assert path.startswith("/ray/") or provided[path].is_dir(), file
+    known = {
+        metric.info["name"]: {*metric.info["tag_keys"], "le"}
+        for metric in vars(SearchMetrics("cells")).values()
+        if isinstance(metric, Metric)
+    }
+    dashboard = json.loads((DOCKER / "grafana/dashboards/detkds.json").read_text())
+    drawn = set()
+    for target in (target for panel in dashboard["panels"] for target in panel["targets"]):
+        used = re.findall(r"ray_(detkds_\w+)\{([^}]*)\}", target["expr"])
+        assert used, target["expr"]
+        for name, labels in used:
+            name = re.sub("_(bucket|sum|count)$", "", name)
+            asked = (
+                re.findall(r"(\w+)=~", labels) + re.findall(r"by \((.*?)\)", target["expr"])[0:1]
+            )
+            tags = {tag for text in asked for tag in text.split(", ")}
+            assert tags <= known[name], target["expr"]
+            drawn.add(name)
+    assert drawn == set(known)
+    places = {tuple(panel["gridPos"][axis] for axis in "xy") for panel in dashboard["panels"]}
+    assert len(places) == len(dashboard["panels"])

@@ -393,3 +393,27 @@ def test_a_resume_gives_open_candidates_their_bars_back(store):
         live = work(new_session(store, name, conditions=name), stop_after=stop)[-1]
         resumed = new_session(store, name, conditions=name)
         assert [c.early_bar for c in resumed.open] == [bars[live.number]]
+
+
+def test_what_was_reused_takes_no_time(store):
+    """Of two searches under the same conditions, the second reuses what the first has scored."""
+    first = new_session(store, "first")
+    for _ in range(4):
+        candidate = first.ask()
+        assert candidate is not None
+        first.started(candidate, "host", "cpu")
+        assert first.running[candidate.number].candidate == candidate
+        first.tell(candidate, replace(score(candidate), seconds=30.0))
+        assert first.running == {}
+    trials = store.trials(first.search_id)
+    ranked = sum(trial.outcome.ranked for trial in trials if trial.outcome)
+    assert (first.took, first.lost) == ([30.0] * ranked, 30.0 * (4 - ranked))
+    assert ranked > 0
+    second = new_session(store, "second")
+    second.ask()
+    reused = store.trials(second.search_id, status=Status.COMPLETED)
+    assert reused
+    assert all(trial.seconds == 30.0 for trial in reused)
+    assert second.took == []
+    assert new_session(store, "second").took == [], "nor when it goes on"
+    assert new_session(store, "first").took == [30.0] * ranked

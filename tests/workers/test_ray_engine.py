@@ -186,6 +186,21 @@ def test_after_too_little_memory_a_trial_is_alone_on_its_node(slow_and_large: Ca
     assert slow_and_large.told[1].score == 0, "nothing ran beside it"
 
 
+def test_how_far_a_trial_is_can_be_seen_while_it_runs(nodes: Cluster, tmp_path: Path) -> None:
+    def evaluator(context: None, candidate: Candidate) -> Outcome:
+        (tmp_path / "running").touch()
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "seen").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return Outcome(Status.COMPLETED, score=float((tmp_path / "seen").exists()))
+
+    def look() -> None:
+        if (tmp_path / "running").exists():
+            (tmp_path / "seen").touch()
+
+    assert run(Candidates(1), evaluator, on_look=look).told[0].score == 1
+
+
 # Sources that raise
 
 

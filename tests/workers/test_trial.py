@@ -14,7 +14,8 @@ import torch
 from detkds.detectors import TeacherMemory, teacher_knowledge
 from detkds.settings import Split
 from detkds.space import Candidate, Distiller, Status
-from detkds.workers import rejection, trial
+from detkds.workers import progress, rejection, trial
+from detkds.workers.progress import read
 from detkds.workers.trial import TrialContext, evaluate
 
 
@@ -73,6 +74,27 @@ def test_a_trial_below_its_bar_is_stopped_halfway(context, monkeypatch):
     assert (stopped.score, stopped.early_score) == (None, whole.early_score)
     assert f"halfway with an AP of {whole.early_score:.4f}" in stopped.reason
     assert len(done) == math.ceil(iterations / 2)
+
+
+def test_a_trial_says_how_far_it_is_in_a_file_and_in_its_log(
+    context, monkeypatch, tmp_path, capsys
+):
+    """What another process reads at the beginning of each iteration: how far the last one came."""
+    monkeypatch.setattr(progress, "WRITE_EVERY", 0.0)
+    shown = replace(context, running=tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        trial.RejectionHook, "before_train_iter", lambda *args, **more: seen.append(read(tmp_path))
+    )
+    outcome = evaluate(shown, all_five(None))
+    assert outcome.score == evaluate(context, all_five(None)).score
+    known = [one[0] for one in seen[1:] if one]
+    assert seen[0] == {}
+    assert [one.iteration for one in known] == [*range(1, known[0].iterations)]
+    assert all(one.loss > 0 for one in known)
+    assert [one.seconds_left is None for one in known[:2]] == [True, False]
+    assert list(tmp_path.iterdir()) == [], "it is done"
+    assert f"iteration 1/{known[0].iterations}, loss " in capsys.readouterr().out
 
 
 @pytest.mark.slow
