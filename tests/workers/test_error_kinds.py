@@ -81,6 +81,7 @@ def test_of_the_detections_above_a_score_others_miss_what_they_miss():
         ([(OBJECT, 0.9, 0)], [(OBJECT, 0), (FAR, 0)], {"missed": 1 - 51 / 101}),
         # A better score has the object: the correction takes the worse box away, and no more.
         ([(OBJECT, 0.9, 0), (NEAR, 0.8, 0)], [(OBJECT, 0)], {}),
+        ([(OBJECT, 0.9, 0), (NEAR, 0.8, 0)], [(OBJECT, 0), (FAR, 0)], {"missed": 1 - 51 / 101}),
         # Two boxes near one object: only the better becomes right, the other goes.
         ([(NEAR, 0.9, 0), (NEAR, 0.8, 0)], [(OBJECT, 0), (FAR, 0)], {"localisation": 51 / 101}),
     ],

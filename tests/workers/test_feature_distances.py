@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from detkds.workers.feature_distances import PLACES, _picture, activity, distance_map
+from detkds.detectors import build_detector, model_config
+from detkds.workers.feature_distances import PLACES, _maps, _picture, activity, distance_map
+
+# isort: split
+from mmdet.structures import DetDataSample
 
 
 def test_scale_and_offset_of_a_channel_are_no_distance():
@@ -36,6 +40,17 @@ def test_a_smaller_map_is_resized_and_other_channels_are_compared_by_activity():
     assert (tuple(found.shape), found.mean().item() < 0.2) == ((12, 12), True)
     other = torch.cat([teacher, teacher])
     assert distance_map(activity(other), activity(teacher)).abs().max() < 1e-5
+
+
+def test_what_lies_in_the_padding_is_left_out():
+    """A portrait of 64 x 40, which is padded to 64 x 64."""
+    options = {"model.bbox_head.num_classes": 4}
+    model = build_detector(model_config("detkds::retinanet_r18_thin.py", options)).eval()
+    sample = DetDataSample(metainfo={"img_shape": (64, 40), "ori_shape": (64, 40)})
+    image = {"inputs": torch.zeros(3, 64, 40, dtype=torch.uint8), "data_samples": sample}
+    with torch.no_grad():
+        maps = _maps(model, [image], 0, [0, 1])
+    assert [tuple(one.shape[1:]) for one in maps] == [(8, 5), (4, 2)]
 
 
 def test_a_picture_is_small_and_the_mean_of_its_levels():
