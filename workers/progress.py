@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -55,7 +56,8 @@ class ProgressFile(Hook):
         self.written = now
         if now - self.logged >= LOG_EVERY:
             self.logged = now
-            print(progress, flush=True)
+            # A training is quiet: sys.stdout leads nowhere.
+            print(progress, file=sys.__stdout__, flush=True)
 
 
 @contextmanager

@@ -62,6 +62,10 @@ def test_a_search_ends_with_the_table_and_the_paths(finished):
     for text in texts:
         assert text in printed
     assert [line for screen in shown for line in broken(screen)] == []
+    assert shown[-1][0] == "loading torch and mmdet, checking the config …"
+    assert "starting Ray …" in shown[-1]
+    assert "\nrunning  0 start for " in (finished / "output.txt").read_text()
+    assert not list(finished.glob(".running-*"))
     assert any("waiting" in line for screen in shown for line in screen), "trainings are shown"
     assert len(rows(finished)) >= tiny.TRIALS
     assert {row.stage for row in rows(finished)} == {"start", "global", "logits", "weights"}

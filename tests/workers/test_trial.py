@@ -76,9 +76,7 @@ def test_a_trial_below_its_bar_is_stopped_halfway(context, monkeypatch):
     assert len(done) == math.ceil(iterations / 2)
 
 
-def test_a_trial_says_how_far_it_is_in_a_file_and_in_its_log(
-    context, monkeypatch, tmp_path, capsys
-):
+def test_a_trial_says_how_far_it_is_in_a_file_and_in_its_log(context, monkeypatch, tmp_path, capfd):
     """What another process reads at the beginning of each iteration: how far the last one came."""
     monkeypatch.setattr(progress, "WRITE_EVERY", 0.0)
     shown = replace(context, running=tmp_path)
@@ -94,7 +92,7 @@ def test_a_trial_says_how_far_it_is_in_a_file_and_in_its_log(
     assert all(one.loss > 0 for one in known)
     assert [one.seconds_left is None for one in known[:2]] == [True, False]
     assert list(tmp_path.iterdir()) == [], "it is done"
-    assert f"iteration 1/{known[0].iterations}, loss " in capsys.readouterr().out
+    assert f"iteration 1/{known[0].iterations}, loss " in capfd.readouterr().out
 
 
 @pytest.mark.slow
