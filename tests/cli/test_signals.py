@@ -66,7 +66,8 @@ def test_a_training_says_how_to_go_on(tmp_path):
     process = start(command)
     printed = stopped(process, partial(training, tmp_path), signal.SIGTERM)
     assert process.returncode == 143, printed
-    said = [line for line in printed if not line.startswith("training: ")]
+    assert printed[0] == "starting Ray …"
+    said = [line for line in printed[1:] if not line.startswith("training: ")]
     assert len(said) == 1, printed
     assert said[0].startswith("interrupted; go on with: detkds train quickstart --distiller none")
     with store_of(tmp_path) as store:
