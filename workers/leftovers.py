@@ -12,6 +12,9 @@ FREED = ".freed"
 LEFTOVERS = ("resume.pth", "*.damaged", ".*.tmp", "worker.json", "ray_train")
 #: What of a training's folder no other program writes: its lock, its outcome, how far it is.
 TRACES = (LOCK, OUTCOME, PROGRESS) = ("training.lock", "outcome.json", "progress.json")
+#: How the name of the folder begins in which a search's trials say how far they are; the search's
+#: name follows.
+RUNNING = ".running-"
 
 
 def temporary(what: str) -> str:

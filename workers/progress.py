@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 
 from ..space import Progress
 from ..space.writing import find_json, replace_file
+from .leftovers import RUNNING
 
 #: Seconds between two writes of a worker, between two lines in its log, and between two looks of
 #: the driver.
@@ -63,7 +64,7 @@ class ProgressFile(Hook):
 @contextmanager
 def progress_folder(work_folder: Path, search: str) -> Iterator[Path]:
     """The folder of the files of a search's running trials, for the block."""
-    folder = work_folder.absolute() / f".running-{search}"
+    folder = work_folder.absolute() / f"{RUNNING}{search}"
     shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed
     folder.mkdir(parents=True)
     try:

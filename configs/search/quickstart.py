@@ -3,7 +3,7 @@
     detkds search quickstart
 
 custom.py sets all other values. The command line can change every value:
---cfg-options trial.epochs=6 search.trials=80
+--cfg-options trial.epochs=3 search.trials=80
 """
 
 _base_ = "custom.py"
@@ -25,13 +25,7 @@ data = dict(
     image_size=(96, 96),
 )
 proxy = dict(train_images=360, val_images=140)
-trial = dict(epochs=3)
+trial = dict(epochs=6)
 final = dict(epochs=7, seeds=[0, 1])
-confirm = dict(candidates=3, seeds=1, epochs=6)
-search = dict(
-    trials=32,
-    start=[  # of all shipped distillers, those of different kinds
-        *("none", "fitnets", "pkd", "cwd", "ld", "fgd", "mgd", "sssd", "crosskd", "crosskd_pkd"),
-        "detkds_one_stage",
-    ],
-)
+confirm = dict(candidates=3, epochs=8)
+search = dict(trials=40)

@@ -54,6 +54,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         found["foreign"] = foreign
     for ending in ("json", "html", "detections.json"):
         Path(f"runs/cells/cells.{ending}").touch()
+    Path("runs/cells/.running-cells").mkdir()  # left by a driver that was killed
     return found
 
 
@@ -65,6 +66,7 @@ def test_it_says_what_it_would_delete_and_does_so_when_told(folders, command):
     lines = [line.strip() for line in said.splitlines()]
     assert "0.0 MB  runs/cells/cells.json: its distiller" in lines
     assert "0.0 MB  runs/cells/cells.detections.json: what its detectors find" in lines
+    assert any(line.startswith("0.0 MB  runs/cells/.running-cells: ") for line in lines)
     assert "0.5 MB  runs/cells/own/stage: the training own" in lines
     assert "stays  runs/cells/later/stage: the search 'later' used it, too" in lines
     assert "stays  runs/cells/train/stage: detkds train used it, too" in lines
