@@ -189,11 +189,12 @@ def test_a_search_goes_on_to_the_students_training_along_its_teachers(home: Path
 
 
 def test_step_by_step(home: Path) -> None:
-    """The search is done already; the costs, and so the order, are known."""
+    """The search is done already, and its name is taken; costs, and so the order, are known."""
     small = (*tiny.OPTIONS, "final.epochs=2")
     whole = (*small, "final.compare=['none','found','progressive']")
     assert type_in(home, "detkds teachers quickstart", *small).count("→")
     type_in(home, "quickstart.json --teachers auto", *small)
+    type_in(home, "detkds search quickstart", *whole, code=2)
     type_in(home, "detkds search CONFIG --resume", *whole)
     type_in(home, "detkds search --work-dir D --resume")
 

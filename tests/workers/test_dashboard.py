@@ -10,9 +10,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
@@ -190,9 +192,16 @@ def test_the_running_dashboard_has_trials_by_name_with_their_logs_and_numbers(
         assert len(names) > simulated_search.SETTINGS.weights
         until(lambda: names <= {task["name"] for task in state("tasks")})
 
-        workers = [one["actor_id"] for one in state("actors") if one["pid"]]
-        logs = [get(f"{url}/api/v0/logs/file?actor_id={one}&lines=-1") for one in workers]
-        lines = "\n".join(logs).splitlines()
+        def lines_of_workers() -> list[str]:
+            """The lines of all workers' logs, as far as Ray finds the logs."""
+            logs = []
+            for one in state("actors"):
+                with suppress(HTTPError):
+                    logs.append(get(f"{url}/api/v0/logs/file?actor_id={one['actor_id']}&lines=-1"))
+            return "\n".join(logs).splitlines()
+
+        until(lambda: names <= {*lines_of_workers()})
+        lines = lines_of_workers()
         for trial in worked:
             name = trial_name("cells", trial.candidate)
             at = lines.index(name)
