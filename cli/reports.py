@@ -32,7 +32,10 @@ def report(
     with store_of(storage, work_dir, name) as (store, name, folder):
         file = out or (folder if folder.is_dir() else Path()) / f"{Path(name).name}.html"
         check_writable("--out", file)
-        facts = write_page(store, name, folder, file, options_of_place(storage, work_dir))
+        try:
+            facts = write_page(store, name, folder, file, options_of_place(storage, work_dir))
+        except OSError as error:
+            raise WrongUse(f"--out {file}: can't write it: {error.strerror}") from None
     typer.echo(f"{len(facts.trials)} trials, written to {file}")
 
 
@@ -55,8 +58,8 @@ def write_page(store: Store, name: str, folder: Path, file: Path, place: str) ->
 
     ``folder``: the search's work folder; ``place``: the options that lead to the store.
 
-    Raises :class:`WrongUse` if no trial has completed and nobody runs the search, and if the file
-    can't be written.
+    Raises :class:`WrongUse` if no trial has completed and nobody runs the search, and OSError if
+    the file can't be written.
     """
     from ..report import Facts, render
     from ..space.writing import replace_file
@@ -64,10 +67,7 @@ def write_page(store: Store, name: str, folder: Path, file: Path, place: str) ->
     facts = Facts.read(store, name, place, folder)
     if facts.best is None and facts.runner is None:
         raise WrongUse(f"search '{name}' has no completed trial: nothing to report{_why(facts)}")
-    try:
-        replace_file(file, render(facts))
-    except OSError as error:
-        raise WrongUse(f"--out {file}: can't write it: {error.strerror}") from None
+    replace_file(file, render(facts))
     return facts
 
 

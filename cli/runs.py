@@ -95,12 +95,17 @@ def search(
     must_exist = resume or reads_store(settings.search.start)
     patience = settings.resources.patience
     opened = open_store(storage, folder, not must_exist, patience)
-    with opened as store, make_display() as display:
-        result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
+    with opened as store:
+        with make_display() as display:
+            result = run_search(plan, store, name, resume, display, folder / f"{name}.json")
+        final_table(result)
         page = folder / f"{name}.html"
-        write_page(store, name, folder, page, options_of_place(storage, work_dir))
-    final_table(result)
-    typer.echo(f"report: {page}")
+        try:
+            write_page(store, name, folder, page, options_of_place(storage, work_dir))
+        except OSError as error:  # the search has its result all the same
+            typer.echo(f"no report: {page}: {error.strerror}", err=True)
+        else:
+            typer.echo(f"report: {page}")
     return None
 
 

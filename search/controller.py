@@ -147,9 +147,10 @@ class Controller:
         self.stages[stage].tell(inner, self._early.told(outcome))
         scored = (candidate, outcome)
         leads = self._best is None or rank(scored) > rank(self._best)
-        if outcome.checked().completed and leads:
+        completed = outcome.checked().completed
+        if completed and leads:
             self._best = scored
-        if outcome.completed and not candidate.distiller.active:
+        if completed and not candidate.distiller.active:
             self.alone = outcome.score
         divided = self._settings.divide and WEIGHTS_STAGE not in self.stages
         if divided and all(stage.done for stage in self.stages.values()):

@@ -48,7 +48,7 @@ def look_at_detections(
     job = partial(
         look,
         models,
-        (plan.train, plan.test),
+        plan.test,
         plan.config.job,
         final.batch_size,
         final.pictures,

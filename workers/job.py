@@ -62,18 +62,12 @@ def make_job(
     they are decoded in its own process.
     """
     job = copy.deepcopy(dict(own))
-    loads = "train_dataloader" in job
-    if loads:
+    if val is not None:
+        give_scored(job, data, val, masks=masks, full=full)
+    if "train_dataloader" in job:
         _give_files(job, "train_dataloader", train, data.cache_megabytes, full)
     else:
         job["train_dataloader"] = _loader(data, train, training=True, masks=masks)
-    if val is not None:
-        if loads:
-            _give_files(job, "val_dataloader", val, data.cache_megabytes, full)
-        else:
-            job["val_dataloader"] = _loader(data, val, training=False, masks=False)
-        if not (full and "val_evaluator" in job):
-            job["val_evaluator"] = metric_config(val, masks=masks)
     hooks = dict(job.get("default_hooks") or {})
     if not full:
         for name in ("val_cfg", "visualizer", "log_processor", "log_level"):
@@ -87,6 +81,18 @@ def make_job(
         for name in ("val_dataloader", "val_evaluator", "val_cfg"):
             job.pop(name, None)
     return job
+
+
+def give_scored(
+    job: Config, data: Data, split: Split, *, masks: bool = False, full: bool = False
+) -> None:
+    """Let a job be scored on a split: see :func:`make_job`. No other split is read."""
+    if "train_dataloader" in job:
+        _give_files(job, "val_dataloader", split, data.cache_megabytes, full)
+    else:
+        job["val_dataloader"] = _loader(data, split, training=False, masks=False)
+    if not (full and "val_evaluator" in job):
+        job["val_evaluator"] = metric_config(split, masks=masks)
 
 
 def with_validation(own: Mapping[str, Any], interval: int | None, save_best: bool | None) -> Config:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
 from torch.utils.data import Subset
 
-from ..data.loading import build_metric, built, quiet
+from ..data.loading import quiet
 from ..settings import Data, Model, Split
 from .error_kinds import KINDS, RIGHT, Judged, balanced_score, gains, judge
 from .feature_distances import feature_distances
-from .job import make_job
 from .runner import score
+from .scoring import scored_images
 from .student import build_teacher
 
 #: Test images that are looked at, at most, evenly spaced over the split.
@@ -49,7 +49,7 @@ class _Detector:
 
 def look(
     models: Mapping[str, tuple[Model, Data]],
-    splits: tuple[Split, Split],
+    split: Split,
     own: Mapping[str, Any],
     batch_size: int,
     pictures: int,
@@ -57,11 +57,11 @@ def look(
 ) -> dict[str, Any]:
     """Run detectors over the test images, and measure the students' maps against the teacher's.
 
-    ``models``: by role, a model with its checkpoint, and how it sees the images. ``splits``: the
-    training split, and the test split. ``own``: the section ``job``. ``pictures``: images that are
-    shown; of the images looked at, those are chosen in which the numbers of objects that student
-    alone and distilled student find differ most, in whichever direction; of these, those with the
-    most objects, then the first.
+    ``models``: by role, a model with its checkpoint, and how it sees the images. ``split``: the
+    test split. ``own``: the section ``job``. ``pictures``: images that are shown; of the images
+    looked at, those are chosen in which the numbers of objects that student alone and distilled
+    student find differ most, in whichever direction; of these, those with the most objects, then
+    the first.
 
     Boxes are [x, y, width, height] in pixels of the image's file; APs and precisions are in [0, 1],
     and None for a class without objects. Precisions are COCO's at 101 recalls, mean over classes.
@@ -70,10 +70,7 @@ def look(
     detectors: dict[str, _Detector] = {}
     coco: Any = None
     for role, (model, data) in models.items():
-        job = make_job(own, data, *splits)
-        loader = job["val_dataloader"]
-        dataset = built(loader["dataset"])
-        metric = build_metric(job["val_evaluator"], dataset)
+        loader, dataset, metric = scored_images(own, data, split)
         places = np.unique(np.linspace(0, len(dataset) - 1, IMAGES).round().astype(int)).tolist()
         metric.img_ids = [dataset.get_data_info(place)["img_id"] for place in places]
         sizes = loader.get("batch_size", batch_size), loader["num_workers"]

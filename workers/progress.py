@@ -66,7 +66,7 @@ def progress_folder(work_folder: Path, search: str) -> Iterator[Path]:
     """The folder of the files of a search's running trials, for the block."""
     folder = work_folder.absolute() / f"{RUNNING}{search}"
     shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder
     finally:
@@ -75,6 +75,12 @@ def progress_folder(work_folder: Path, search: str) -> Iterator[Path]:
 
 def progress_file(folder: Path, number: int) -> Path:
     return folder / f"{number}.json"
+
+
+def forget(file: Path) -> None:
+    """Delete a trial's file. A file system that refuses is no failure of the trial."""
+    with suppress(OSError):
+        file.unlink()
 
 
 def at_most_every(seconds: float, function: Callable[[], object]) -> Callable[[], None]:

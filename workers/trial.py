@@ -23,7 +23,7 @@ from ..space import Candidate, Distiller, Outcome, Status
 from .filter import measure
 from .job import scheduled
 from .leftovers import temporary
-from .progress import ProgressFile, progress_file
+from .progress import ProgressFile, forget, progress_file
 from .rejection import Rejected, RejectionHook
 from .resuming import random_states, set_random_states
 from .runner import averaged, host_and_device, score
@@ -165,7 +165,7 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
     except Exception:
         status, detail["error"] = Status.FAILED, traceback.format_exc()
     if shown is not None:
-        shown.unlink(missing_ok=True)
+        forget(shown)
     return Outcome(
         status,
         metrics=metrics,

@@ -177,8 +177,8 @@ def make_pool(plan: Plan, costs: list[CostRow], run: Runner) -> Pool:
     for one in plan.pool[1:]:
         if one.score is None:
             data = plan.config.data.beside(one.image_size)
-            splits = plan.train, scored_on(plan)
-            job = partial(score_job, one.model, splits, data, plan.config.job, plan.task.threads)
+            own, threads = plan.config.job, plan.task.threads
+            job = partial(score_job, one.model, scored_on(plan), data, own, threads)
             scores[one.name] = 100 * run(job).get(SCORE, 0.0)
         else:
             scores[one.name] = one.score

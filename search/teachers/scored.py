@@ -44,7 +44,7 @@ def score_teacher(plan: Plan, store: Store, search: SearchRow, display: Display)
 
 def _measured(plan: Plan, teacher: Model) -> Outcome:
     config, began = plan.config, time.perf_counter()
-    job = partial(score_job, teacher, plan.proxy, config.data, config.job, plan.task.threads)
+    job = partial(score_job, teacher, plan.proxy[1], config.data, config.job, plan.task.threads)
     try:
         metrics = run_job(config.resources, job)
     except Exception:  # a metric or a loader of the user's raises anything

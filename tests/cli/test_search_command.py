@@ -84,6 +84,20 @@ def test_the_populations_start_from_what_was_named(finished):
     assert [stages["global"], stages["logits"]] == named
 
 
+def test_a_report_that_cannot_be_written_hides_no_result(finished):
+    page, aside = finished / "quickstart.html", finished / "aside.html"
+    page.rename(aside)
+    page.mkdir()
+    try:
+        done = tiny.run_here(tiny.search_command(finished, "--resume", options=OPTIONS))
+    finally:
+        page.rmdir()
+        aside.rename(page)
+    assert done.returncode == 0, done.stderr
+    assert f"distiller: {finished / 'quickstart.json'}" in done.stdout
+    assert done.stderr.strip().splitlines()[-1] == f"no report: {page}: Is a directory"
+
+
 def test_the_exported_distiller_is_the_best_trial_and_trains_on(finished):
     best = max((r for r in rows(finished) if r.score is not None), key=lambda r: r.score)
     file = finished / "again.json"

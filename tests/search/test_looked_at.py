@@ -20,6 +20,7 @@ from detkds.settings import load_config
 from detkds.space import Distiller, Outcome, Status
 from detkds.workers.scoring import score_job
 from detkds.workers.training import Training
+from one_process import Said, jobs_of
 
 OPTIONS = (
     *tiny.OPTIONS,
@@ -29,16 +30,6 @@ OPTIONS = (
     "final.compare=['none','pkd','found']",
     "final.pictures=3",
 )
-
-
-class Said:
-    """A display that remembers its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def untrained(training: Training, scores: float = 0.0) -> Training:
@@ -72,15 +63,7 @@ def results(plan: Plan) -> list[tuple[Training, Outcome]]:
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The jobs that run, in this process in place of a worker."""
-    ran: list[object] = []
-
-    def here(resources: object, job: object) -> object:
-        ran.append(job)
-        return job()  # type: ignore[operator]
-
-    monkeypatch.setattr(detections, "run_job", here)
-    return ran
+    return jobs_of(detections, monkeypatch)
 
 
 def test_detectors_are_looked_at_once_and_have_the_aps_that_they_are_scored_by(
@@ -95,10 +78,11 @@ def test_detectors_are_looked_at_once_and_have_the_aps_that_they_are_scored_by(
     assert found is not None
     assert found["names"] == {"alone": "none", "distilled": "found"}
     alone, distilled, _ = (found["detectors"][r] for r in ("alone", "distilled", "teacher"))
-    splits, data = (plan.train, plan.test), plan.config.data
+    split, data = plan.test, plan.config.data
+    assert split is not None
     (training,) = (one for one, _ in results if one.name == "found")
     model = trained(training.model, training)
-    scored = score_job(model, splits, data, plan.config.job, threads=1)
+    scored = score_job(model, split, data, plan.config.job, threads=1)
     assert scored["bbox_mAP_50"] > 0
     assert distilled["ap"] == pytest.approx(scored["bbox_mAP"], abs=6e-4)
     for iou, name in (("0.5", "bbox_mAP_50"), ("0.75", "bbox_mAP_75")):

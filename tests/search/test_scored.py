@@ -15,16 +15,7 @@ from detkds.search.teachers.scored import score_teacher
 from detkds.settings import load_config
 from detkds.space import Status
 from detkds.workers.training import train
-
-
-class Said:
-    """A display that remembers its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
+from one_process import Said, jobs_of
 
 
 @pytest.fixture
@@ -35,15 +26,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The jobs that run, in this process in place of a worker."""
-    ran: list[object] = []
-
-    def here(resources: object, job: object) -> object:
-        ran.append(job)
-        return job()  # type: ignore[operator]
-
-    monkeypatch.setattr(scored, "run_job", here)
-    return ran
+    return jobs_of(scored, monkeypatch)
 
 
 def test_a_teacher_that_cannot_be_scored_ends_nothing_and_is_scored_later(
@@ -63,6 +46,7 @@ def test_a_teacher_that_cannot_be_scored_ends_nothing_and_is_scored_later(
 
     assert plan.teacher is not None
     assert train(plan.teacher).completed
+    Path(plan.proxy[0].annotations).unlink()  # nothing is read but what is scored
     for _ in range(2):
         ap = score_teacher(plan, store, search, said)
         assert ap == teacher_ap(store.trainings(search.id))

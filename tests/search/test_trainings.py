@@ -17,19 +17,7 @@ from detkds.settings import load_config
 from detkds.space import Distiller, Outcome, Status
 from detkds.workers.resuming import RESUME
 from detkds.workers.training import Training, train
-
-
-class Said:
-    """A display that remembers its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def training(self, names: list[str], progress: list[tuple[int, int]]) -> None:
-        """The lines do not tell how far a training is."""
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
+from one_process import Said
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from detkds.detectors import TeacherMemory, teacher_knowledge
 from detkds.settings import Split
 from detkds.space import Candidate, Distiller, Status
 from detkds.workers import progress, rejection, trial
-from detkds.workers.progress import read
+from detkds.workers.progress import forget, read
 from detkds.workers.trial import TrialContext, evaluate
 
 
@@ -174,3 +174,8 @@ def test_an_ap_that_is_no_number_is_a_failed_outcome(context, value):
     assert outcome.status is Status.FAILED
     assert outcome.score is None
     assert outcome.error == f"the score is {value}: an AP is a number from 0 to 1"
+
+
+def test_a_progress_file_that_cannot_be_deleted_fails_no_trial(tmp_path):
+    (tmp_path / "file").touch()
+    forget(tmp_path / "file" / "17.json")
