@@ -127,7 +127,7 @@ def _with_epochs(config: SearchConfig, how: Variant) -> SearchConfig:
     warmup = None
     if how.warmup:
         epochs, first = round(how.warmup * trial.epochs), trial.param_scheduler[:1]
-        own = {**trial.model_dump(exclude={"warmup"}), "epochs": epochs, "param_scheduler": first}
+        own = {**trial.schedule.model_dump(), "epochs": epochs, "param_scheduler": first}
         warmup = Schedule(**own)
     epochs = max(1, round(how.epochs * trial.epochs))
     trial = trial.model_copy(update={"epochs": epochs, "warmup": warmup})

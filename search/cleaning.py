@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..db import SearchRow, Store
 from ..space import Status
-from ..workers.leftovers import FREED, LEFTOVERS, RUNNING, TEMPORARY, TRACES
+from ..workers.leftovers import FREED, LEFTOVERS, RUNNING, SHOWN, TEMPORARY, TRACES
 
 #: The process that made a temporary folder.
 _PROCESS = re.compile(re.escape(TEMPORARY) + r"\w+-(\d+)-")
@@ -97,9 +97,13 @@ def belongings_of(store: Store, search: SearchRow, folder: Path) -> Belongings:
         file = folder / f"{search.name}.{ending}"
         if file.is_file():
             own.append(Waste(file, _size(file), what))
-    running = folder / f"{RUNNING}{search.name}"
-    if running.is_dir():
-        own.append(Waste(running, _size(running), "how far its trials were when it was killed"))
+    folders = {
+        f"{RUNNING}{search.name}": "how far its trials were when it was killed",
+        f"{search.name}{SHOWN}": "what its trials have shown to visualization backends",
+    }
+    for name, what in folders.items():
+        if (folder / name).is_dir():
+            own.append(Waste(folder / name, _size(folder / name), what))
     names: dict[int | None, str] = {one.id: f"the search '{one.name}'" for one in store.searches()}
     users: dict[Path, dict[int | None, str]] = {}
     for row in store.trainings():

@@ -49,6 +49,16 @@ class TrialSchedule(Schedule):
     #: weights of that training, and so compares candidates and not the first steps from random
     #: weights.
     warmup: Schedule | None = None
+    #: mmengine's visualization backends that each trial shows its losses and scores to:
+    #: ``[dict(type='TensorboardVisBackend')]``, ``WandbVisBackend``, ``MLflowVisBackend``, … In
+    #: texts of their options, ``{name}`` stands for the trial's name. Their files lie in the work
+    #: folder, below ``NAME.trials``. Full trainings have those of ``job.visualizer``.
+    vis_backends: list[dict[str, Any]] = []
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule alone."""
+        return Schedule(**self.model_dump(include=set(Schedule.model_fields)))
 
     @field_validator("processes")
     @classmethod

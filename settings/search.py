@@ -218,8 +218,7 @@ class SearchConfig(Settings):
         """
         if self.confirm is None:
             return None
-        schedule = Schedule(**self.trial.model_dump(exclude={"warmup"}))
-        return schedule.over(self.confirm.epochs or 2 * self.trial.epochs)
+        return self.trial.schedule.over(self.confirm.epochs or 2 * self.trial.epochs)
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> SearchConfig:

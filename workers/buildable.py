@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from mmdet import registry
@@ -20,6 +21,12 @@ from ..space import WrongUse, nearest
 Config = Mapping[str, Any]
 #: What mmengine takes out before it builds; a base ``mmdet::…`` adds the scope.
 _BUILDING = ("type", "priority", "_scope_")
+#: The packages that mmengine's visualization backends need and does not install.
+_PACKAGES = {
+    **{"TensorboardVisBackend": "tensorboard", "WandbVisBackend": "wandb"},
+    **{"MLflowVisBackend": "mlflow", "ClearMLVisBackend": "clearml", "AimVisBackend": "aim"},
+    **{"NeptuneVisBackend": "neptune", "DVCLiveVisBackend": "dvclive"},
+}
 #: What an automatic mixed precision's wrapper takes besides; it can't be built without a GPU.
 _AMP, _OF_AMP = "AmpOptimWrapper", ("loss_scale", "dtype", "use_fsdp")
 
@@ -74,16 +81,38 @@ def check_job(job: Config) -> None:
     """
     register()
     for where, known, config in _parts(job):
-        if config is None or "metrics" in config:  # no hook of mmengine's; a whole evaluator
-            continue
-        kind = _found(known, config, where)
-        options = {key: value for key, value in config.items() if key not in _BUILDING}
-        try:
-            inspect.signature(kind).bind_partial(**options)
-        except TypeError as error:
-            raise WrongUse(f"{kind.__name__} does not take it: {_reason(error)}", where) from None
-        except ValueError:  # a class that does not say what it takes
-            continue
+        if config is not None and "metrics" not in config:  # no hook of mmengine's; an evaluator
+            _check(known, config, where)
+    backends = (job.get("visualizer") or {}).get("vis_backends")
+    check_backends(_listed(backends), "job.visualizer.vis_backends")
+
+
+def check_backends(backends: Iterable[Any], where: str) -> None:
+    """Look up visualization backends, as :func:`check_job` does, and the packages they need."""
+    register()
+    for index, backend in enumerate(backends):
+        one = f"{where}.{index}"
+        name = _check(registry.VISBACKENDS, backend, one).__name__
+        package = _PACKAGES.get(name)
+        if package is not None and find_spec(package) is None:
+            raise WrongUse(
+                f"{name} needs the package {package}, which is not installed: "
+                f"`pip install {package}`, or leave the backend out",
+                one,
+            )
+
+
+def _check(known: Registry, config: Config, where: str) -> Any:
+    """The class that a config names; :class:`WrongUse` for options that the class does not take."""
+    kind = _found(known, config, where)
+    options = {key: value for key, value in config.items() if key not in _BUILDING}
+    try:
+        inspect.signature(kind).bind_partial(**options)
+    except TypeError as error:
+        raise WrongUse(f"{kind.__name__} does not take it: {_reason(error)}", where) from None
+    except ValueError:  # a class that does not say what it takes
+        pass
+    return kind
 
 
 def _parts(job: Config) -> Iterator[tuple[str, Registry, Any]]:
@@ -97,8 +126,6 @@ def _parts(job: Config) -> Iterator[tuple[str, Registry, Any]]:
     visualizer = job.get("visualizer")
     if visualizer:
         yield "job.visualizer", registry.VISUALIZERS, visualizer
-        for index, one in enumerate(_listed(visualizer.get("vis_backends"))):
-            yield f"job.visualizer.vis_backends.{index}", registry.VISBACKENDS, one
     for loader in ("train_dataloader", "val_dataloader"):
         for key in ("sampler", "batch_sampler"):
             yield f"job.{loader}.{key}", registry.DATA_SAMPLERS, (job.get(loader) or {}).get(key)

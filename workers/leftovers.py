@@ -15,6 +15,8 @@ TRACES = (LOCK, OUTCOME, PROGRESS) = ("training.lock", "outcome.json", "progress
 #: How the name of the folder begins in which a search's trials say how far they are; the search's
 #: name follows.
 RUNNING = ".running-"
+#: How the name of the folder ends in which a search's trials have their scalars.
+SHOWN = ".trials"
 
 
 def temporary(what: str) -> str:

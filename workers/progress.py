@@ -16,7 +16,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..space import Progress
+from ..space import Outcome, Progress
 from ..space.writing import find_json, replace_file
 from .leftovers import RUNNING
 
@@ -33,8 +33,8 @@ class ProgressFile(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, folder: Path, number: int) -> None:
+        self.file = folder / f"{number}.json"
         self.written = self.logged = -math.inf
 
     def after_train_iter(
@@ -60,11 +60,16 @@ class ProgressFile(Hook):
             # A training is quiet: sys.stdout leads nowhere.
             print(progress, file=sys.__stdout__, flush=True)
 
+    def end(self, outcome: Outcome) -> None:
+        """Delete the file. A file system that refuses is no failure of the trial."""
+        with suppress(OSError):
+            self.file.unlink()
+
 
 @contextmanager
 def progress_folder(work_folder: Path, search: str) -> Iterator[Path]:
     """The folder of the files of a search's running trials, for the block."""
-    folder = work_folder.absolute() / f"{RUNNING}{search}"
+    folder = running_folder(work_folder, search)
     shutil.rmtree(folder, ignore_errors=True)  # of a driver that was killed
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -73,14 +78,8 @@ def progress_folder(work_folder: Path, search: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def progress_file(folder: Path, number: int) -> Path:
-    return folder / f"{number}.json"
-
-
-def forget(file: Path) -> None:
-    """Delete a trial's file. A file system that refuses is no failure of the trial."""
-    with suppress(OSError):
-        file.unlink()
+def running_folder(work_folder: Path, search: str) -> Path:
+    return work_folder.absolute() / f"{RUNNING}{search}"
 
 
 def at_most_every(seconds: float, function: Callable[[], object]) -> Callable[[], None]:

@@ -85,7 +85,8 @@ def run(
             seed=seed,
             warmup=warmup,
             filtered=filtered,
-            running=running,
+            folder=folder,
+            name=name,
         )
 
         def look() -> None:

@@ -6,6 +6,7 @@ import math
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +24,11 @@ from ..space import Candidate, Distiller, Outcome, Status
 from .filter import measure
 from .job import scheduled
 from .leftovers import temporary
-from .progress import ProgressFile, forget, progress_file
+from .progress import ProgressFile, running_folder
 from .rejection import Rejected, RejectionHook
 from .resuming import random_states, set_random_states
 from .runner import averaged, host_and_device, score
+from .scalars import Scalars, scalars_folder
 from .stored_batch import StoredBatch, store_batch
 from .student import SCORE, Inputs, build_inputs, build_student, train_student
 
@@ -87,8 +89,9 @@ class TrialContext(Inputs):
     """What stays between trials: teacher, parsed annotations, decoded images, schedule, batch.
 
     ``warmup``: the file of the weights that every student starts from, or None. ``filtered``:
-    whether the filter tries a candidate before a student is trained. ``running``: the folder that
-    trials write to how far they are, or None. Build one context per process with :meth:`build`.
+    whether the filter tries a candidate before a student is trained. ``folder``: the work folder,
+    in which the trials of the search ``name`` show how they go; None: they show nothing. Build one
+    context per process with :meth:`build`.
     """
 
     task: Task
@@ -96,7 +99,8 @@ class TrialContext(Inputs):
     seed: int
     warmup: str | None
     filtered: bool = True
-    running: Path | None = None
+    folder: Path | None = None
+    name: str = "search"
 
     @classmethod
     def build(
@@ -108,7 +112,8 @@ class TrialContext(Inputs):
         seed: int,
         warmup: str | None = None,
         filtered: bool = True,
-        running: Path | None = None,
+        folder: Path | None = None,
+        name: str = "search",
     ) -> TrialContext:
         """The context of all trials with one task. ``proxy``: training and validation split."""
         torch.set_num_threads(task.threads)
@@ -122,8 +127,20 @@ class TrialContext(Inputs):
             seed=seed,
             warmup=warmup,
             filtered=filtered,
-            running=running,
+            folder=folder,
+            name=name,
         )
+
+    def shown_by(self, candidate: Candidate | Distiller | None) -> list[ProgressFile | Scalars]:
+        """The hooks that show how a candidate's trial goes; each has to be told its end."""
+        if self.folder is None or not isinstance(candidate, Candidate):
+            return []
+        progress = ProgressFile(running_folder(self.folder, self.name), candidate.number)
+        backends = self.schedule.vis_backends
+        if not backends:
+            return [progress]
+        folder = scalars_folder(self.folder.absolute(), self.name, candidate)
+        return [progress, Scalars(backends, folder, self.name, candidate)]
 
     @cached_property
     def batch(self) -> StoredBatch:
@@ -145,9 +162,7 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
     distiller = candidate.distiller if isinstance(candidate, Candidate) else candidate
     bar = candidate.early_bar if isinstance(candidate, Candidate) else None
     check = None if bar is None else EarlyCheck(context, bar)
-    shown = None
-    if context.running is not None and isinstance(candidate, Candidate):
-        shown = progress_file(context.running, candidate.number)
+    shown = context.shown_by(candidate)
     detail: dict[str, Any] = {}
     metrics: dict[str, float] = {}
     try:
@@ -164,9 +179,7 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
         status, detail["reason"] = Status.REJECTED, str(rejection)
     except Exception:
         status, detail["error"] = Status.FAILED, traceback.format_exc()
-    if shown is not None:
-        forget(shown)
-    return Outcome(
+    outcome = Outcome(
         status,
         metrics=metrics,
         early_score=check and check.score,
@@ -174,18 +187,18 @@ def evaluate(context: TrialContext, candidate: Candidate | Distiller | None) -> 
         **host_and_device(),
         **detail,
     ).checked()
+    for hook in shown:
+        hook.end(outcome)
+    return outcome
 
 
 def _train(
     context: TrialContext,
     distiller: Distiller | None,
     check: EarlyCheck | None,
-    shown: Path | None,
+    shown: Sequence[Hook],
 ) -> dict[str, float]:
-    """``shown``: the file that says how far the training is, or None."""
-    hooks: list[Hook] = [RejectionHook()]
-    hooks += [] if shown is None else [ProgressFile(shown)]
-    hooks += [] if check is None else [check]
+    hooks: list[Hook] = [RejectionHook(), *shown, *([] if check is None else [check])]
     student = build_student(context.task.student, context.seed, context.warmup)
     with tempfile.TemporaryDirectory(prefix=temporary("trial")) as folder:
         return train_student(

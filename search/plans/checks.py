@@ -28,7 +28,7 @@ from ...distillers import available_knowledge, check_pair, excluded, mismatch
 from ...settings import BEST_PRESET, FOUND, PROGRESSIVE, Model, Schedule, SearchConfig, Split
 from ...space import SHARE, STEPWISE, Distiller, SearchSpace, WrongUse
 from . import keys
-from .jobs import check_backends, check_pipeline, check_val_classes, job_classes
+from .jobs import check_pipeline, check_val_classes, job_classes
 
 #: The signatures of a student and of its teacher, if it has one.
 Pair = tuple[Signature, Signature | None]
@@ -73,7 +73,6 @@ def read_data(config: SearchConfig, folder: Path, opened: Opened) -> Splits:
     own = "train_dataloader" in config.job
     classes = job_classes(config.job, data.train, document) if own else class_names(document)
     if own:
-        check_backends(config.job)
         check_pipeline(config.job, document, data.train, classes)
     train_key, test_key = keys.split_key(data.train, document), None
     images = len({annotation["image_id"] for annotation in document["annotations"]})

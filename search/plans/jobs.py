@@ -7,17 +7,14 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from mmengine.registry import VISBACKENDS
 
 from ...data import Document, class_ids, join, read_document
 from ...data.datasets import Config, files_of, innermost, repeats, with_files
 from ...data.formats import as_coco
 from ...data.loading import built, known_classes, metric_config
-from ...detectors import register, whole_config
+from ...detectors import whole_config
 from ...settings import Model, Split
 from ...settings.load import merge, validated
 from ...space import WrongUse
@@ -164,34 +161,6 @@ def _notes(name: str, images: int, sections: Mapping[str, Any]) -> list[str]:
 
 
 # Checks
-
-#: The packages that mmengine's visualization backends need and does not install.
-_BACKENDS = {
-    **{"TensorboardVisBackend": "tensorboard", "WandbVisBackend": "wandb"},
-    **{"MLflowVisBackend": "mlflow", "ClearMLVisBackend": "clearml", "AimVisBackend": "aim"},
-    **{"NeptuneVisBackend": "neptune", "DVCLiveVisBackend": "dvclive"},
-}
-
-
-def check_backends(job: Config) -> None:
-    """Raise :class:`WrongUse` if a visualization backend of the job can't be had here."""
-    register()
-    for backend in (job.get("visualizer") or {}).get("vis_backends") or ():
-        name = backend["type"] if isinstance(backend, Mapping) else backend
-        where = "visualizer.vis_backends"
-        if isinstance(name, str) and VISBACKENDS.get(name) is None:
-            raise WrongUse(
-                f"{where}: mmengine knows no {name}: write it in full, or import its module by "
-                "custom_imports",
-                "student",
-            )
-        package = _BACKENDS.get(str(name).rpartition(".")[2])
-        if package is not None and find_spec(package) is None:
-            raise WrongUse(
-                f"{where}: {name} needs the package {package}, which is not installed: "
-                f"`pip install {package}`, or leave the backend out",
-                "student",
-            )
 
 
 def job_classes(job: Config, train: Split, document: Document) -> tuple[str, ...]:

@@ -99,6 +99,8 @@ def view(data: Data, job: Mapping[str, Any] | None = None) -> list:
 
 #: What of a job changes neither a weight nor a score.
 _SILENT = ("visualizer", "log_processor", "log_level", "val_evaluator")
+#: The same of a trial's schedule.
+_SHOWN = "vis_backends"
 
 
 def job_content(job: Mapping[str, Any]) -> list:
@@ -268,8 +270,8 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "inherit": Condition(lambda config, keys: config.inherit, ("inherit",)),
     "trial": Condition(
-        lambda config, keys: config.trial.model_dump(),
-        tuple(f"trial.{name}" for name in TrialSchedule.model_fields),
+        lambda config, keys: config.trial.model_dump(exclude={_SHOWN}),
+        tuple(f"trial.{name}" for name in TrialSchedule.model_fields if name != _SHOWN),
     ),
     "filter": Condition(
         lambda config, keys: None if config.search.filter else "off", (), "search.filter"

@@ -11,7 +11,7 @@ from ...data.inspection import Opened
 from ...data.proxy import write_proxy
 from ...settings import PROGRESSIVE, Data, SearchConfig, Split, Task
 from ...space import Distiller, SearchSpace, WrongUse
-from ...workers.buildable import check_job, check_schedule
+from ...workers.buildable import check_backends, check_job, check_schedule
 from ...workers.cluster import check_machine
 from ...workers.training import Training
 from ..algorithms import check_algorithm_name
@@ -192,6 +192,7 @@ def make_plan(
         opened=opened,
     )
     check_job(full_job(config))
+    check_backends(config.trial.vis_backends, "trial.vis_backends")
     for one in plan.schedules:
         check_schedule(one.section, one.schedule, one.iterations)
     if not (PROGRESSIVE in compare if pool is None else pool):

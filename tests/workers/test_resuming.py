@@ -40,7 +40,7 @@ def training(folder: Path, distilled: bool) -> Training:
     plan = make_plan(load_config("quickstart", tiny.OPTIONS), folder)
     files = make_shapes(folder.parent / "shapes", train=32, val=1, test=4, size=64)
     split = {"annotations": str(files.train), "images": str(files.images)}
-    schedule = plan.config.trial.model_dump(exclude={"warmup"})
+    schedule = plan.config.trial.schedule.model_dump()
     warmup, cosine = schedule["param_scheduler"]
     schedule["param_scheduler"] = [{**warmup, "end": 2}, {**cosine, "begin": 2}]
     return Training(

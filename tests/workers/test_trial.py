@@ -13,9 +13,9 @@ import tiny
 import torch
 from detkds.detectors import TeacherMemory, teacher_knowledge
 from detkds.settings import Split
-from detkds.space import Candidate, Distiller, Status
+from detkds.space import Candidate, Distiller, Outcome, Status
 from detkds.workers import progress, rejection, trial
-from detkds.workers.progress import forget, read
+from detkds.workers.progress import read
 from detkds.workers.trial import TrialContext, evaluate
 
 
@@ -79,10 +79,12 @@ def test_a_trial_below_its_bar_is_stopped_halfway(context, monkeypatch):
 def test_a_trial_says_how_far_it_is_in_a_file_and_in_its_log(context, monkeypatch, tmp_path, capfd):
     """What another process reads at the beginning of each iteration: how far the last one came."""
     monkeypatch.setattr(progress, "WRITE_EVERY", 0.0)
-    shown = replace(context, running=tmp_path)
+    shown = replace(context, folder=tmp_path, name="cells")
+    running = progress.running_folder(tmp_path, "cells")
+    running.mkdir()
     seen = []
     monkeypatch.setattr(
-        trial.RejectionHook, "before_train_iter", lambda *args, **more: seen.append(read(tmp_path))
+        trial.RejectionHook, "before_train_iter", lambda *args, **more: seen.append(read(running))
     )
     outcome = evaluate(shown, all_five(None))
     assert outcome.score == evaluate(context, all_five(None)).score
@@ -91,7 +93,7 @@ def test_a_trial_says_how_far_it_is_in_a_file_and_in_its_log(context, monkeypatc
     assert [one.iteration for one in known] == [*range(1, known[0].iterations)]
     assert all(one.loss > 0 for one in known)
     assert [one.seconds_left is None for one in known[:2]] == [True, False]
-    assert list(tmp_path.iterdir()) == [], "it is done"
+    assert list(running.iterdir()) == [], "it is done"
     assert f"iteration 1/{known[0].iterations}, loss " in capfd.readouterr().out
 
 
@@ -178,4 +180,4 @@ def test_an_ap_that_is_no_number_is_a_failed_outcome(context, value):
 
 def test_a_progress_file_that_cannot_be_deleted_fails_no_trial(tmp_path):
     (tmp_path / "file").touch()
-    forget(tmp_path / "file" / "17.json")
+    progress.ProgressFile(tmp_path / "file", 17).end(Outcome(Status.COMPLETED, score=0.5))
