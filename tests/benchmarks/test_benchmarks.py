@@ -148,3 +148,10 @@ def test_without_a_gpu_the_table_of_the_gpu_is_skipped() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert "is skipped" in printed("full_size", "--need-gpu")
+
+
+def test_watching() -> None:
+    rows = table(printed("watching", "--quick"))
+    assert list(rows) == ["0", "1"]
+    assert all(map(all_positive, rows.values()))
+    assert numbers(rows["0"][2]) == [1.0], "the ratio of none to none"
