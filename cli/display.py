@@ -20,16 +20,19 @@ from .console import console, in_one_line
 from .interrupts import interrupts
 from .listing import in_points, references
 from .remaining import AtWork, at_work, in_brief, time_left
+from .standing import Looked, curve, leaderboard, reason
 
 if TYPE_CHECKING:
     from ..search.session import Running, Session
 
 #: Without a terminal, at least so many seconds lie between two lines, unless something happens.
 LINE_EVERY = 60.0
+#: Lines of a screen that the leaders leave to others: a head, the best distiller, what is said.
+OTHERS = 12
 
 
 class SearchDisplay:
-    """Shows the stages, the counts of trials, the best distiller so far and the time left.
+    """Shows counts, the time left, the search's curve, the best trials by stage, and what runs.
 
     Trainings that run after the trials stand in the middle, each with a bar. On a terminal the
     display redraws in place; elsewhere it prints a line once a minute, and when a trial takes the
@@ -47,6 +50,7 @@ class SearchDisplay:
         self._below: list[RenderableType] = []
         self._last_time, self._last_line = 0.0, ""
         self._leader: object = None
+        self._looked: Looked | None = None
 
     def __enter__(self) -> SearchDisplay:
         if self._live:
@@ -117,11 +121,17 @@ class SearchDisplay:
             )
         compared = references(session.controller.alone, session.teacher)
         if self._live:
+            if self._looked is None:
+                self._looked = Looked(partial(session.store.trials, session.search_id))
+            trials = self._looked(session.outcomes)
             # A bar ends without a new line, and would share its line with the table.
             bar = Padding(ProgressBar(total=planned, completed=done, width=60), 0)
-            self._above = [Text(summary), bar]
+            self._above = [Text(summary), bar, *reason(trials), *curve(trials)]
             lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in at_work(running)]
-            self._below = [_stages(session), *lines]
+            stages = session.controller.stages
+            ended = [name for name, algorithm in stages.items() if algorithm.done]
+            room = console.height - len(self._above) - len(lines) - OTHERS
+            self._below = [leaderboard(trials, stages, ended, room), *lines]
             self._below += map(Text, filter(None, (leader, compared)))
             self._live.update(Group(*self._above, *self._below))
         else:
@@ -163,15 +173,3 @@ def _trainings(names: list[str], progress: list[tuple[int, int]]) -> Table:
 def _done(progress: tuple[int, int]) -> str:
     done, total = progress
     return f"{done}/{total}" if total else "waiting"
-
-
-def _stages(session: Session) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "best AP", "distiller"):
-        table.add_column(column)
-    for stage, algorithm in session.controller.stages.items():
-        best = algorithm.best
-        score = "" if best is None else in_points(best[1].score)
-        distiller = "" if best is None else in_one_line(best[0].distiller)
-        table.add_row(("✓ " if algorithm.done else "  ") + stage, score, distiller)
-    return table

@@ -22,14 +22,10 @@ from ..space import Progress, Status
 from .console import console, in_one_line
 from .listing import in_points, references
 from .remaining import AtWork, at_work, in_brief, in_words, time_left
+from .standing import SHARE, curve, leaderboard, reason
 
-BARS = "▁▂▃▄▅▆▇█"
-#: Columns of the sparkline, and leaders of a stage.
-WIDTH, LEADERS = 60, 5
 #: Seconds between two looks, and between two lines where there is no terminal.
 EVERY, LINE_EVERY = 2.0, 60.0
-#: Looking takes at most this share of the time: a store of many trials is read less often.
-SHARE = 0.1
 
 
 def watch(store: Store, name: str, once: bool = False) -> None:
@@ -123,10 +119,12 @@ def picture(seen: Seen) -> Group:
         state = f"finished {search.finished:%Y-%m-%d %H:%M} UTC"
     parts: list[Text | Table] = [
         Text(f"{search.name}: {state}"),
-        Text("; ".join(filter(None, (summary(trials), seen.time_left))) + _reason(trials)),
+        Text("; ".join(filter(None, (summary(trials), seen.time_left)))),
+        *reason(trials),
+        *curve(trials),
     ]
     if any(trial.score is not None for trial in trials):
-        parts += [Text(f"best so far  {sparkline(best_so_far(trials))}"), leaderboard(trials)]
+        parts.append(leaderboard(trials))
     own = [row for row in trainings if row.status is Status.RUNNING]
     parts += map(Text, at_work(seen.at_work))
     steps = seen.doing.get("trainings", {})
@@ -157,54 +155,6 @@ def leader(trials: Sequence[TrialRow]) -> str:
         return "no completed trial yet"
     (trial,) = best
     return f"best AP {in_points(trial.score)} (trial {trial.number}): {in_one_line(trial.notation)}"
-
-
-def leaderboard(trials: Sequence[TrialRow]) -> Table:
-    """The best trials of each stage."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("stage", "AP", "trial", "distiller"):
-        table.add_column(column, no_wrap=column != "distiller")
-    for stage in dict.fromkeys(trial.stage for trial in trials):
-        best = ranked([trial for trial in trials if trial.stage == stage])[:LEADERS]
-        for place, trial in enumerate(best):
-            cells = in_points(trial.score), str(trial.number), in_one_line(trial.notation)
-            table.add_row("" if place else Text(stage), *map(Text, cells))
-    return table
-
-
-def best_so_far(trials: Sequence[TrialRow]) -> list[float]:
-    """The best score after each completed trial, in the order in which outcomes were told."""
-    told = sorted(
-        (t for t in trials if t.score is not None), key=lambda t: (t.tell_order or 0, t.number)
-    )
-    best: list[float] = []
-    for trial in told:
-        best.append(max([trial.score or 0.0, *best[-1:]]))
-    return best
-
-
-def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
-    """Values as bars, at most ``width``: each stands for the last value of its share.
-
-    >>> sparkline([0.0, 0.5, 1.0])
-    '▁▄█ 0.0 → 100.0'
-    """
-    count = min(len(values), width)
-    shown = [values[(place + 1) * len(values) // count - 1] for place in range(count)]
-    low, high = min(values), max(values)
-    steps = [(value - low) / (high - low) if high > low else 0.0 for value in shown]
-    bars = "".join(BARS[int(step * (len(BARS) - 1))] for step in steps)
-    return f"{bars} {in_points(values[0])} → {in_points(values[-1])}"
-
-
-def _reason(trials: Sequence[TrialRow]) -> str:
-    """The commonest reason of rejections and failures."""
-    ended = (Status.REJECTED, Status.FAILED)
-    reasons = Counter(trial.why for trial in trials if trial.status in ended)
-    if not reasons:
-        return ""
-    reason, count = reasons.most_common(1)[0]
-    return f"\nrejected or failed, most often ({count}): {reason}"
 
 
 def _training(row: TrainingRow, steps: Sequence[int] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from collections import Counter
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ import simulated_search
 from detkds.cli import display as display_module
 from detkds.cli import tables
 from detkds.cli.display import LINE_EVERY, SearchDisplay
-from detkds.db import Store, TrialRow
+from detkds.cli.standing import LEADERS
+from detkds.db import Store, TrialRow, ranked
 from detkds.search.controller import Controller
 from detkds.search.session import Session
 from detkds.settings import Search
@@ -30,6 +32,7 @@ STATES = (
     Status.FAILED,
     Status.RUNNING,
 )
+ENDED = (Status.REJECTED, Status.FAILED)
 DASHBOARD = "Ray dashboard: http://127.0.0.1:8265"
 
 
@@ -84,13 +87,21 @@ def test_a_terminal_shows_every_state_of_a_search(tmp_path):
         screen = shown.wait_for(lambda screen: agrees(screen, trials))  # noqa: B023
         assert screen[0] == DASHBOARD, "the display redraws in place, below what was said"
         assert re.fullmatch("━*╺?━*", screen[2])
-        assert screen[3].split() == ["stage", "best", "AP", "distiller"]
+        assert ["stage", "AP", "trial", "distiller"] in [line.split() for line in screen]
         rows = stage_rows(screen)
         for stage, row in rows.items():
-            scored = [t for t in trials if t.stage == stage and t.score is not None]
-            if scored:
-                best = max(scored, key=lambda trial: trial.score or 0.0)
-                assert row.endswith(f"{100 * best.score:.1f}     {in_one_line(best)}")
+            best = ranked([trial for trial in trials if trial.stage == stage])[:1]
+            (found,) = re.findall(r"(\d+\.\d) +(\d+) +(.*)", row) or [None]
+            assert found == (said(best[0]) if best else None)
+        reasons = Counter(trial.why for trial in trials if trial.status in ENDED)
+        for why, number in reasons.most_common(1):
+            assert f"rejected or failed, most often ({number}): {why}" in screen
+        curve = [line for line in screen if line.startswith("best so far  ")]
+        known = sorted((t for t in trials if t.score is not None), key=lambda t: t.tell_order)
+        assert len(curve) == bool(known)
+        if known:
+            first, best = (100 * one.score for one in (known[0], ranked(trials)[0]))
+            assert curve[0].endswith(f" {first:.1f} → {best:.1f}")
         at_work = [line for line in screen if line.startswith("running  ")]
         running = [trial for trial in trials if trial.status is Status.RUNNING]
         assert len(at_work) == len(running)
@@ -102,6 +113,11 @@ def test_a_terminal_shows_every_state_of_a_search(tmp_path):
             )
         if "weights" in rows and all(row.startswith("✓") for row in rows.values()):
             break
+    board = screen[screen.index(rows["logits"]) :]
+    leaders = ranked([trial for trial in trials if trial.stage == "logits"])[:LEADERS]
+    assert 1 < len(leaders) < len([trial for trial in trials if trial.stage == "logits"])
+    for line, trial in zip(board, leaders, strict=False):
+        assert line.removeprefix("✓ logits").split(maxsplit=2) == [*said(trial)]
     counts = {state: sum(trial.status is state for trial in trials) for state in STATES}
     assert counts[Status.COMPLETED] + counts[Status.STOPPED] == PLANNED
     assert counts[Status.STOPPED] > 0
@@ -111,6 +127,11 @@ def test_a_terminal_shows_every_state_of_a_search(tmp_path):
     shown.press("\x03")  # Ctrl-C
     assert shown.wait() != 0
     assert f"interrupted; go on with: {simulated_search.CONTINUE}" in shown.screen
+
+
+def said(trial: TrialRow) -> tuple[str, ...]:
+    """A leader's AP, number and distiller."""
+    return f"{100 * trial.score:.1f}", str(trial.number), in_one_line(trial)
 
 
 def agrees(screen: list[str], trials: list[TrialRow]) -> bool:
