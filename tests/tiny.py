@@ -30,6 +30,7 @@ OPTIONS = (
     "trial.epochs=1",
     "final.epochs=1",
     "final.seeds=[0]",
+    "final.pictures=0",
     "search.algorithm=algorithm1",
     "search.divide=True",
     "search.trials=None",

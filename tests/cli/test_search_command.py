@@ -31,7 +31,8 @@ OPTIONS = ("search.start=['pkd', 'logits: norm_n, l2 × 5']",)
 def finished(tmp_path_factory) -> Path:
     """A work folder in which a whole tiny search with one worker has run, in a terminal."""
     folder = tmp_path_factory.mktemp("search")
-    terminal = Terminal(tiny.search_command(folder, options=OPTIONS), columns=80)
+    looks = (*OPTIONS, "final.pictures=6")
+    terminal = Terminal(tiny.search_command(folder, options=looks), columns=80)
     assert terminal.wait(900) == 0, "\n".join(terminal.screen)
     (folder / "output.txt").write_text(terminal.output, newline="")
     return folder

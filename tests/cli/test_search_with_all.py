@@ -41,7 +41,6 @@ def finished(tmp_path_factory) -> Path:
     done = tiny.run_here(tiny.search_command(folder, options=OPTIONS))
     assert done.returncode == 0, done.stderr
     assert "confirmed: AP on the proxy under fresh seeds" in done.stdout
-    assert "detections  in 8 test images" in done.stdout
     (folder / "output.txt").write_text(done.stdout)
     return folder
 
@@ -149,7 +148,6 @@ def test_such_a_search_resumes_and_trains_none_again(finished):
     _, rows, trainings = stored(finished)
     done = tiny.run_here(tiny.search_command(finished, "--resume", options=OPTIONS))
     assert done.returncode == 0, done.stderr
-    assert "detections" not in done.stdout, "the file of the same trainings stays"
     _, again, trained = stored(finished)
     assert [(row.number, row.notation, row.score) for row in again] == [
         (row.number, row.notation, row.score) for row in rows
