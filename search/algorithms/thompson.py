@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from random import Random
 
 import numpy as np
@@ -27,10 +27,13 @@ FRESH, CROSSED = 0.2, 0.3
 SIZES = (1, 2, 3, None)
 #: The share of mutants that are mutated once more.
 AGAIN = 0.5
-#: Prior variances of the coefficients by kind of feature, where scores have a variance of 1.
-PRIOR = {"mean": 1.0, "kind": 0.5, "choice": 0.25, "weight": 0.25, "pair": 0.1}
-#: The variance of the noise of a score.
-NOISE = 0.3
+#: What is tried for the prior variances of the coefficients, where scores have a variance of 1:
+#: for a kind of knowledge, and for a choice or a weight; and for the variance of a score's noise.
+KINDS, CHOICES, NOISES = (0.02, 0.1, 0.5), (0.005, 0.02, 0.06, 0.25), (0.1, 0.3, 0.6, 1.0)
+#: The prior variance of the mean, and of a pair of kinds in shares of that of a choice.
+MEAN, PAIR = 1.0, 0.4
+#: Scores that the prior is chosen by: so many, evenly over the search.
+JUDGES = 200
 
 #: What the model sees of a distiller: features, of which the first word is the kind, with values.
 Features = Mapping[tuple[str | int, ...], float]
@@ -41,9 +44,10 @@ def thompson(stage: Stage, settings: Search, rng: Random) -> Algorithm:
 
     As in BOCS (Baptista and Poloczek, ICML 2018), a Bayesian linear model with pairwise terms is
     fitted to all scores, and a draw of its coefficients is maximised. Three things differ: the
-    prior is normal, so that a fit takes milliseconds; the maximum is over children of the best
-    distillers, which stay near what is known to work, and some random ones; and these have at most
-    one, two, three or any number of terms (:data:`SIZES`).
+    prior is normal, so that a fit takes milliseconds, and its variances are those under which the
+    scores are most likely; the maximum is over children of the best distillers, which stay near
+    what is known to work, and some random ones; and these have at most one, two, three or any
+    number of terms (:data:`SIZES`).
     """
     return Budgeted(stage, settings, rng, LinearThompson(stage))
 
@@ -135,10 +139,11 @@ def features(distiller: Distiller) -> Features:
 
 
 class LinearModel:
-    """Bayesian linear regression of scores on features, with a normal prior (:data:`PRIOR`).
+    """Bayesian linear regression of scores on features, with a normal prior.
 
-    ``rows``: the features of each scored distiller, at least one. Scores are shifted and scaled to
-    mean 0 and variance 1.
+    Of the prior's variances and the noises that are tried, the model has those under which the
+    scores are most likely (the evidence: Bishop 2006, formula 3.86). ``rows``: the features of each
+    scored distiller, at least one. Scores are shifted and scaled to mean 0 and variance 1.
     """
 
     def __init__(self, rows: Sequence[Features], scores: Sequence[float]) -> None:
@@ -148,10 +153,12 @@ class LinearModel:
         targets = np.array(scores) - np.mean(scores)
         targets /= np.std(targets) or 1.0
         design = self._design(rows)
-        prior = np.array([PRIOR[str(one[0])] for one in self._places])
+        #: The prior variance by the kind of feature, and the variance of the noise.
+        self.prior, self.noise = self._likeliest(design, targets)
+        prior = np.array([self.prior[str(one[0])] for one in self._places])
         # The posterior is N(mean, (root rootᵀ)⁻¹).
-        self._root = np.linalg.cholesky(design.T @ design / NOISE + np.diag(1 / prior))
-        half = np.linalg.solve(self._root, design.T @ targets / NOISE)
+        self._root = np.linalg.cholesky(design.T @ design / self.noise + np.diag(1 / prior))
+        half = np.linalg.solve(self._root, design.T @ targets / self.noise)
         self._mean = np.linalg.solve(self._root.T, half)
 
     def expected(self, rows: Sequence[Features]) -> np.ndarray:
@@ -163,8 +170,30 @@ class LinearModel:
         normal = np.array([rng.gauss(0, 1) for _ in self._places])
         scores = self._design(rows) @ (self._mean + np.linalg.solve(self._root.T, normal))
         new = dict.fromkeys(one for row in rows for one in row if one not in self._places)
-        unseen = {one: rng.gauss(0, math.sqrt(PRIOR[str(one[0])])) for one in new}
+        unseen = {one: rng.gauss(0, math.sqrt(self.prior[str(one[0])])) for one in new}
         return scores + [sum(x * unseen[f] for f, x in row.items() if f in unseen) for row in rows]
+
+    def _likeliest(self, design: np.ndarray, targets: np.ndarray) -> tuple[dict[str, float], float]:
+        """The prior variances and the noise of the highest evidence."""
+        judges = np.linspace(0, len(targets) - 1, min(len(targets), JUDGES)).astype(int)
+        design, targets = design[judges], targets[judges]
+        # The scores' covariance is a sum over kinds of feature: what each adds at a variance of 1.
+        unit = {
+            name: (columns := design[:, [one[0] == name for one in self._places]]) @ columns.T
+            for name in _prior(1.0, 1.0)
+        }
+        best, likeliest = -math.inf, (_prior(KINDS[0], CHOICES[0]), NOISES[0])
+        for kind, choice, noise in product(KINDS, CHOICES, NOISES):
+            prior = _prior(kind, choice)
+            covariance = noise * np.eye(len(targets))
+            covariance += sum(variance * unit[name] for name, variance in prior.items())
+            root = np.linalg.cholesky(covariance)
+            whitened = np.linalg.solve(root, targets)
+            evidence = -0.5 * whitened @ whitened - np.log(np.diag(root)).sum()
+            evidence = float(_comparable(evidence))
+            if evidence > best:
+                best, likeliest = evidence, (prior, noise)
+        return likeliest
 
     def _design(self, rows: Sequence[Features]) -> np.ndarray:
         """The rows as a matrix (rows, features), without features that no scored row has."""
@@ -174,6 +203,11 @@ class LinearModel:
                 if feature in self._places:
                     matrix[index, self._places[feature]] = number
         return matrix
+
+
+def _prior(kind: float, choice: float) -> dict[str, float]:
+    """The prior variances of the coefficients by kind of feature."""
+    return {"mean": MEAN, "kind": kind, "choice": choice, "weight": choice, "pair": PAIR * choice}
 
 
 def _comparable(scores: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import numpy as np
-from detkds.search.algorithms.thompson import LinearModel, features
+from detkds.search.algorithms.thompson import CHOICES, NOISES, LinearModel, features
 from detkds.space import Distiller
 from landscape import Landscape, shared_space
 
@@ -55,3 +55,17 @@ def test_a_pair_and_a_weight_are_features():
     assert one["weight", "mgd", "plain", 1] == -1
     assert one["choice", "global", 0, "catt"] == 1
     assert features(Distiller(())) == {("mean",): 1.0}
+
+
+def test_the_prior_is_the_one_that_the_scores_speak_for():
+    """Scores by chance leave nothing to be expected; those of few choices have their variance."""
+    known = drawn(120, seed=0)
+    rows, rng = [features(one) for one in known], Random(0)
+    chance = LinearModel(rows, [rng.gauss(0, 1) for _ in known])
+    assert (chance.noise, chance.prior["choice"]) == (max(NOISES), min(CHOICES))
+    assert chance.expected(rows).std() < 0.3
+    worth = {choice: rng.gauss(0, 1) for row in rows for choice in row if choice[0] == "choice"}
+    clear = LinearModel(rows, [sum(worth.get(choice, 0.0) for choice in row) for row in rows])
+    assert clear.noise == min(NOISES)
+    assert clear.prior["choice"] > min(CHOICES)
+    assert clear.expected(rows).std() > 0.8
