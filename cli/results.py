@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from ..report.sections import spread
 from ..search.exported import trained_distiller, unlearned
 from ..settings import FOUND
 from ..space import NONE, Outcome
@@ -158,8 +159,4 @@ def losses_of(name: str, trainings: list[tuple[Training, Outcome]]) -> list[str]
 
 def _spread(values: list[float]) -> str:
     """Mean ± sample standard deviation of values in [0, 1], in points; "-" if one is missing."""
-    points = 100 * np.array(values)
-    if (points < 0).any() or np.isnan(points).any():
-        return "-"
-    text = f"{points.mean():.1f}"
-    return text if len(values) == 1 else f"{text} ± {points.std(ddof=1):.1f}"
+    return spread(values) if all(value >= 0 for value in values) else "-"
