@@ -24,6 +24,7 @@ from typing import Any
 from chaos_faults import FROZEN, FULL, KILLED, LOG_FULL, TERMINATED, Fault
 from detkds.cli.interrupts import ended_by_signals
 from detkds.db import Store, lease
+from detkds.db.transactions import Transactions
 from detkds.search.controller import Controller
 from detkds.search.session import Session
 from detkds.settings import Search
@@ -161,6 +162,8 @@ class Life:
         self.job, self.faults, self.host = driver.job, list(driver.faults), driver.host
         self.says, self.waits = says, waits
         self.calls = itertools.count(1)
+        self.beats = threading.Lock()
+        self.full: threading.Timer | None = None
 
     def run(self) -> int:
         """As the command does, return the exit code, and print one line if it isn't 0."""
@@ -169,6 +172,7 @@ class Life:
             host = self.host
             platform.node = lambda: host
         self._watch_statements()
+        self._watch_heartbeats()
         again = f"detkds search {self.job.name} --resume"
         with ended_by_signals(again) as interrupts:
             code, message = 0, ""
@@ -237,6 +241,15 @@ class Life:
 
         return watched
 
+    def _watch_heartbeats(self) -> None:
+        once = Transactions.once
+
+        def alone(*arguments: Any) -> Any:
+            with self.beats:
+                return once(*arguments)
+
+        Transactions.once = alone  # type: ignore[method-assign]
+
     def _watch_statements(self) -> None:
         for name, step, after in (
             ("before_cursor_execute", "statement", False),
@@ -253,6 +266,8 @@ class Life:
         if (fault.step, fault.after) != (step, after) or next(self.calls) < fault.call:
             return
         self.faults.pop(0)
+        if self.full is not None:  # one fault at a time
+            self.full.join()
         self.calls = itertools.count(1)
         self.record("struck", fault=fault.kind)
         self._strike(fault)
@@ -265,7 +280,8 @@ class Life:
         elif fault.kind in (FULL, LOG_FULL):
             self._fill_disk(with_log=fault.kind == LOG_FULL)
         elif fault.kind == FROZEN:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            with self.beats:  # frozen within a heartbeat, it would keep SQLite's lock
+                os.kill(os.getpid(), signal.SIGSTOP)
         else:
             os.read(self.waits, 1)
 
@@ -284,6 +300,6 @@ class Life:
             resource.setrlimit(resource.RLIMIT_FSIZE, most)
             os.dup2(kept, 2)
 
-        timer = threading.Timer(OUTAGE, free)
-        timer.daemon = True
-        timer.start()
+        self.full = threading.Timer(OUTAGE, free)
+        self.full.daemon = True
+        self.full.start()
