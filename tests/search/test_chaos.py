@@ -7,9 +7,10 @@ from pathlib import Path
 
 import chaos_driver
 import pytest
-from chaos_driver import ALGORITHMS, Broken, Search, Tally, World
+from chaos_driver import ALGORITHMS, Search
 from chaos_faults import BY_NAME, KILLED, SQLITE, Fault, plan
 from chaos_life import METHODS, Job
+from chaos_world import Broken, Tally, World
 from detkds.search.session import Session
 
 pytestmark = pytest.mark.slow
@@ -34,9 +35,7 @@ def test_no_fault_loses_an_outcome(world: World) -> None:
     assert sum(row.faults for row in tally.rows.values()) == len(plan(20, 40, SQLITE, 0))
 
 
-def test_a_search_that_forgets_is_found_out(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_that_forgets_is_found_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Telling the search before the store loses the outcome of a driver that is killed between."""
 
     def controller_first(
@@ -67,7 +66,7 @@ def test_a_search_that_repeats_is_found_out(world: World, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Session, "resume", forgetful)
     job = Job("a", *ALGORITHMS[1], 8, 1, world.url, 0)
-    with pytest.raises(Broken, match="evaluations repeated|trial .* was .* and is"):
+    with pytest.raises(Broken, match=r"evaluations repeated|trial .* was .* and is"):
         Search(job, world, Tally()).run([Fault(KILLED, "ask", False, call) for call in (4, 1)])
 
 
