@@ -250,7 +250,7 @@ class Life:
             with self.beats:
                 return once(*arguments)
 
-        Transactions.once = alone  # type: ignore[method-assign]
+        Transactions.once = alone  # type: ignore[method-assign,assignment]
 
     def _watch_statements(self) -> None:
         for name, step, after in (
