@@ -80,7 +80,9 @@ class SearchDisplay:
             self.say(f"Ray dashboard: {address}")
 
     def say(self, text: str) -> None:
-        console.print(text, soft_wrap=True, highlight=False)
+        """Print a line. A log on a full disk, or a terminal that is closed, ends no search."""
+        with suppress(OSError):
+            console.print(text, soft_wrap=True, highlight=False)
 
     def training(self, names: list[str], progress: list[tuple[int, int]]) -> None:
         """Show trainings that run side by side.
@@ -145,7 +147,7 @@ class SearchDisplay:
             return
         if now or time.monotonic() - self._last_time > LINE_EVERY:
             self._last_time, self._last_line = time.monotonic(), text
-            console.print(text, soft_wrap=True, highlight=False)
+            self.say(text)
 
 
 def _at_work(running: Running) -> AtWork:

@@ -12,7 +12,6 @@ import os
 import platform
 import secrets
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from sqlalchemy.orm import Session
 from ..space import SearchFailed, WrongUse
 from .database import READING
 from .models import Lease, now
-from .transactions import Transactions
+from .transactions import Transactions, say
 
 #: Seconds between two heartbeats of a driver.
 HEARTBEAT_SECONDS = 10.0
@@ -203,11 +202,9 @@ def _take(transactions: Transactions, name: str) -> Held:
             return held
         state = other.token, other.heartbeat
         if seen is None and not _is_near(other):
-            print(
-                f"detkds: the search '{name}' was run by {_who(other)}, and may still be: waiting "
-                f"up to {EXPIRY_SECONDS:.0f} seconds for a sign of life",
-                file=sys.stderr,
-                flush=True,
+            say(
+                f"the search '{name}' was run by {_who(other)}, and may still be: waiting up to "
+                f"{EXPIRY_SECONDS:.0f} seconds for a sign of life"
             )
         elif seen != state:
             raise _refused(name, other)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine
@@ -114,10 +115,15 @@ class Transactions:
                     raise unusable(self._url, reason) from None
                 if deadline is None:
                     deadline = time.monotonic() + patience
-                    _print(f"{self._url}: {reason}: trying again for {_minutes(patience)}")
+                    say(f"{self._url}: {reason}: trying again for {_minutes(patience)}")
                 elif time.monotonic() > deadline:
                     silence = f"no answer for {_minutes(patience)} ({reason})"
                     raise SearchFailed(str(unusable(self._url, silence))) from None
+            except KeyboardInterrupt as error:
+                # Its frames hold the cursor, and an open cursor SQLite's lock: the lease, which is
+                # freed next, would wait for it.
+                traceback.clear_frames(error.__traceback__)
+                raise
             time.sleep(min(pause, max(deadline - time.monotonic(), FIRST_PAUSE)))
             pause = min(2 * pause, LONGEST_PAUSE)
             repeated = True
@@ -136,5 +142,7 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 
-def _print(text: str) -> None:
-    print(f"detkds: {text}", file=sys.stderr, flush=True)
+def say(text: str) -> None:
+    """Print a line of a process that waits. A log on a full disk ends no search."""
+    with suppress(OSError):
+        print(f"detkds: {text}", file=sys.stderr, flush=True)

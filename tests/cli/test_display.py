@@ -206,6 +206,16 @@ def test_without_a_terminal_the_end_of_a_training_is_a_line_at_once(log):
     assert lines(log) == ["training: pkd waiting, none 2/9", "training: pkd 9/9, none 9/9"]
 
 
+def test_a_log_on_a_full_disk_ends_no_search(monkeypatch):
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)  # type: ignore[arg-type]
+    monkeypatch.setattr(display_module, "console", Console(file=full, width=140))
+    with SearchDisplay("detkds search a --resume") as display:
+        display.say("a line")
+        display.training(["teacher"], [(3, 3)])
+    with pytest.raises(OSError, match="No space left"):
+        full.write("a line")
+
+
 def test_an_interrupted_training_says_how_to_continue(log):
     with pytest.raises(KeyboardInterrupt), SearchDisplay("detkds train x --distiller y"):
         raise KeyboardInterrupt

@@ -279,3 +279,17 @@ def test_a_lock_that_another_client_holds_is_said_and_waited_for(server, monkeyp
         assert store.search("locked")
     engine.dispose()
     assert "lock timeout: trying again" in stderr.getvalue()
+
+
+def test_a_log_on_a_full_disk_does_not_end_the_waiting(tmp_path, monkeypatch):
+    """Store and log may share the disk."""
+    monkeypatch.setattr(database, "_LOCK_TIMEOUT_SECONDS", 0.1)
+    with Store(f"sqlite:///{tmp_path}/detkds.db") as store:
+        other = sqlite3.connect(tmp_path / "detkds.db", check_same_thread=False)
+        other.execute("BEGIN IMMEDIATE")
+        threading.Timer(1, other.commit).start()
+        full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w", closefd=False)
+        with redirect_stderr(full):
+            store.create_search("a", {}, "c", 0)
+        assert store.search("a")
+        other.close()
