@@ -149,7 +149,7 @@ def leased(transactions: Transactions, name: str) -> Iterator[None]:
     stopped = threading.Event()
     beat = threading.Thread(target=_beat, args=(transactions, held, stopped), daemon=True)
     guard, transactions.guard = transactions.guard, held.renew
-    with _interrupted_when_lost(held) as interrupt:
+    with _interrupted_when_lost(held, transactions) as interrupt:
         held.interrupt = interrupt
         beat.start()
         try:
@@ -163,10 +163,13 @@ def leased(transactions: Transactions, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupted_when_lost(held: Held) -> Iterator[Callable[[], None]]:
+def _interrupted_when_lost(
+    held: Held, transactions: Transactions
+) -> Iterator[Callable[[], None]]:
     """Yields what another thread calls to interrupt the main thread, by a signal of its own.
 
-    The main thread may be waiting for a training, which takes hours.
+    The main thread may be waiting for a training, which takes hours. A transaction of its own comes
+    to its end first.
     """
     number = getattr(signal, "SIGUSR2", None)
     if number is None or threading.current_thread() is not threading.main_thread():
@@ -175,7 +178,7 @@ def _interrupted_when_lost(held: Held) -> Iterator[Callable[[], None]]:
 
     def interrupt(number: int, frame: object) -> None:
         if held.lost is not None:
-            raise SearchFailed(held.lost)
+            return transactions.interrupt(SearchFailed(held.lost))
         signal.signal(number, before)
         signal.raise_signal(number)  # somebody else's signal
 

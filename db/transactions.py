@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -50,6 +51,8 @@ class Transactions:
         self._reading = sessionmaker(engine.execution_options(**READING))
         self.guard: Callable[[Session], Any] | None = None
         self.doing: dict[str, Any] | None = None
+        self._inside = False
+        self._after: Exception | None = None
 
     def read(self, function: Callable[[Session], Result]) -> Result:
         """Return ``function(session)``, which only reads.
@@ -87,6 +90,32 @@ class Transactions:
         with self._writing.begin() as session:
             return function(session)
 
+    def interrupt(self, error: Exception) -> None:
+        """Raise an error in the main thread, which a signal calls this in: now, or after a
+        transaction that the signal has met.
+
+        Within a transaction, the error would leave a connection that waits for its answer, and the
+        next transaction would get it.
+        """
+        if not self._inside:
+            raise error
+        self._after = error
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """A block of the main thread in which :meth:`interrupt` raises nothing until it ends."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False
+            if self._after is not None:
+                error, self._after = self._after, None
+                raise error
+
     @contextmanager
     def telling_what_is_broken(self) -> Iterator[None]:
         """Turn what reading a damaged row raises into :class:`WrongUse`."""
@@ -105,7 +134,7 @@ class Transactions:
         deadline, pause, repeated = None, FIRST_PAUSE, False
         while True:
             try:
-                with sessions.begin() as session:
+                with self._undisturbed(), sessions.begin() as session:
                     return function(session, repeated)
             except DBAPIError as error:
                 if isinstance(error, IntegrityError):

@@ -218,3 +218,33 @@ def test_a_driver_whose_lease_is_gone_writes_nothing(store):
         with pytest.raises(SearchFailed, match="was taken over"):
             store.create_search("a", {}, "c", 0)
     assert store.find_search("a") is None
+
+
+def test_a_driver_that_is_told_in_a_transaction_stops_after_it(store):
+    """On PostgreSQL, an exception within a query would leave the connection in it."""
+    reached: list[str] = []
+
+    def read(session):
+        end = time.monotonic() + 60
+        while not signal_seen and time.monotonic() < end:
+            session.execute(text("SELECT 1"))
+        reached.append("the end of the transaction")
+
+    signal_seen: list[int] = []
+    with pytest.raises(SearchFailed, match="was taken over"), store.held("a"):  # noqa: PT012
+        handler = signal.getsignal(signal.SIGUSR2)
+
+        def seen(number, frame):
+            try:
+                handler(number, frame)
+            finally:
+                signal_seen.append(number)
+
+        signal.signal(signal.SIGUSR2, seen)
+        with store._engine.begin() as connection:
+            connection.execute(text("DELETE FROM leases"))
+        store._transactions.read(read)
+        reached.append("what comes next")
+    assert signal_seen
+    assert reached == ["the end of the transaction"]
+    assert store.searches() == []
