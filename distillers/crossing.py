@@ -31,6 +31,8 @@ Sums = Callable[[DensePredictions, DensePredictions, Levels], Tensor]
 #: The maps of both branches, and what makes those at the hand-over of those that are cut.
 Branches = tuple[Levels, Levels]
 Before = Callable[[Levels, Levels], Branches]
+#: What is cut into images: both branches of the student and of the teacher, and what counts.
+SIDES = 5
 
 
 def moments(*maps: Tensor) -> Tensor:
@@ -139,7 +141,8 @@ class Crossing(nn.Module):
         images = Images(*ours, *theirs, counted, numbers=numbers)
         shared: list[Tensor] = []
         if self._inside:
-            shared = [self._alignment(images, theirs, before, numbers), *self.adapters.parameters()]
+            shared = self._alignments(images, theirs, before, numbers)
+            shared += self.adapters.parameters()
         sizes: dict[str, int] = {}
 
         def sums(
@@ -154,7 +157,7 @@ class Crossing(nn.Module):
                 known = before(third, fourth)
                 teacher = self._head.after(known)
             if self._inside:
-                cross = self._head.after(self._handed_over((first, second), known, *shared))
+                cross = self._head.after(self._handed_over((first, second), known, shared))
             else:
                 cross = replace(student.predictions, logits=first, regressed=second)
             counts = tuple(
@@ -178,41 +181,46 @@ class Crossing(nn.Module):
             return (features, features), lambda maps, _: self._head.before(maps)
         return self._head.before(features), lambda *branches: branches
 
-    def _alignment(self, images: Images, theirs: Branches, before: Before, numbers: int) -> Tensor:
-        """See :func:`alignment`; of all levels of the first branch, then of the second's."""
-        join = joined(images.sizes)
-
-        def own(first: Levels, second: Levels, *others: Any) -> Tensor:
-            return moments(*chain(*self._adapted((first, second), *others[3:])))
-
-        student = images.each(own, *self.adapters.parameters(), join=join)
+    def _alignments(
+        self, images: Images, theirs: Branches, before: Before, numbers: int
+    ) -> list[Tensor]:
+        """See :func:`alignment`; of all levels of each branch."""
+        join, levels = joined(images.sizes), len(theirs[0])
         with torch.no_grad():
             known = Images(*theirs, numbers=numbers)
             teacher = known.each(lambda *sides: moments(*chain(*before(*sides))), join=join)
         counts = [float(level[:, 0].numel()) for level in theirs[0]]
-        return alignment(student, teacher, [*counts, *counts])
+        found = []
+        # Of each branch apart: a branch that no kind compares has no gradient.
+        for branch, (adapter, side) in enumerate(
+            zip(self.adapters, teacher.split(levels, dim=1), strict=True)
+        ):
 
-    def _adapted(self, branches: Branches, *parameters: Tensor) -> Branches:
-        """r(·) of the student's maps. ``parameters``: the adapters'."""
-        if not parameters:
-            return branches
-        pairs = zip(parameters[::2], parameters[1::2], strict=True)
-        first, second = (
-            tuple(F.conv2d(level, *pair) for level in levels)
-            for levels, pair in zip(branches, pairs, strict=True)
-        )
+            def own(*sides: Any, branch: int = branch) -> Tensor:
+                return moments(*_adapted(sides[branch], *sides[SIDES:]))
+
+            student = images.each(own, *adapter.parameters(), join=join)
+            found.append(alignment(student, side, counts))
+        return found
+
+    def _handed_over(self, ours: Branches, theirs: Branches, shared: Sequence[Tensor]) -> Branches:
+        """The student's maps as the teacher's layers read them.
+
+        ``shared``: the alignments of both branches, and the adapters' parameters.
+        """
+        ways, parameters = shared[:2], iter(shared[2:])
+        found = []
+        for levels, known, how, adapter in zip(ours, theirs, ways, self.adapters, strict=True):
+            adapted = _adapted(levels, *(next(parameters) for _ in adapter.parameters()))
+            each = zip(adapted, how.unbind(dim=1), known, strict=True)
+            found.append(tuple(aligned(own, of, one.dtype) for own, of, one in each))
+        first, second = found
         return first, second
 
-    def _handed_over(
-        self, ours: Branches, theirs: Branches, how: Tensor, *parameters: Tensor
-    ) -> Branches:
-        """The student's maps as the teacher's layers read them."""
-        ways = iter(how.unbind(dim=1))
-        first, second = (
-            tuple(aligned(own, next(ways), known.dtype) for own, known in zip(*levels, strict=True))
-            for levels in zip(self._adapted(ours, *parameters), theirs, strict=True)
-        )
-        return first, second
+
+def _adapted(levels: Levels, *parameters: Tensor) -> Levels:
+    """r(·) of a branch's maps. ``parameters``: the adapter's; none for an identity."""
+    return tuple(F.conv2d(level, *parameters) for level in levels) if parameters else levels
 
 
 def counted_of(student: Knowledge) -> Levels:

@@ -275,6 +275,7 @@ class _Each(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, gate: Tensor, *tensors: Tensor) -> Tensor:
         ctx.plan = plan
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         shared = tensors[plan.tensors :]
         return torch.stack(
@@ -283,13 +284,13 @@ class _Each(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Any, gradient: Tensor | None) -> Any:
+        if gradient is None:  # nothing is made of the sums
+            return (None,) * len(ctx.needs_input_grad)
         plan: _Plan = ctx.plan
         tensors, shared = ctx.saved_tensors[: plan.tensors], ctx.saved_tensors[plan.tensors :]
         needed = ctx.needs_input_grad[2 + plan.tensors :]
-        sums = [
-            torch.zeros_like(x) if need else None for x, need in zip(shared, needed, strict=True)
-        ]
+        sums: list[Tensor | None] = [None] * len(shared)
         learns = set(plan.gradients.forms) if ctx.needs_input_grad[1] else set()
         for cut, part in zip(plan.cuts, gradient, strict=True):
             pieces = plan.piece(tensors, cut)
@@ -304,7 +305,8 @@ class _Each(torch.autograd.Function):
             for place, leaf in leaves.items():
                 if leaf.requires_grad and (own := next(found)) is not None:
                     plan.gradients.add(place, cut, own)
-            for sum_ in sums:
-                if sum_ is not None and (own := next(found)) is not None:
-                    sum_ += own
+            for index in (i for i, need in enumerate(needed) if need):
+                if (own := next(found)) is not None:
+                    before = sums[index]
+                    sums[index] = own if before is None else before + own
         return None, gradient.new_zeros(()), *[None] * plan.tensors, *sums

@@ -254,4 +254,4 @@ def test_more_images_take_no_more_memory_than_their_gradient(
     monkeypatch.setattr(crossing, "KEPT", 0)
     (few, little), (many, much) = most_bytes(2), most_bytes(6)
     assert few > little > 0
-    assert many - few < 1.1 * (much - little)
+    assert many - few < 1.3 * (much - little)  # and an image's means and variances
