@@ -7,9 +7,11 @@ with random weights; they read random maps, and one prior in a thousand is a pos
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from detkds.detectors import (
@@ -23,7 +25,7 @@ from detkds.detectors import (
 )
 from detkds.detectors.cross_head import Branches, CrossHead
 from detkds.detectors.responses import dense_responses, priors_of, reading
-from detkds.distillers import BOX_DISTANCES, DistillationLoss, Observation, Pair, pieces
+from detkds.distillers import BOX_DISTANCES, DistillationLoss, Observation, Pair, crossing, pieces
 from detkds.distillers.response_transforms import RESPONSE_TRANSFORMS
 from detkds.distillers.responses import count_positives
 from detkds.space import Distiller, Term
@@ -169,13 +171,13 @@ def ways(row: Row) -> tuple[list[Tensor], dict[str, Callable[[], None]]]:
         return value
 
     def whole() -> Tensor:
-        before, pieces.PIECE = pieces.PIECE, 2**62
-        try:
+        limits = ((pieces, "PIECE"), (pieces, "IMAGES"), (crossing, "KEPT"))
+        with ExitStack() as stack:
+            for module, name in limits:
+                stack.enter_context(patch.object(module, name, 2**62))
             if term.knowledge == "localization":
                 return masked_localization(observation, term)
             return ours(replace(observation, shapes=()))
-        finally:
-            pieces.PIECE = before
 
     return leaves, {OURS: partial(step, ours, leaves), ALTERNATIVE: partial(step, whole, leaves)}
 

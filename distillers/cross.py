@@ -1,31 +1,27 @@
-"""CrossKD (Wang et al., CVPR 2024): the student's head continued by the teacher's frozen layers."""
+"""CrossKD's kinds: the predictions of a crossed head against the teacher's own."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..detectors import CrossHead, DensePredictions, Knowledge, to_float32
+from ..detectors import DensePredictions, Knowledge, Levels
 from ..space import IDENTITY, POSITIONS, Term
 from .box_distances import BOX_DISTANCES
+from .crossing import EPSILON, Crossing, Sums, counted_of
 from .kind import Kind
 from .observe import Needs, Observation
 from .pairing import Pair, response_mismatch, useless_quality_focal
 from .pieces import Pieces
-from .processes import mean_over_processes, moments_over_processes
-from .responses import classification, count_positives, counted_like
-from .scores import Vectors, quality_focal
-
-EPSILON = 1e-6
-#: The most that :func:`aligned` enlarges a channel by, in units of what it enlarges the map by.
-MOST = 10.0
-#: What the student's map becomes behind the teacher's layers, and what the teacher predicts.
-CrossedPair = tuple[DensePredictions, DensePredictions]
+from .processes import mean_over_processes
+from .responses import count_positives
+from .scores import SCORE_DISTANCES, Totals, Vectors, counts_of, quality_focal
 
 
 def position_of(term: Term, pair: Pair) -> int:
@@ -46,70 +42,6 @@ def position_of(term: Term, pair: Pair) -> int:
 def _after(name: str) -> int:
     """The layer that an option such as ``after_3`` names."""
     return int(name.removeprefix("after_"))
-
-
-def aligned(student: Tensor, teacher: Tensor) -> Tensor:
-    """The student's map (N, C, H, W) with the teacher's mean and deviation of each channel.
-
-    Mean and deviation are over H, W and the images of all processes: in the authors' release, of
-    one process; no formula of the paper says anything of it. Gradients that are accumulated over
-    batches are not those of one larger batch, and padding counts in both statistics. They are
-    computed in float32 or wider; the result has the teacher's type, which the teacher's layers
-    read.
-
-    A channel and its gradient are multiplied by the ratio of the teacher's deviation to the
-    student's. For a dead channel, whose deviation is about 0, the ratio is a thousand (a million in
-    the release): its gradient outweighs all other channels' and overflows in float16. So the ratio
-    is at most ten times the ratio of the two maps' deviations (the roots of the mean variance of
-    the channels): a dead channel gets a tenfold gradient. The bound is relative, so that a map
-    whose channels are all small, as a head's maps are at first, is aligned in full, and so is a
-    channel that is small in both maps.
-    """
-    own, known = to_float32(student), to_float32(teacher)
-    (ours, ours_mean), (theirs, theirs_mean) = moments_over_processes(own, known)
-    scale = ((theirs + EPSILON) / (ours + EPSILON)).sqrt()
-    of_maps = ((theirs.mean() + EPSILON) / (ours.detach().mean() + EPSILON)).sqrt()
-    scale = scale.clamp(max=MOST * of_maps)
-    return ((own - ours_mean) * scale + theirs_mean).to(teacher.dtype)
-
-
-class Crossing(nn.Module):
-    """The student's head up to layer i, the teacher's layers after it.
-
-    Between heads of unequal widths r(·), a 1x1 convolution for each branch, comes first. The
-    teacher's head is no submodule: it is frozen and in no checkpoint. At i = n, behind the last
-    layer, the student's own predictions are compared.
-    """
-
-    def __init__(self, pair: Pair, position: int) -> None:
-        super().__init__()
-        student, teacher = pair.both
-        assert student.layers is not None
-        assert teacher.layers is not None
-        self._position = position
-        self._inside = position < student.layers.count
-        self._head = CrossHead(pair.head, position if self._inside else 0)
-        self.adapters = nn.ModuleList()
-        if self._inside:
-            s, t = student.layers.channels[position], teacher.layers.channels[position]
-            for _branch in range(2):
-                self.adapters.append(nn.Identity() if s == t else nn.Conv2d(s, t, kernel_size=1))
-
-    def forward(self, observation: Observation) -> CrossedPair:
-        """What the teacher's layers predict from the student's maps, and from the teacher's own."""
-        with torch.no_grad():
-            before = self._head.before(observation.teacher.features)
-            teacher = self._head.after(before)
-        if not self._inside:
-            assert observation.student.predictions is not None
-            return observation.student.predictions, teacher
-        first, second = (
-            tuple(aligned(adapter(ours), theirs) for ours, theirs in zip(*branches, strict=True))
-            for adapter, *branches in zip(
-                self.adapters, observation.student.hidden[self._position], before, strict=True
-            )
-        )
-        return self._head.after((first, second)), teacher
 
 
 class CrossKind(Kind):
@@ -157,6 +89,18 @@ class CrossKind(Kind):
     def parts(self) -> Mapping[str, Callable[[], nn.Module]]:
         return {self._part: lambda: Crossing(self.pair, self.position)}
 
+    def join(self, parts: nn.ModuleDict) -> None:
+        cast(Crossing, parts[self._part]).ask(self.term.knowledge, self.sums)
+
+    @abstractmethod
+    def sums(self, observation: Observation) -> Sums:
+        """Makes the sums of which :meth:`loss` makes the batch's loss."""
+
+    def summed(self, seen: Mapping[str, Any]) -> Tensor:
+        """The sums of the whole batch."""
+        found: Tensor = seen[self._part][self.term.knowledge]
+        return found
+
 
 class CrossLogits(CrossKind):
     """``cross_logits``: class scores, D_pred of formula (3).
@@ -170,13 +114,23 @@ class CrossLogits(CrossKind):
     def mismatch(cls, pair: Pair) -> str | None:
         return cls.cross_mismatch(pair, boxes=False)
 
+    def sums(self, observation: Observation) -> Sums:
+        totals = Totals.of(counts_of(counted_of(observation.student)))
+        distance = SCORE_DISTANCES.get(self.term.distance, _quality_focal)
+
+        def of_images(
+            cross: DensePredictions, teacher: DensePredictions, counted: Levels
+        ) -> Tensor:
+            scores = Vectors.of(IDENTITY, cross.logits, teacher.logits, counted, totals)
+            return distance(scores).view(1)
+
+        return of_images
+
     def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
-        ours, theirs = (side.logits for side in seen[self._part])
-        student = observation.student
-        scores = Vectors.of(IDENTITY, ours, theirs, counted_like(student, ours))
+        (loss,) = self.summed(seen)
         if self.term.distance == "quality_focal":
-            return scores.sum_of_elements(quality_focal) / _divisor(student)
-        return classification(self.term.distance, scores, student)
+            return loss / _divisor(observation.student)
+        return loss
 
 
 class CrossLocalization(CrossKind):
@@ -218,22 +172,30 @@ class CrossLocalization(CrossKind):
             )
         return found
 
-    def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
-        cross, teacher = seen[self._part]
-        bins = self.term.distance == "kl"
-        pieces = Pieces(
-            *(cross.regressed, teacher.regressed, teacher.logits),
-            counted_like(observation.student, teacher.logits),
-            reads=() if bins else (cross.read, teacher.read),
-        )
+    @property
+    def _of_bins(self) -> bool:
+        return self.term.distance == "kl"
+
+    def sums(self, observation: Observation) -> Sums:
+        bins = self._of_bins
         losses = _bins_kl if bins else partial(_boxes, BOX_DISTANCES[self.term.distance])
 
         def sums(ours: Tensor, theirs: Tensor, logits: Tensor, counted: Tensor) -> Tensor:
             weight = self._confidence(logits) * counted
             return torch.stack([_weighted(losses(ours, theirs), weight), weight.sum()])
 
-        loss, total = pieces.each(sums)
-        if bins:
+        def of_images(
+            cross: DensePredictions, teacher: DensePredictions, counted: Levels
+        ) -> Tensor:
+            sides = cross.regressed, teacher.regressed, teacher.logits, counted
+            reads = () if bins else (cross.read, teacher.read)
+            return Pieces(*sides, reads=reads).each(sums)
+
+        return of_images
+
+    def loss(self, observation: Observation, seen: Mapping[str, Any]) -> Tensor:
+        loss, total = self.summed(seen)
+        if self._of_bins:
             return loss / mean_over_processes(total).clamp(min=EPSILON)
         return loss / _divisor(observation.student)
 
@@ -244,6 +206,10 @@ class CrossLocalization(CrossKind):
         if responses.scores == "sigmoid":
             return logits.sigmoid().amax(dim=1, keepdim=True)
         return logits.softmax(dim=1)[:, :-1].amax(dim=1, keepdim=True)  # without the background's
+
+
+def _quality_focal(scores: Vectors) -> Tensor:
+    return scores.sum_of_elements(quality_focal)
 
 
 def _divisor(student: Knowledge) -> Tensor:

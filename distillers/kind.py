@@ -40,6 +40,9 @@ class Kind(ABC):
         """The modules that the kind sees an observation through, each by its name."""
         return {}
 
+    def join(self, parts: nn.ModuleDict) -> None:  # noqa: B027, most kinds want nothing
+        """Tell the parts, which are built, what the kind wants of them."""
+
     def extra_losses(self, observation: Observation, seen: Mapping[str, Any]) -> dict[str, Any]:
         """Losses by name that the student is trained by besides the distance."""
         return {}

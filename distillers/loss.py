@@ -48,6 +48,7 @@ class DistillationLoss(nn.Module):
                 if name not in self.parts:
                     with own_numbers():
                         self.parts[name] = build()
+            kind.join(self.parts)
         #: What an observation must hold.
         self.needs = Needs.of(kind.needs for kind in self.kinds)
         self._milestones: int | None = None

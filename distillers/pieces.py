@@ -1,16 +1,18 @@
-"""Sums over large responses, a piece at a time.
+"""Sums over large tensors, a piece at a time.
 
 A full-size batch has hundreds of millions of class scores. A loss of them that keeps its steps for
-the gradient needs ten times their memory. Here a loss is a few sums over positions. Each sum is
-computed piece by piece; what is computed of a piece is forgotten, and computed again for the
-gradient.
+the gradient needs ten times their memory. Here a loss is a few sums over positions, or over images.
+Each sum is computed piece by piece; what is computed of a piece is forgotten, and computed again
+for the gradient.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -21,10 +23,25 @@ from ..detectors import Levels, Read, to_float32
 
 #: Numbers of one tensor that a piece has at most. Smaller responses are one piece.
 PIECE = 2**22
+#: The same of a piece of whole images, which is at least one image.
+IMAGES = 2**24
 #: Joins the results of all pieces, which stand along axis 0.
 Join = Callable[[Tensor], Tensor]
-#: A level and the first and last (exclusive) of its places along axis 2.
-Cut = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A piece of all sides: a range along one axis of some of their levels."""
+
+    #: Places of the levels.
+    levels: Sequence[int]
+    axis: int
+    start: int
+    stop: int
+
+    def of(self, level: Tensor) -> Tensor:
+        """A view of the piece's part of a level."""
+        return level.narrow(self.axis, self.start, self.stop - self.start)
 
 
 def total(results: Tensor) -> Tensor:
@@ -47,35 +64,27 @@ def log_total(results: Tensor) -> Tensor:
     return results.logsumexp(dim=0)
 
 
-class Pieces:
-    """Tensors that have their positions in common: (N, C, *) each, level by level.
+class _Sides(ABC):
+    """Tensors that are cut alike: some sides, each of as many levels."""
 
-    The axes behind the second are positions; all tensors of a level have the same. C may differ.
-    ``reads``: what makes a side's piece (N, C, M) of the tensors' numbers; None: the numbers are.
-    """
-
-    def __init__(self, *sides: Levels, reads: Sequence[Read | None] = ()) -> None:
-        self._sides, self._reads = sides, (*reads, *[None] * (len(sides) - len(reads)))
-        most = max(levels[0].shape[1] for levels in sides)
-        numbers = most * sum(level[:, 0].numel() for level in sides[0])
+    def __init__(self, sides: Sequence[Levels], small: bool) -> None:
+        self._sides = sides
         # A compiler fuses the steps of the whole by itself.
-        self._small = numbers <= PIECE or torch.compiler.is_compiling()
-        self._whole: tuple[Tensor, ...] | None = None
+        self.small = small or torch.compiler.is_compiling()
 
     @property
-    def channels(self) -> int:
-        """C of the first side."""
-        return self._sides[0][0].shape[1]
-
-    @cached_property
+    @abstractmethod
     def _cuts(self) -> list[Cut]:
-        cuts = []
-        for index, levels in enumerate(zip(*self._sides, strict=True)):
-            places = levels[0].shape[2]
-            largest = max(level[:, :, :1].numel() for level in levels)
-            step = max(1, PIECE // largest)
-            cuts += [(index, at, min(at + step, places)) for at in range(0, places, step)]
-        return cuts
+        """The pieces."""
+
+    @property
+    @abstractmethod
+    def _whole(self) -> Sequence[Any]:
+        """What a function gets of all sides, if they are one piece."""
+
+    @abstractmethod
+    def _see(self, piece: Sequence[Tensor]) -> Sequence[Any]:
+        """What a function gets of a piece, given side by side, and of each side level by level."""
 
     @cached_property
     def _gate(self) -> tuple[Tensor, _Gradients]:
@@ -90,20 +99,91 @@ class Pieces:
     def each(self, function: Callable[..., Tensor], *shared: Tensor, join: Join = total) -> Tensor:
         """What ``function`` gives for each piece, joined.
 
-        ``function`` takes a piece of each side, (N, C, M) in float32 or wider, then ``shared``. It
-        must be the same every time, and use no other tensor that has a gradient.
+        ``function`` takes a piece of each side, then ``shared``. It must be the same every time,
+        and use no other tensor that has a gradient. Its steps have the precision that autocast
+        gives them here, in the backward as well.
         """
-        if self._small:
-            if self._whole is None:
-                sides = (torch.cat([x.flatten(2) for x in levels], dim=2) for levels in self._sides)
-                self._whole = tuple(map(_seen, sides, self._reads))
+        if self.small:
             return function(*self._whole, *shared)
         gate, gradients = self._gate
         tensors = [level.detach() for levels in self._sides for level in levels]
-        plan = _Plan(
-            function, self._reads, self._cuts, len(self._sides[0]), len(tensors), gradients
+        device = tensors[0].device.type
+        precision = partial(
+            torch.autocast,
+            device,
+            dtype=torch.get_autocast_dtype(device),
+            enabled=torch.is_autocast_enabled(device),
         )
+        levels = len(self._sides[0])
+        plan = _Plan(function, self._see, self._cuts, levels, len(tensors), gradients, precision)
         return join(_Each.apply(plan, gate, *tensors, *shared))
+
+
+class Pieces(_Sides):
+    """Tensors that have their positions in common: (N, C, *) each, level by level.
+
+    The axes behind the second are positions; all tensors of a level have the same. C may differ. A
+    function gets some positions of all images, (N, C, M) of each side in float32 or wider.
+    ``reads``: what makes a side's piece (N, C, M) of the tensors' numbers; None: the numbers are.
+    """
+
+    def __init__(self, *sides: Levels, reads: Sequence[Read | None] = ()) -> None:
+        most = max(levels[0].shape[1] for levels in sides)
+        numbers = most * sum(level[:, 0].numel() for level in sides[0])
+        super().__init__(sides, numbers <= PIECE)
+        self._reads = (*reads, *[None] * (len(sides) - len(reads)))
+
+    @property
+    def channels(self) -> int:
+        """C of the first side."""
+        return self._sides[0][0].shape[1]
+
+    @cached_property
+    def _cuts(self) -> list[Cut]:
+        cuts = []
+        for index, levels in enumerate(zip(*self._sides, strict=True)):
+            places = levels[0].shape[2]
+            largest = max(level[:, :, :1].numel() for level in levels)
+            step = max(1, PIECE // largest)
+            cuts += [Cut((index,), 2, at, min(at + step, places)) for at in range(0, places, step)]
+        return cuts
+
+    @cached_property
+    def _whole(self) -> Sequence[Tensor]:
+        sides = (torch.cat([x.flatten(2) for x in levels], dim=2) for levels in self._sides)
+        return tuple(map(_seen, sides, self._reads))
+
+    def _see(self, piece: Sequence[Tensor]) -> Sequence[Tensor]:
+        return tuple(map(_seen, piece, self._reads))
+
+
+class Images(_Sides):
+    """Tensors that have their images in common: (N, *) each, level by level.
+
+    A function gets all levels of some images of each side, as they are. ``numbers``: of one image,
+    how many the largest of the tensors has that the functions make.
+    """
+
+    def __init__(self, *sides: Levels, numbers: int) -> None:
+        count, step = len(sides[0][0]), max(1, IMAGES // numbers)
+        super().__init__(sides, count <= step)
+        if self.small:
+            step = count
+        #: How many images each piece has.
+        self.sizes = [min(step, count - at) for at in range(0, count, step)]
+
+    @cached_property
+    def _cuts(self) -> list[Cut]:
+        levels, ends = range(len(self._sides[0])), list(accumulate(self.sizes, initial=0))
+        return [Cut(levels, 0, start, stop) for start, stop in pairwise(ends)]
+
+    @property
+    def _whole(self) -> Sequence[Levels]:
+        return self._sides
+
+    def _see(self, piece: Sequence[Tensor]) -> Sequence[Levels]:
+        levels = len(self._sides[0])
+        return [tuple(piece[at : at + levels]) for at in range(0, len(piece), levels)]
 
 
 def _seen(piece: Tensor, read: Read | None) -> Tensor:
@@ -140,8 +220,7 @@ class _Gradients:
     def add(self, place: int, cut: Cut, gradient: Tensor) -> None:
         if place not in self.buffers:
             self.buffers[place] = self.forms[place].zeros()
-        _, start, stop = cut
-        self.buffers[place][:, :, start:stop] += gradient
+        cut.of(self.buffers[place]).add_(gradient)
 
     def take(self) -> list[Tensor | None]:
         found, self.buffers = self.buffers, {}
@@ -168,24 +247,26 @@ class _Gate(torch.autograd.Function):
 @dataclass(frozen=True)
 class _Plan:
     function: Callable[..., Tensor]
-    reads: Sequence[Read | None]
+    see: Callable[[Sequence[Tensor]], Sequence[Any]]
     cuts: list[Cut]
     #: How many levels a side has, and how many tensors all sides have.
     levels: int
     tensors: int
     gradients: _Gradients
+    #: Makes a context of the precision that autocast gave to the steps.
+    precision: Callable[[], Any]
 
     def piece(self, tensors: Sequence[Tensor], cut: Cut) -> dict[int, Tensor]:
         """A piece of each side, by the place of its tensor."""
-        level, start, stop = cut
         return {
-            place: tensors[place][:, :, start:stop]
-            for place in range(level, self.tensors, self.levels)
+            place: cut.of(tensors[place])
+            for place in range(self.tensors)
+            if place % self.levels in cut.levels
         }
 
     def value(self, pieces: Iterable[Tensor], shared: Sequence[Tensor]) -> Tensor:
         """What the function gives for a piece of each side."""
-        return self.function(*map(_seen, pieces, self.reads), *shared)
+        return self.function(*self.see(list(pieces)), *shared)
 
 
 class _Each(torch.autograd.Function):
@@ -194,6 +275,7 @@ class _Each(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, gate: Tensor, *tensors: Tensor) -> Tensor:
         ctx.plan = plan
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         shared = tensors[plan.tensors :]
         return torch.stack(
@@ -202,17 +284,17 @@ class _Each(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Any, gradient: Tensor | None) -> Any:
+        if gradient is None:  # nothing is made of the sums
+            return (None,) * len(ctx.needs_input_grad)
         plan: _Plan = ctx.plan
         tensors, shared = ctx.saved_tensors[: plan.tensors], ctx.saved_tensors[plan.tensors :]
         needed = ctx.needs_input_grad[2 + plan.tensors :]
-        sums = [
-            torch.zeros_like(x) if need else None for x, need in zip(shared, needed, strict=True)
-        ]
+        sums: list[Tensor | None] = [None] * len(shared)
         learns = set(plan.gradients.forms) if ctx.needs_input_grad[1] else set()
         for cut, part in zip(plan.cuts, gradient, strict=True):
             pieces = plan.piece(tensors, cut)
-            with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+            with torch.enable_grad(), plan.precision():
                 leaves = {p: x.detach().requires_grad_(p in learns) for p, x in pieces.items()}
                 others = [x.detach().requires_grad_(n) for x, n in zip(shared, needed, strict=True)]
                 value = plan.value(leaves.values(), others)
@@ -223,7 +305,8 @@ class _Each(torch.autograd.Function):
             for place, leaf in leaves.items():
                 if leaf.requires_grad and (own := next(found)) is not None:
                     plan.gradients.add(place, cut, own)
-            for sum_ in sums:
-                if sum_ is not None and (own := next(found)) is not None:
-                    sum_ += own
+            for index in (i for i, need in enumerate(needed) if need):
+                if (own := next(found)) is not None:
+                    before = sums[index]
+                    sums[index] = own if before is None else before + own
         return None, gradient.new_zeros(()), *[None] * plan.tensors, *sums

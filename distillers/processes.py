@@ -49,17 +49,13 @@ def sum_over_processes(part: Tensor) -> Tensor:
     return part if _alone() else _Sum.apply(part)
 
 
-def moments_over_processes(*maps: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Variance and mean of each channel of maps (N, C, H, W) of one shape, each (1, C, 1, 1).
+def moments_over_processes(var: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Variance and mean of the numbers of all processes, of each process's own (L, C).
 
-    They are over H, W and the images of all processes, whose numbers and sizes may differ.
+    ``count``: of how many numbers they are in this process, (L, 1).
     """
-    found = [torch.var_mean(one, (0, 2, 3), correction=0) for one in maps]
-    var, mean = (torch.stack(part) for part in zip(*found, strict=True))
-    if not _alone():
-        count = var.new_tensor(float(maps[0][:, 0].numel()))
-        sums = sum_over_processes(torch.cat([count.view(1), (count * mean).flatten()]))
-        total, common = sums[0], (sums[1:] / sums[0]).view_as(mean)
-        var = sum_over_processes(count * (var + (mean - common).square())) / total
-        mean = common
-    return [(v.view(1, -1, 1, 1), m.view(1, -1, 1, 1)) for v, m in zip(var, mean, strict=True)]
+    if _alone():
+        return var, mean
+    sums = sum_over_processes(torch.cat([count, count * mean], dim=1))
+    total, common = sums[:, :1], sums[:, 1:] / sums[:, :1]
+    return sum_over_processes(count * (var + (mean - common).square())) / total, common

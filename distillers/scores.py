@@ -31,28 +31,60 @@ OfPiece = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
+class Totals:
+    """What a batch's means divide by, all at least a trifle."""
+
+    #: How many positions count, mean over processes.
+    positions: Tensor
+    #: How many images have one that does, mean over processes.
+    seen: Tensor
+    #: How many images this process has.
+    images: int
+
+    @staticmethod
+    def of(counts: Tensor) -> Totals:
+        """``counts``: how many positions of each image count, (N, 1, 1)."""
+        sums = torch.stack([counts.sum(), (counts > 0).to(counts.dtype).sum()])
+        positions, seen = mean_over_processes(sums).clamp(min=EPSILON).unbind()
+        return Totals(positions, seen, len(counts))
+
+
+@dataclass(frozen=True)
 class Vectors:
-    """Pairs of vectors, of which a piece is held at a time."""
+    """Pairs of vectors, of which a piece is held at a time.
+
+    They may be those of some of a batch's images. Then a distance is these images' part of the
+    batch's distance, which is the sum of the parts.
+    """
 
     pieces: Pieces
     #: How many positions of each image count: (N, 1, 1).
     counts: Tensor
+    #: Of the whole batch.
+    totals: Totals
     reading: Reading
     #: What the reading needs of the whole: first the transform's statistics.
     shared: tuple[Tensor, ...]
 
     @staticmethod
-    def of(transform: str, student: Levels, teacher: Levels, counted: Levels) -> Vectors:
+    def of(
+        transform: str,
+        student: Levels,
+        teacher: Levels,
+        counted: Levels,
+        totals: Totals | None = None,
+    ) -> Vectors:
         """The responses of all levels, (N, C, *) each, after the named transform.
 
-        ``counted``: True where a prediction counts, (N, 1, *), level by level.
+        ``counted``: True where a prediction counts, (N, 1, *), level by level. ``totals``: of the
+        batch; None: the images are the batch.
         """
         pieces = Pieces(student, teacher, counted)
         counts = counts_of(counted)
         chosen = RESPONSE_TRANSFORMS["identity" if transform in RESHAPES else transform]
         statistics = chosen.statistics(pieces, counts)
         reading = Reading(chosen.apply, len(statistics), RESHAPES.get(transform, CLASSES))
-        return Vectors(pieces, counts, reading, statistics)
+        return Vectors(pieces, counts, totals or Totals.of(counts), reading, statistics)
 
     @property
     def along(self) -> tuple[int, ...]:
@@ -120,20 +152,20 @@ class Vectors:
         """What is known of vectors that are longer than a piece: (N, C or 1, 1) each."""
         return self.shared[self.reading.statistics :]
 
-    def whole(self) -> Tensor:
-        """1 for each image that has a position that counts, else 0: (N, 1, 1)."""
-        return (self.counts > 0).to(self.counts.dtype)
+    def mean_of_images(self, values: Tensor) -> Tensor:
+        """The mean of values (N, C, 1) over the images that have a position that counts."""
+        return torch.where(self.counts > 0, values, 0).mean(dim=(1, 2)).sum() / self.totals.seen
 
     def mean(self, value: Callable[..., Tensor]) -> Tensor:
         """The mean over vectors of what ``value`` makes of the numbers known of each."""
         if not self.inside:
-            return mean_of(value(*self.numbers()), self.whole())
+            return self.mean_of_images(value(*self.numbers()))
         summed = self.each(lambda s, t, counted, *n: torch.where(counted, value(*n), 0).sum())
-        return summed / number(self.counts.sum())
+        return summed / self.totals.positions
 
     def mean_of_elements(self, value: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The mean of a function of the student's and the teacher's numbers."""
-        return self.sum_of_elements(value) / number(self.counts.sum() * self.classes)
+        return self.sum_of_elements(value) / (self.totals.positions * self.classes)
 
     def sum_of_elements(self, value: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         return self.each(lambda s, t, counted, *_: torch.where(counted, value(s, t), 0).sum())
@@ -176,17 +208,6 @@ def counts_of(counted: Levels) -> Tensor:
     return counts.to(torch.float32).view(-1, 1, 1)
 
 
-def number(count: Tensor) -> Tensor:
-    """A count as a mean over processes, at least a trifle."""
-    return mean_over_processes(count).clamp(min=EPSILON)
-
-
-def mean_of(values: Tensor, weight: Tensor) -> Tensor:
-    """The weighted mean over all processes; ``weight`` broadcasts over the values."""
-    count = weight.sum() * (values.numel() / weight.numel())
-    return (values * weight).sum() / number(count)
-
-
 def l1(vectors: Vectors) -> Tensor:
     """Mean absolute difference."""
     return vectors.mean_of_elements(lambda s, t: (s - t).abs())
@@ -227,13 +248,13 @@ def jensen_shannon(vectors: Vectors) -> Tensor:
 
     seen = vectors.sums_of_logs(terms)
     if not vectors.inside:
-        return mean_of(js_root(seen.numbers()[-1]), vectors.whole())
+        return vectors.mean_of_images(js_root(seen.numbers()[-1]))
 
     def of_images(s: Tensor, t: Tensor, counted: Tensor, divergence: Tensor) -> Tensor:
         return torch.where(counted, divergence, 0).sum(dim=(1, 2), keepdim=True)
 
     divergence = seen.each(of_images) / vectors.counts.clamp(min=EPSILON)
-    return mean_of(js_root(divergence), vectors.whole())
+    return vectors.mean_of_images(js_root(divergence))
 
 
 def cosine(vectors: Vectors) -> Tensor:
@@ -273,7 +294,8 @@ def correlation(vectors: Vectors) -> Tensor:
         return _nothing(vectors)
     _, moments = _correlated(_by_class(vectors)).numbers()
     apart = (1 - coefficient(*moments)).clamp(min=0)
-    return torch.log2(1 + apart.pow(2 * CORRELATION_ALPHA).sum(dim=1)).mean()
+    losses = torch.log2(1 + apart.pow(2 * CORRELATION_ALPHA).sum(dim=1))
+    return losses.mean(dim=1).sum() / vectors.totals.images
 
 
 def _correlated(vectors: Vectors) -> Vectors:

@@ -69,3 +69,38 @@ def cross_losses(model: DistilledDetector) -> dict[str, Tensor]:
 
 def learned(part: Any) -> bool:
     return any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
+
+
+def spelled_out(family: str, head: Any, branch: int, level: int, x: Tensor, start: int) -> Tensor:
+    """Raw predictions of one level: layers ``start`` + 1 to n of one branch, called by name."""
+    stack = (head.cls_convs, head.reg_convs)[branch]
+    for conv in list(stack)[start:]:
+        x = conv(x)
+    x = getattr(head, LAST[family][branch])(x)
+    if branch == 1 and family != "retinanet":
+        x = head.scales[level](x)
+    if branch == 1 and family == "fcos":
+        x = x.exp()
+    if branch == 1 and family == "fcos_norm_on_bbox":
+        x = x.clamp(min=0)  # times the stride in evaluation: a scale, the same for both boxes
+    return x
+
+
+def before_activation(conv: Any, x: Tensor) -> Tensor:
+    x = conv.conv(x)
+    return conv.norm(x) if conv.with_norm else x
+
+
+def through(head: Any, branch: int, x: Tensor, layers: int) -> Tensor:
+    """Layers 1 to ``layers`` of a branch, without the activation of the last."""
+    if not layers:
+        return x
+    stack = list((head.cls_convs, head.reg_convs)[branch])
+    for conv in stack[: layers - 1]:
+        x = conv(x)
+    return before_activation(stack[layers - 1], x)
+
+
+def rows(raw: Tensor, channels: int) -> Tensor:
+    """(N, A·C, H, W) to (N·H·W·A, C), as mmdet's heads flatten their predictions."""
+    return raw.permute(0, 2, 3, 1).reshape(-1, channels)

@@ -20,10 +20,14 @@ from cross_pairs import (
     distilled,
     learned,
     padded,
+    rows,
+    spelled_out,
+    through,
 )
 from detkds.detectors import CrossHead
 from detkds.distillers import DistilledDetector
-from detkds.distillers.cross import aligned
+from detkds.distillers.crossing import aligned as handed_over
+from detkds.distillers.crossing import alignment, moments
 from detkds.space import Distiller, WrongUse
 from thin_detectors import still
 from torch import Tensor
@@ -54,36 +58,6 @@ def test_the_gradient_reaches_the_layers_before_and_no_layer_after(
     assert all(parameter.grad is None for parameter in model.teacher.parameters())
 
 
-def spelled_out(family: str, head: Any, branch: int, level: int, x: Tensor, start: int) -> Tensor:
-    """Raw predictions of one level: layers ``start`` + 1 to n of one branch, called by name."""
-    stack = (head.cls_convs, head.reg_convs)[branch]
-    for conv in list(stack)[start:]:
-        x = conv(x)
-    x = getattr(head, LAST[family][branch])(x)
-    if branch == 1 and family != "retinanet":
-        x = head.scales[level](x)
-    if branch == 1 and family == "fcos":
-        x = x.exp()
-    if branch == 1 and family == "fcos_norm_on_bbox":
-        x = x.clamp(min=0)  # times the stride in evaluation: a scale, the same for both boxes
-    return x
-
-
-def before_activation(conv: Any, x: Tensor) -> Tensor:
-    x = conv.conv(x)
-    return conv.norm(x) if conv.with_norm else x
-
-
-def through(head: Any, branch: int, x: Tensor, layers: int) -> Tensor:
-    """Layers 1 to ``layers`` of a branch, without the activation of the last."""
-    if not layers:
-        return x
-    stack = list((head.cls_convs, head.reg_convs)[branch])
-    for conv in stack[: layers - 1]:
-        x = conv(x)
-    return before_activation(stack[layers - 1], x)
-
-
 def standardised(student: Tensor, teacher: Tensor) -> Tensor:
     """The alignment, computed channel by channel in a loop."""
     out = torch.empty_like(student)
@@ -98,11 +72,6 @@ def standardised(student: Tensor, teacher: Tensor) -> Tensor:
         ratio = min(((known + 1e-6) / (own + 1e-6)) ** 0.5, most)
         out[:, c] = (s - s.mean()) * ratio + t.mean()
     return out
-
-
-def rows(raw: Tensor, channels: int) -> Tensor:
-    """(N, A·C, H, W) to (N·H·W·A, C), as mmdet's heads flatten their predictions."""
-    return raw.permute(0, 2, 3, 1).reshape(-1, channels)
 
 
 def literal(family: str, model: DistilledDetector, position: int) -> dict[str, Tensor]:
@@ -283,6 +252,11 @@ def test_by_default_one_convolution_of_the_teacher_is_left() -> None:
     """The paper's i = 3 for heads of four stacked convolutions."""
     model = distilled("gfl", both("gfl", "identity"))
     assert model.distillation.needs.positions == {STACKED - 1}
+
+
+def aligned(student: Tensor, teacher: Tensor) -> Tensor:
+    how = alignment(moments(student), moments(teacher), [student[:, 0].numel()])
+    return handed_over(student, how, teacher.dtype)
 
 
 def test_a_map_gets_the_teachers_mean_and_deviation() -> None:
