@@ -163,9 +163,7 @@ def leased(transactions: Transactions, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupted_when_lost(
-    held: Held, transactions: Transactions
-) -> Iterator[Callable[[], None]]:
+def _interrupted_when_lost(held: Held, transactions: Transactions) -> Iterator[Callable[[], None]]:
     """Yields what another thread calls to interrupt the main thread, by a signal of its own.
 
     The main thread may be waiting for a training, which takes hours. A transaction of its own comes

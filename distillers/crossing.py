@@ -72,7 +72,7 @@ def alignment(student: Tensor, teacher: Tensor, counts: Sequence[int]) -> Tensor
     """
     numbers = student.new_tensor(counts).view(-1, 1)
     (ours, before), (theirs, after) = (
-        moments_over_processes(*side, numbers) for side in (student, teacher)
+        moments_over_processes(side[0], side[1], numbers) for side in (student, teacher)
     )
     scale = ((theirs + EPSILON) / (ours + EPSILON)).sqrt()
     of_maps = (theirs.mean(1, True) + EPSILON) / (ours.detach().mean(1, True) + EPSILON)
@@ -115,7 +115,8 @@ class Crossing(nn.Module):
                 self.adapters.append(nn.Identity() if s == t else nn.Conv2d(s, t, kernel_size=1))
         assert student.responses is not None
         #: Numbers of a prior's predictions, and of a map's position.
-        self._width = max(student.responses.classes, *(4 * side.layers.bins for side in pair.both))
+        bins = student.layers.bins, teacher.layers.bins
+        self._width = max(student.responses.classes, *(4 * one for one in bins))
         self._channels = max(teacher.layers.channels)
         self._asked: dict[str, Callable[[Observation], Sums]] = {}
 
@@ -125,14 +126,14 @@ class Crossing(nn.Module):
 
     def forward(self, observation: Observation) -> dict[str, Tensor]:
         """The sums (S,) of the whole batch that were asked for, by knowledge."""
-        student = observation.student
+        student, predicted = observation.student, observation.student.predictions
         asked = {name: make(observation) for name, make in self._asked.items()}
         counted = counted_of(student)
         if self._inside:
             ours = student.hidden[self._position]
         else:
-            assert student.predictions is not None
-            ours = student.predictions.logits, student.predictions.regressed
+            assert predicted is not None
+            ours = predicted.logits, predicted.regressed
         features = observation.teacher.features
         positions = sum(level[0, 0].numel() for level in features)
         priors = sum(level.shape[1] for level in counted)
@@ -159,7 +160,8 @@ class Crossing(nn.Module):
             if self._inside:
                 cross = self._head.after(self._handed_over((first, second), known, shared))
             else:
-                cross = replace(student.predictions, logits=first, regressed=second)
+                assert predicted is not None
+                cross = replace(predicted, logits=first, regressed=second)
             counts = tuple(
                 one.view(len(level), 1, *level.shape[2:])
                 for one, level in zip(counted, teacher.logits, strict=True)
@@ -189,7 +191,7 @@ class Crossing(nn.Module):
         with torch.no_grad():
             known = Images(*theirs, numbers=numbers)
             teacher = known.each(lambda *sides: moments(*chain(*before(*sides))), join=join)
-        counts = [float(level[:, 0].numel()) for level in theirs[0]]
+        counts = [level[:, 0].numel() for level in theirs[0]]
         found = []
         # Of each branch apart: a branch that no kind compares has no gradient.
         for branch, (adapter, side) in enumerate(
@@ -220,7 +222,10 @@ class Crossing(nn.Module):
 
 def _adapted(levels: Levels, *parameters: Tensor) -> Levels:
     """r(·) of a branch's maps. ``parameters``: the adapter's; none for an identity."""
-    return tuple(F.conv2d(level, *parameters) for level in levels) if parameters else levels
+    if not parameters:
+        return levels
+    weight, bias = parameters
+    return tuple(F.conv2d(level, weight, bias) for level in levels)
 
 
 def counted_of(student: Knowledge) -> Levels:

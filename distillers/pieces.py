@@ -132,6 +132,7 @@ class Pieces(_Sides):
         numbers = most * sum(level[:, 0].numel() for level in sides[0])
         super().__init__(sides, numbers <= PIECE)
         self._reads = (*reads, *[None] * (len(sides) - len(reads)))
+        self._joined: tuple[Tensor, ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -148,10 +149,12 @@ class Pieces(_Sides):
             cuts += [Cut((index,), 2, at, min(at + step, places)) for at in range(0, places, step)]
         return cuts
 
-    @cached_property
+    @property
     def _whole(self) -> Sequence[Tensor]:
-        sides = (torch.cat([x.flatten(2) for x in levels], dim=2) for levels in self._sides)
-        return tuple(map(_seen, sides, self._reads))
+        if self._joined is None:  # a compiler knows no cached property's lock
+            sides = (torch.cat([x.flatten(2) for x in levels], dim=2) for levels in self._sides)
+            self._joined = tuple(map(_seen, sides, self._reads))
+        return self._joined
 
     def _see(self, piece: Sequence[Tensor]) -> Sequence[Tensor]:
         return tuple(map(_seen, piece, self._reads))
