@@ -104,7 +104,7 @@ def observed(row: Row) -> tuple[Observation, Pair]:
         known.append(Knowledge(maps, logits, boxes, read=reading(head)))
     ours, theirs = known
     hidden: dict[int, Branches] = {}
-    if row.term in CROSS:
+    if row.term.startswith("cross_"):
         (position,) = DistillationLoss(Distiller.parse(row.term), pair).needs.positions
         first, second = CrossHead(student.bbox_head, position).before(ours.features)
         hidden = {position: (learning(first), learning(second))}
