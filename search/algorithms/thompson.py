@@ -166,11 +166,14 @@ class LinearModel:
         return self._design(rows) @ self._mean
 
     def drawn(self, rows: Sequence[Features], rng: Random) -> np.ndarray:
-        """The score of each row under one draw of all coefficients from the posterior."""
+        """The score of each row under one draw of all coefficients from the posterior.
+
+        A choice that no score has shown may matter as much as any may: few choices matter much.
+        """
         normal = np.array([rng.gauss(0, 1) for _ in self._places])
         scores = self._design(rows) @ (self._mean + np.linalg.solve(self._root.T, normal))
         new = dict.fromkeys(one for row in rows for one in row if one not in self._places)
-        unseen = {one: rng.gauss(0, math.sqrt(self.prior[str(one[0])])) for one in new}
+        unseen = {one: rng.gauss(0, math.sqrt(UNSEEN[str(one[0])])) for one in new}
         return scores + [sum(x * unseen[f] for f, x in row.items() if f in unseen) for row in rows]
 
     def _likeliest(self, design: np.ndarray, targets: np.ndarray) -> tuple[dict[str, float], float]:
@@ -208,6 +211,10 @@ class LinearModel:
 def _prior(kind: float, choice: float) -> dict[str, float]:
     """The prior variances of the coefficients by kind of feature."""
     return {"mean": MEAN, "kind": kind, "choice": choice, "weight": choice, "pair": PAIR * choice}
+
+
+#: The widest of the priors, for features that no score has shown.
+UNSEEN = _prior(max(KINDS), max(CHOICES))
 
 
 def _comparable(scores: np.ndarray) -> np.ndarray:

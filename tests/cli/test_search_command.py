@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -268,8 +269,11 @@ def test_a_search_that_is_ended_in_every_phase_resumes_as_the_unbroken_one(finis
             assert code == -signal.SIGKILL
         else:
             assert code == 128 + by, screen
-            _, *said = screen.replace("\n", "").split("interrupted; go on with: detkds search ")
+            _, *said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.output).split(
+                "interrupted; go on with: detkds search "
+            )
             assert len(said) == 1, screen
+            said = said[0].splitlines()  # a line of the terminal may end with a space
             assert shlex.split(said[0])[0] == "quickstart"
             assert shlex.split(said[0])[-1] in (OPTIONS[-1], "--resume"), "nothing follows"
             assert ("--resume" in said[0]) == (turn > 0), screen

@@ -69,3 +69,15 @@ def test_the_prior_is_the_one_that_the_scores_speak_for():
     assert clear.noise == min(NOISES)
     assert clear.prior["choice"] > min(CHOICES)
     assert clear.expected(rows).std() > 0.8
+
+
+def test_what_no_score_has_shown_may_matter_as_much_as_any():
+    """However little the shown choices matter, a new one is worth a try."""
+    rows = [features(one) for one in drawn(120, seed=0)]
+    model = LinearModel(rows, [Random(number).gauss(0, 1) for number in range(120)])
+    known = {("mean",): 1.0}
+    new = {**known, ("choice", "global", 3, "another"): 1.0}
+    draws = np.array([model.drawn([known, new], Random(seed)) for seed in range(600)])
+    spread = (draws[:, 1] - draws[:, 0]).std()
+    assert 0.9 < spread / np.sqrt(max(CHOICES)) < 1.1
+    assert model.prior["choice"] < max(CHOICES) / 10
