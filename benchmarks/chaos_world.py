@@ -28,7 +28,7 @@ class Broken(AssertionError):
 
 @dataclass
 class Row:
-    """What the table says of one kind of fault. ``unattended``: the driver itself went on."""
+    """What the table says of one kind of fault. ``by_itself``: the struck driver went on."""
 
     faults: int = 0
     survived: int = 0

@@ -85,7 +85,7 @@ def run(
             seed=seed,
             warmup=warmup,
             filtered=filtered,
-            folder=folder,
+            folder=folder and folder.absolute(),  # a worker may have another current folder
             name=name,
         )
 

@@ -139,7 +139,7 @@ class TrialContext(Inputs):
         backends = self.schedule.vis_backends
         if not backends:
             return [progress]
-        folder = scalars_folder(self.folder.absolute(), self.name, candidate)
+        folder = scalars_folder(self.folder, self.name, candidate)
         return [progress, Scalars(backends, folder, self.name, candidate)]
 
     @cached_property

@@ -3,10 +3,13 @@
 import json
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import tiny
+from detkds.settings import Resources
 from detkds.space import Candidate, Distiller, Status
+from detkds.workers import ray_engine
 from detkds.workers.scalars import EVERY, scalars_folder
 from detkds.workers.trial import evaluate
 from mmengine.registry import VISBACKENDS
@@ -99,3 +102,13 @@ def test_a_backend_that_cannot_be_built_on_a_worker_is_left_out(context, tmp_pat
     outcome = evaluate(shown, Candidate(0, "whole", Distiller(())))
     assert outcome.status is Status.COMPLETED, outcome.error
     assert "Broken is left out of this trial: " in capfd.readouterr().out
+
+
+def test_workers_get_the_whole_path_of_the_work_folder(monkeypatch, tmp_path):
+    """A worker of a cluster that was started elsewhere has another current folder."""
+    made = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ray_engine, "run_actors", lambda *given, **more: made.append(given[3]))
+    given = (None, None, None, None, Resources(cpus=1, gpus=0))
+    ray_engine.run(*given, seed=0, folder=Path("runs"), name="cells")
+    assert made[0].keywords["folder"] == tmp_path / "runs"
